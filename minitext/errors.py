@@ -1,0 +1,26 @@
+"""Errors that a user can mend: one class, raised where the fact is known, shown in one line.
+
+In: a script's `main`. Out: its exit status (0 done, 2 bad input, 130 interrupted).
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something in the input is wrong; the message names the file, the line and the remedy."""
+
+
+def exit_status(main: Callable[[], None]) -> int:
+    """Run `main`; turn what a user can mend into one line on stderr. `--debug` keeps the traceback."""
+    try:
+        main()
+    except (UserError, OSError) as error:  # OSError: a full disk, a missing permission: the user's to mend as well
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
+        return 130
+    return 0

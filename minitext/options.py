@@ -1,0 +1,57 @@
+"""Settings are frozen dataclasses; the command line is made from them, so a default stands in one place only.
+
+In: dataclasses whose fields were made by `option`. Out: one filled instance of each, from the command line.
+"""
+
+import argparse
+import types
+import typing
+from dataclasses import MISSING, field, fields
+from types import SimpleNamespace
+from typing import Any
+
+
+def option(default: Any, help: str, **argparse_settings: Any) -> Any:
+    """A dataclass field that is also a command-line option, with the help text that a user reads."""
+    return field(default=default, metadata={"help": help, **argparse_settings})
+
+
+def parse(description: str, arguments: list[str] | None = None, **groups: type) -> SimpleNamespace:
+    """Parse the command line into one instance of each dataclass in `groups`, under its keyword's name.
+
+    A field `max_length: int = option(256, "…")` becomes `--max-length`, listed under its dataclass's first doc line.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for settings in groups.values():
+        group = parser.add_argument_group((settings.__doc__ or settings.__name__).splitlines()[0])
+        for entry in fields(settings):
+            add_option(group, entry)
+    values = vars(parser.parse_args(arguments))
+    return SimpleNamespace(
+        **{
+            name: settings(**{entry.name: values[entry.name] for entry in fields(settings)})
+            for name, settings in groups.items()
+        }
+    )
+
+
+def add_option(group: Any, entry: Any) -> None:
+    """Add one dataclass field to an argparse group; its type comes from the annotation."""
+    settings = dict(entry.metadata)
+    help_text = settings.pop("help")
+    kind = entry.type
+    if isinstance(kind, types.UnionType):  # `str | None`: the option may be absent
+        kind = next(member for member in typing.get_args(kind) if member is not type(None))
+    if kind is bool:
+        settings["action"] = "store_true"
+    elif typing.get_origin(kind) is tuple:
+        settings |= {"type": typing.get_args(kind)[0], "nargs": len(typing.get_args(kind))}
+    else:
+        settings["type"] = kind
+    default = None if entry.default is MISSING else entry.default
+    if default is not None and kind is not bool:
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        help_text += f" (default: {shown})"
+    group.add_argument(f"--{entry.name.replace('_', '-')}", default=default, help=help_text, **settings)

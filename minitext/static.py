@@ -1,0 +1,309 @@
+"""Pretrained word vectors averaged over a text, under a logistic regression and a multilayer perceptron.
+
+In: texts and labels. Out: `(batch, classes)` logits. Letters: B texts, D vector width, C classes, V words, N training
+texts. The mean of word vectors is a strong baseline (Wieting et al. 2016, "Towards universal paraphrastic sentence
+embeddings"; Iyyer et al. 2015, "Deep unordered composition", for the perceptron on top).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minitext.errors import UserError
+from minitext.files import atomic, write_text
+from minitext.options import option
+from minitext.words import UNKNOWN, word_ids
+
+CHUNK = 4096  # texts encoded at once: bounds the memory, whatever the number of texts
+SIF_A = 1e-3  # Arora et al. 2017, section 4.1: between 1e-3 and 1e-4 works
+GRADIENT_TOLERANCE = 1e-7  # L-BFGS has converged when no component of the gradient of the mean loss is larger
+
+
+class Encoded(NamedTuple):
+    """Texts as vectors, and how much of them the vectors cover."""
+
+    vectors: Tensor  # (B, D)
+    known: int  # words of the texts that have a vector
+    total: int  # words of the texts
+
+
+class Examples(NamedTuple):
+    """Encoded texts with their labels."""
+
+    vectors: Tensor  # (N, D)
+    labels: Tensor  # (N,) int64
+
+
+class Fitted(NamedTuple):
+    """What training gives: the chosen model, what was seen on the way, and the epoch (or iteration) it is from."""
+
+    model: nn.Module
+    history: list[dict]  # rows {"epoch": 1, "train": {"loss": …, "accuracy": …}, "valid": {…}}
+    epoch: int
+
+
+class MeanEncoder(nn.Module):
+    """The mean of the vectors of a text's words; words without a vector are skipped, a text without any gives zeros.
+
+    With `word_weights` and `common` it is the SIF embedding instead (Arora, Liang & Ma 2017, "A simple but
+    tough-to-beat baseline for sentence embeddings", algorithm 1): each word weighed by a / (a + p(word)), then the
+    projection on the texts' common direction taken away.
+    """
+
+    table: Tensor
+    word_weights: Tensor | None
+    common: Tensor | None
+
+    def __init__(
+        self, words: Sequence[str], table: Tensor, word_weights: Tensor | None = None, common: Tensor | None = None
+    ):
+        super().__init__()
+        self.words = list(words)
+        self.index = {word: row for row, word in enumerate(self.words)}
+        self.register_buffer("table", table)  # (V, D)
+        self.register_buffer("word_weights", word_weights)  # (V,)
+        self.register_buffer("common", common)  # (D,) of length one
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Encode texts whose known words are the rows `ids`, (words,); text i owns `ids[offsets[i]:offsets[i + 1]]`."""
+        if self.word_weights is None:
+            vectors = F.embedding_bag(ids, self.table, offsets[:-1], mode="mean")  # (B, D)
+        else:
+            weights = self.word_weights[ids]
+            sums = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)  # (B, D)
+            vectors = sums / offsets.diff().clamp_min(1)[:, None]
+        if self.common is not None:
+            vectors = vectors - (vectors @ self.common)[:, None] * self.common
+        return vectors
+
+    @torch.no_grad()
+    def encode(self, texts: Iterable[str]) -> Encoded:
+        """Raw texts to `(B, D)` vectors on the table's device."""
+        texts = iter(texts)
+        vectors, known, total = [self.table.new_zeros(0, self.table.shape[1])], 0, 0
+        while chunk := list(islice(texts, CHUNK)):
+            ids, offsets = word_ids(chunk, self.index)
+            has_vector = ids != UNKNOWN
+            known_before = np.concatenate(([0], np.cumsum(has_vector)))
+            rows = torch.from_numpy(ids[has_vector]).to(self.table.device)
+            kept_offsets = torch.from_numpy(known_before[offsets].astype(np.int32)).to(self.table.device)
+            vectors.append(self(rows, kept_offsets))
+            known, total = known + len(rows), total + len(ids)
+        return Encoded(torch.cat(vectors), known, total)
+
+
+def fit_sif(words: Sequence[str], table: Tensor, texts: Sequence[str]) -> MeanEncoder:
+    """The SIF encoder whose word frequencies and common direction come from the training `texts`."""
+    index = {word: row for row, word in enumerate(words)}
+    ids, _ = word_ids(texts, index)
+    counts = torch.from_numpy(np.bincount(ids[ids != UNKNOWN], minlength=len(index)))
+    weights = SIF_A / (SIF_A + counts / max(len(ids), 1))
+    plain = MeanEncoder(words, table, weights.to(table)).encode(texts).vectors  # (N, D)
+    common = torch.linalg.svd(plain.double().T @ plain.double()).U[:, 0]  # the first right singular vector of `plain`
+    return MeanEncoder(words, table, weights.to(table), common.to(table))
+
+
+class LogisticRegression(nn.Module):
+    """Linear logits. Two classes share one weight vector, as one logit is free: the other class's logit is zero."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 1 if classes == 2 else classes)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        logits = self.linear(vectors)  # (B, 1) or (B, C)
+        return torch.cat((torch.zeros_like(logits), logits), dim=1) if logits.shape[1] == 1 else logits  # (B, C)
+
+
+@dataclass(frozen=True)
+class LogisticOptions:
+    """logistic regression"""
+
+    l2: tuple[float, ...] = option((1.0, 0.1, 0.01), "L2 penalties to try; the lowest validation loss decides")
+    iterations: int = option(1000, "most iterations of L-BFGS")
+
+    def __post_init__(self) -> None:
+        if any(penalty <= 0 for penalty in self.l2):
+            raise UserError(f"--l2 {' '.join(map(str, self.l2))}: a penalty is above 0")
+
+
+def fit_logistic(train: Examples, valid: Examples, classes: int, options: LogisticOptions) -> Fitted:
+    """One logistic regression for each penalty; the one with the lowest validation loss is kept."""
+    fits = [minimise_logistic(train, valid, classes, l2, options.iterations) for l2 in options.l2]
+    return min(fits, key=lambda fit: fit.history[-1]["valid"]["loss"])
+
+
+def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float, iterations: int) -> Fitted:
+    """Minimise the cross-entropy summed over the texts plus `l2`/2 of the squared weights (biases are free).
+
+    Full-batch L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search, in float64, to convergence: the same optimum
+    as scikit-learn's `LogisticRegression(C=1 / l2)`. The history has a row an iteration.
+    """
+    train, valid = (Examples(part.vectors.double().cpu(), part.labels.cpu()) for part in (train, valid))
+    model = LogisticRegression(train.vectors.shape[1], classes).double()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        penalty = l2 / (2 * len(train.labels)) * model.linear.weight.square().sum()
+        loss = F.cross_entropy(model(train.vectors), train.labels) + penalty
+        loss.backward()
+        return loss
+
+    history = []
+    for iteration in range(1, iterations + 1):
+        optimizer.step(closure)  # one iteration; the optimizer keeps its curvature between calls
+        closure()  # the gradient where the line search ended
+        history.append({"epoch": iteration, "l2": l2} | losses(model, train, valid))
+        if max(parameter.grad.abs().max().item() for parameter in model.parameters()) < GRADIENT_TOLERANCE:
+            break
+    return Fitted(model.float(), history, iteration)
+
+
+class Standardize(nn.Module):
+    """Inputs to mean 0 and deviation 1, by the training texts': mean vectors differ little from text to text."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, vectors: Tensor) -> None:
+        """Take mean and deviation from (N, D) `vectors`; a constant column keeps deviation 1."""
+        deviation = vectors.std(dim=0, correction=0)
+        self.mean.copy_(vectors.mean(dim=0))
+        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return (vectors - self.mean) / self.deviation
+
+
+@dataclass(frozen=True)
+class MlpOptions:
+    """multilayer perceptron"""
+
+    hidden: int = option(256, "units of the hidden layer")
+    dropout: float = option(0.5, "share of hidden units dropped in training")
+    lr: float = option(3e-4, "learning rate of AdamW")
+    weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
+    batch: int = option(64, "texts in a batch")
+    epochs: int = option(60, "most epochs")
+    patience: int = option(8, "stop after this many epochs without a lower validation loss")
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.batch, self.epochs, self.patience) < 1:
+            raise UserError("--hidden, --batch, --epochs and --patience are at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
+
+
+def build_mlp(width: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
+    """`(B, D)` vectors to `(B, C)` logits through one hidden layer."""
+    return nn.Sequential(
+        Standardize(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+    )
+
+
+def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions, seed: int) -> Fitted:
+    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; the best epoch's model is kept.
+
+    The history has a row an epoch.
+    """
+    vectors, labels = train
+    with torch.random.fork_rng():  # initialisation and dropout draw from the global generator
+        torch.manual_seed(seed)
+        model = build_mlp(vectors.shape[1], options.hidden, classes, options.dropout).to(vectors.device)
+        model[0].fit(vectors)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        history, best_epoch, best_weights = [], 0, {}
+        for epoch in range(1, options.epochs + 1):
+            model.train()
+            for chosen in torch.randperm(len(labels)).split(options.batch):
+                loss = F.cross_entropy(model(vectors[chosen]), labels[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            history.append({"epoch": epoch} | losses(model, train, valid))
+            if not best_epoch or history[-1]["valid"]["loss"] < history[best_epoch - 1]["valid"]["loss"]:
+                best_epoch = epoch
+                best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            elif epoch - best_epoch == options.patience:
+                break
+    model.load_state_dict(best_weights)
+    return Fitted(model, history, best_epoch)
+
+
+@torch.no_grad()
+def losses(model: nn.Module, train: Examples, valid: Examples) -> dict[str, dict[str, float]]:
+    """Mean cross-entropy and accuracy on both parts, with dropout off; the model is left in evaluation mode."""
+    model.eval()
+    result = {}
+    for name, (vectors, labels) in (("train", train), ("valid", valid)):
+        logits = model(vectors)  # (N, C)
+        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+        result[name] = {"loss": F.cross_entropy(logits, labels).item(), "accuracy": accuracy}
+    return result
+
+
+class StaticClassifier(nn.Module):
+    """Encoder and classifier together: raw texts to class probabilities; what a run's folder holds."""
+
+    def __init__(self, encoder: MeanEncoder, classifier: nn.Module, names: Sequence[str]):
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+        self.names = tuple(names)
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str]) -> Tensor:
+        """`(B, C)` probabilities."""
+        self.eval()
+        return self.classifier(self.encoder.encode(texts).vectors).softmax(dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json`, `words.txt` and `model.safetensors` into `folder`."""
+        config = {
+            "track": "static",
+            "classifier": "logistic" if isinstance(self.classifier, LogisticRegression) else "mlp",
+            "width": self.encoder.table.shape[1],
+            "hidden": None if isinstance(self.classifier, LogisticRegression) else self.classifier[1].out_features,
+            "names": self.names,
+        }
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(folder / "words.txt", "".join(f"{word}\n" for word in self.encoder.words))
+        with atomic(folder / "model.safetensors") as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
+
+    @classmethod
+    def load(cls, folder: Path) -> "StaticClassifier":
+        """The classifier that `save` wrote into `folder`."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        tensors = load_file(folder / "model.safetensors")
+        encoder = MeanEncoder(
+            words, tensors["encoder.table"], tensors.get("encoder.word_weights"), tensors.get("encoder.common")
+        )
+        width, classes = config["width"], len(config["names"])
+        if config["classifier"] == "logistic":
+            classifier: nn.Module = LogisticRegression(width, classes)
+        else:
+            classifier = build_mlp(width, config["hidden"], classes, dropout=0.0)
+        model = cls(encoder, classifier, config["names"])
+        model.load_state_dict(tensors)
+        return model
