@@ -102,6 +102,12 @@ def load(options: DataOptions, seed: int) -> Splits:
     )
 
 
+def describe_splits(splits: Splits) -> str:
+    """One line for people: `train 22,500, valid 2,500, test 25,000; classes neg, pos`."""
+    counts = ", ".join(f"{name} {len(part):,}" for name, part in zip(Splits._fields, splits, strict=True))
+    return f"{counts}; classes {', '.join(splits.train.names)}"
+
+
 def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
     """The classes that occur in train: sorted by value where all are whole numbers, else by name."""
     names = {row.label for row in parts["train"]}

@@ -7,7 +7,7 @@ resemblance and containment of documents"; banding: Leskovec, Rajaraman & Ullman
 """
 
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -35,6 +35,11 @@ def report_duplicates(splits: Splits) -> tuple[dict[str, dict[str, int]], np.nda
             "near": int((near[b][:, a] & ~exact[b][:, a]).sum()),
         }
     return counts, (exact[0] | near[0])[:, 1:].any(axis=1)
+
+
+def describe_twins(counts: dict[str, dict[str, int]]) -> str:
+    """One line for people: `train/test 114 exact + 0 near, …`."""
+    return ", ".join(f"{pair} {kinds['exact']} exact + {kinds['near']} near" for pair, kinds in counts.items())
 
 
 def find_twins(corpora: list[Corpus]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -65,7 +70,7 @@ def group_equal(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """A number for each text, (N,), the same for texts of the same words, in order of first appearance."""
     numbers: dict[bytes, int] = {}
     return np.array(
-        [numbers.setdefault(ids[a:b].tobytes(), len(numbers)) for a, b in zip(offsets, offsets[1:])], dtype=np.int64
+        [numbers.setdefault(ids[a:b].tobytes(), len(numbers)) for a, b in pairwise(offsets)], dtype=np.int64
     )
 
 

@@ -28,7 +28,10 @@ def parse(description: str, arguments: list[str] | None = None, **groups: type) 
         group = parser.add_argument_group((settings.__doc__ or settings.__name__).splitlines()[0])
         for entry in fields(settings):
             add_option(group, entry)
-    values = vars(parser.parse_args(arguments))
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(parser.parse_args(arguments)).items()
+    }
     return SimpleNamespace(
         **{
             name: settings(**{entry.name: values[entry.name] for entry in fields(settings)})
@@ -46,8 +49,9 @@ def add_option(group: Any, entry: Any) -> None:
         kind = next(member for member in typing.get_args(kind) if member is not type(None))
     if kind is bool:
         settings["action"] = "store_true"
-    elif typing.get_origin(kind) is tuple:
-        settings |= {"type": typing.get_args(kind)[0], "nargs": len(typing.get_args(kind))}
+    elif typing.get_origin(kind) is tuple:  # `tuple[float, float]` takes two values, `tuple[float, ...]` one or more
+        members = typing.get_args(kind)
+        settings |= {"type": members[0], "nargs": "+" if members[-1] is ... else len(members)}
     else:
         settings["type"] = kind
     default = None if entry.default is MISSING else entry.default

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from minitext.errors import UserError
 from minitext.files import atomic, write_text
@@ -47,7 +48,7 @@ class Fitted(NamedTuple):
     """What training gives: the chosen model, what was seen on the way, and the epoch (or iteration) it is from."""
 
     model: nn.Module
-    history: list[dict]  # rows {"epoch": 1, "train": {"loss": …, "accuracy": …}, "valid": {…}}
+    history: list[dict]  # rows {"epoch": 1, "train": {"loss": …, "accuracy": …}, "valid": {…}}, "kept": True on one
     epoch: int
 
 
@@ -153,7 +154,13 @@ def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float,
     nn.init.zeros_(model.linear.weight)
     nn.init.zeros_(model.linear.bias)
     optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0
+        model.parameters(),
+        max_iter=1,  # a call of `step` is one iteration; the optimizer keeps its curvature between calls
+        max_eval=100,  # the default, max_iter * 5 / 4, would cut the line search short
+        history_size=100,
+        tolerance_grad=0,  # convergence is decided below
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -165,11 +172,12 @@ def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float,
 
     history = []
     for iteration in range(1, iterations + 1):
-        optimizer.step(closure)  # one iteration; the optimizer keeps its curvature between calls
+        optimizer.step(closure)
         closure()  # the gradient where the line search ended
-        history.append({"epoch": iteration, "l2": l2} | losses(model, train, valid))
+        history.append({"iteration": iteration, "l2": l2} | losses(model, train, valid))
         if max(parameter.grad.abs().max().item() for parameter in model.parameters()) < GRADIENT_TOLERANCE:
             break
+    history[-1]["kept"] = True
     return Fitted(model.float(), history, iteration)
 
 
@@ -220,7 +228,7 @@ def build_mlp(width: int, hidden: int, classes: int, dropout: float) -> nn.Seque
     )
 
 
-def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions, seed: int) -> Fitted:
+def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions, seed: int, quiet: bool) -> Fitted:
     """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; the best epoch's model is kept.
 
     The history has a row an epoch.
@@ -232,7 +240,8 @@ def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions,
         model[0].fit(vectors)
         optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         history, best_epoch, best_weights = [], 0, {}
-        for epoch in range(1, options.epochs + 1):
+        # disable=None: no bar where stderr is not a terminal
+        for epoch in tqdm(range(1, options.epochs + 1), "perceptron", leave=False, disable=quiet or None):
             model.train()
             for chosen in torch.randperm(len(labels)).split(options.batch):
                 loss = F.cross_entropy(model(vectors[chosen]), labels[chosen])
@@ -246,6 +255,7 @@ def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions,
             elif epoch - best_epoch == options.patience:
                 break
     model.load_state_dict(best_weights)
+    history[best_epoch - 1]["kept"] = True
     return Fitted(model, history, best_epoch)
 
 

@@ -1,0 +1,114 @@
+"""A run's folder: settings, journal, scores, predictions, figures, report.
+
+In: what a script did. Out: `<out>/`, which is there whole or not at all: until a run is finished, its files grow in
+`<out>.partial/`, and what stood in `<out>` before stays untouched.
+"""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import minitext
+from minitext.corpus import Corpus, Splits
+from minitext.errors import UserError
+from minitext.files import atomic, sync_folder, write_text
+from minitext.metrics import score
+from minitext.plots import draw
+from minitext.report import write_report
+
+
+def say(message: str = "", quiet: bool = False) -> None:
+    """Print a line of a script's account, at once, so that a log file shows it when it happens."""
+    if not quiet:
+        print(message, flush=True)
+
+
+class Run:
+    """A run's folder while it is being filled."""
+
+    def __init__(self, out: str | Path, overwrite: bool = False):
+        """Raises UserError when `out` is a finished run (unless `overwrite`), or something else altogether."""
+        self.out = Path(out)
+        self.folder = self.out.with_name(self.out.name + ".partial")
+        if self.out.exists() and not (self.out / "scores.json").exists():
+            raise UserError(f"{self.out}: exists and is not a run of minitext; choose another --out")
+        if self.out.exists() and not overwrite:
+            raise UserError(f"{self.out}: holds a finished run; choose another --out, or replace it with --overwrite")
+
+    def start(self, settings: Mapping) -> None:
+        """Make an empty folder and write `settings.json`; an unfinished run of the same name is dropped."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        write_text(self.folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+    def journal(self, row: Mapping) -> None:
+        """Append one line to `journal.jsonl`; a line that was written stays, whatever happens next."""
+        with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str]) -> dict:
+        """Score the three parts, (N, C) probabilities each; write everything that is made from them; take the name.
+
+        `facts` are lines for the report, name to text. Returns the scores.
+        """
+        seed = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))["run"]["seed"]
+        scores = {
+            name: score(part.labels, predicted, part.names, seed)
+            for name, part, predicted in zip(Splits._fields, splits, probabilities, strict=True)
+        }
+        write_text(self.folder / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+        write_predictions(self.folder / "predictions.csv", splits.test, probabilities[-1])
+        draw(self.folder)
+        write_report(self.folder, self.out.name, facts)
+        old = self.out.with_name(self.out.name + ".old")
+        if self.out.exists():
+            self.out.rename(old)
+        self.folder.rename(self.out)
+        sync_folder(self.out.parent)
+        shutil.rmtree(old, ignore_errors=True)
+        return scores
+
+
+def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
+    """What goes into `settings.json`: every option, the data's fingerprint, the versions, the command."""
+    return {
+        **{name: asdict(group) for name, group in vars(options).items()},
+        "data_found": {
+            part: {"texts": len(corpus), "fingerprint": corpus.fingerprint()}
+            for part, corpus in zip(Splits._fields, splits, strict=True)
+        },
+        "classes": splits.train.names,
+        **more,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "minitext": minitext.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+    }
+
+
+def write_predictions(path: Path, corpus: Corpus, probabilities: np.ndarray) -> None:
+    """A row a text: where it stands, its label, the predicted class, each class's probability."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in corpus.names)])
+        for place, label, row in zip(corpus.places, corpus.labels, probabilities, strict=True):
+            writer.writerow(
+                [place, corpus.names[label], corpus.names[row.argmax()], *(f"{value:.9g}" for value in row)]
+            )

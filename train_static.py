@@ -1,0 +1,139 @@
+"""Pretrained word vectors, averaged over a text, under a logistic regression and a multilayer perceptron.
+
+    python train_static.py                                            the sample that travels with minitext
+    python train_static.py --data imdb --vectors glove.6B.100d        downloads both, once
+    python train_static.py --data reviews.csv --vectors vectors.txt   your own
+
+Writes two runs, <out>/logistic and <out>/mlp, each with scores, figures, predictions, a report and the model.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minitext import glove, run
+from minitext.corpus import DataOptions, Splits, describe_splits, load
+from minitext.device import pick_device
+from minitext.duplicates import describe_twins, report_duplicates
+from minitext.errors import exit_status
+from minitext.options import option, parse
+from minitext.report import score_rows, text_table
+from minitext.static import (
+    Examples,
+    LogisticOptions,
+    MeanEncoder,
+    MlpOptions,
+    StaticClassifier,
+    fit_logistic,
+    fit_mlp,
+    fit_sif,
+)
+from minitext.words import distinct_words
+
+SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """word vectors"""
+
+    vectors: str = option("sample", "sample, glove.6B.100d, glove-wiki-gigaword-100 (and their other widths), or a file")
+    weights: str = option("mean", "mean, or sif: rare words weigh more, the common direction goes", choices=("mean", "sif"))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """run"""
+
+    out: str = option("runs/static", "folder of the two runs")
+    overwrite: bool = option(False, "replace finished runs in --out")
+    seed: int = option(0, "of the splits, the perceptron and the intervals")
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    quiet: bool = option(False, "print nothing but errors")
+    debug: bool = option(False, "show the traceback of an error")
+
+
+def main() -> None:
+    options = parse(
+        __doc__, data=DataOptions, vectors=VectorOptions, logistic=LogisticOptions, mlp=MlpOptions, run=RunOptions
+    )
+    runs = {name: run.Run(Path(options.run.out) / name, options.run.overwrite) for name in ("logistic", "mlp")}
+    device = pick_device(options.run.device)
+    say = partial(run.say, quiet=options.run.quiet)
+    say(f"data: {options.data.data} · vectors: {options.vectors.vectors} · device: {device}")
+    if options.data.data == "sample":
+        say("      (a small sample; the real thing: --data imdb --vectors glove.6B.100d)")
+
+    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
+    splits = load(options.data, options.run.seed)
+    twins, is_twin = report_duplicates(splits)
+    if options.data.drop_duplicates:
+        splits = splits._replace(train=splits.train.subset(np.flatnonzero(~is_twin)))
+    classes = len(splits.train.names)
+    facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
+    say(f"texts: {facts['texts']}")
+    say(f"texts in two parts: {facts['texts in two parts']}")
+
+    # Encoding. A text is the mean of its words' vectors; first tried and timed on a short sentence.
+    start = time.perf_counter()
+    vectors = glove.read(options.vectors.vectors, distinct_words(text for part in splits for text in part.texts))
+    say(f"vectors: {len(vectors.words):,} of the texts' words, width {vectors.table.shape[1]}, {seconds_since(start)}")
+    if options.vectors.weights == "sif":
+        encoder = fit_sif(vectors.words, vectors.table, splits.train.texts).to(device)
+    else:
+        encoder = MeanEncoder(vectors.words, vectors.table).to(device)
+    encoder.encode([SHORT_SENTENCE])  # the first call pays for tables that are made once
+    start = time.perf_counter()
+    tried = encoder.encode([SHORT_SENTENCE])  # vectors: (1, D)
+    facts["tried on a sentence"] = (
+        f"{SHORT_SENTENCE!r} gives {tuple(tried.vectors.shape)}, {tried.known} of {tried.total} words known, "
+        f"in {1000 * (time.perf_counter() - start):.2f} ms"
+    )
+    say(f"tried: {facts['tried on a sentence']}")
+    start = time.perf_counter()
+    encoded = [encoder.encode(part.texts) for part in splits]
+    facts["words with a vector"] = ", ".join(
+        f"{name} {part.known / max(part.total, 1):.1%}" for name, part in zip(Splits._fields, encoded, strict=True)
+    )
+    say(f"encoded in {seconds_since(start)}; words with a vector: {facts['words with a vector']}")
+    train, valid, test = (
+        Examples(part.vectors, torch.from_numpy(corpus.labels).to(device))
+        for part, corpus in zip(encoded, splits, strict=True)
+    )
+
+    # Logistic regression, to convergence, for each penalty; then the perceptron, until validation says stop.
+    start = time.perf_counter()
+    fitted = {"logistic": fit_logistic(train, valid, classes, options.logistic)}
+    say(
+        f"logistic regression: {fitted['logistic'].epoch} iterations, L2 {fitted['logistic'].history[-1]['l2']:g} chosen "
+        f"on validation, {seconds_since(start)}"
+    )
+    start = time.perf_counter()
+    fitted["mlp"] = fit_mlp(train, valid, classes, options.mlp, options.run.seed, options.run.quiet)
+    say(f"perceptron: best epoch {fitted['mlp'].epoch} of {len(fitted['mlp'].history)}, {seconds_since(start)}")
+
+    # Evaluation. The one look at test; scores, figures, report and model go into each run's folder.
+    settings = run.describe(options, splits)
+    for name, fit in fitted.items():
+        model = StaticClassifier(encoder, fit.model, splits.train.names)
+        with torch.no_grad():
+            probabilities = [fit.model(part.vectors).softmax(dim=1).cpu().numpy() for part in (train, valid, test)]
+        runs[name].start(settings)
+        for row in fit.history:
+            runs[name].journal(row)
+        model.save(runs[name].folder)
+        scores = runs[name].finish(splits, probabilities, facts)
+        say(f"\n{name}: {runs[name].out}/report.md\n{text_table(score_rows(scores))}")
+
+
+def seconds_since(start: float) -> str:
+    return f"{time.perf_counter() - start:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
