@@ -64,6 +64,7 @@ def main() -> None:
     )
     runs = {name: run.Run(Path(options.run.out) / name, options.run.overwrite) for name in ("logistic", "mlp")}
     device = pick_device(options.run.device)
+    glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
     say(f"data: {options.data.data} · vectors: {options.vectors.vectors} · device: {device}")
     if options.data.data == "sample":

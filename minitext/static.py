@@ -211,8 +211,8 @@ class MlpOptions:
     lr: float = option(3e-4, "learning rate of AdamW")
     weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
     batch: int = option(64, "texts in a batch")
-    epochs: int = option(60, "most epochs")
-    patience: int = option(8, "stop after this many epochs without a lower validation loss")
+    epochs: int = option(100, "most epochs")
+    patience: int = option(15, "stop after this many epochs without a lower validation loss")
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.batch, self.epochs, self.patience) < 1:

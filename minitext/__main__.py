@@ -1,0 +1,83 @@
+"""`minitext` on the command line: what is done with runs and vectors once they are there."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from minitext import __version__, glove
+from minitext.errors import UserError, exit_status
+from minitext.plots import draw
+from minitext.predict import json_prediction, load_run, show_prediction
+
+CHUNK = 256  # texts predicted at once
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Class probabilities of the texts given as words on the command line, or of each line of a file or of stdin."""
+    run = load_run(arguments.run)
+    show = json_prediction if arguments.json else show_prediction
+    if arguments.input and not Path(arguments.input).is_file():
+        raise UserError(f"{arguments.input}: there is no such file")
+    if arguments.texts:
+        predict_each(run, arguments.texts, show)
+    elif arguments.input:
+        with open(arguments.input, encoding="utf-8", errors="replace") as file:
+            predict_each(run, file, show)
+    else:
+        predict_each(run, sys.stdin, show)
+
+
+def predict_each(run, lines: Iterable[str], show) -> None:
+    texts = (line.rstrip("\n") for line in lines)
+    while chunk := list(islice(texts, CHUNK)):
+        for text, probabilities in zip(chunk, run.predict(chunk).tolist(), strict=True):
+            print(show(text, run.names, probabilities), flush=True)
+
+
+def nearest(arguments: argparse.Namespace) -> None:
+    """The words whose vectors point the same way."""
+    vectors = glove.read(arguments.vectors)
+    for word, similarity in vectors.nearest(arguments.word, arguments.k):
+        print(f"{similarity:.3f}  {word}")
+
+
+def plot(arguments: argparse.Namespace) -> None:
+    """Draw a run's figures again from its saved numbers."""
+    load_run(arguments.run)
+    draw(Path(arguments.run))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="minitext", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("predict", help="class probabilities of new texts", description=predict.__doc__)
+    command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="without any, each line of --input or stdin is a text")
+    command.add_argument("--input", metavar="FILE", help="a UTF-8 file with a text a line")
+    command.add_argument("--json", action="store_true", help="print a JSON object a line")
+    command.set_defaults(act=predict)
+
+    command = commands.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
+    command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
+    command.add_argument("word")
+    command.add_argument("-k", type=int, default=10, help="how many (default: 10)")
+    command.set_defaults(act=nearest)
+
+    command = commands.add_parser("plot", help="draw a run's figures again", description=plot.__doc__)
+    command.add_argument("run")
+    command.set_defaults(act=plot)
+    return top
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    return exit_status(lambda: arguments.act(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
