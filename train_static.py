@@ -42,8 +42,12 @@ SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
 class VectorOptions:
     """word vectors"""
 
-    vectors: str = option("sample", "sample, glove.6B.100d, glove-wiki-gigaword-100 (and their other widths), or a file")
-    weights: str = option("mean", "mean, or sif: rare words weigh more, the common direction goes", choices=("mean", "sif"))
+    vectors: str = option(
+        "sample", "sample, glove.6B.100d, glove-wiki-gigaword-100 (and their other widths), or a file"
+    )
+    weights: str = option(
+        "mean", "mean, or sif: rare words weigh more, the common direction goes", choices=("mean", "sif")
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def main() -> None:
             probabilities = [fit.model(part.vectors).softmax(dim=1).cpu().numpy() for part in (train, valid, test)]
         runs[name].start(settings)
         for row in fit.history:
-            runs[name].journal(row)
+            runs[name].journal.write(row)
         model.save(runs[name].folder)
         scores = runs[name].finish(splits, probabilities, facts)
         say(f"\n{name}: {runs[name].out}/report.md\n{text_table(score_rows(scores))}")

@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("predict", help="class probabilities of new texts", description=predict.__doc__)
     command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="without any, each line of --input or stdin is a text")
+    command.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="without any, each line of --input or stdin is a text"
+    )
     command.add_argument("--input", metavar="FILE", help="a UTF-8 file with a text a line")
     command.add_argument("--json", action="store_true", help="print a JSON object a line")
     command.set_defaults(act=predict)

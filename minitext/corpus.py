@@ -148,6 +148,8 @@ def choose_by_class(labels: np.ndarray, share: float, seed: list[int]) -> np.nda
     chosen = []
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
-        count = max(1, min(round(share * len(members)), len(members) - 1))  # never none, and all only where there is one
+        count = max(
+            1, min(round(share * len(members)), len(members) - 1)
+        )  # never none, and all only where there is one
         chosen.append(members[:count])
     return np.sort(np.concatenate(chosen))

@@ -1,8 +1,10 @@
-"""Which processor a run uses."""
+"""Which processor a run uses, and in which precision it computes."""
 
 import torch
 
 from minitext.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -17,7 +19,21 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name}: unknown; give auto, cpu, cuda, cuda:1 or mps") from error
-    if not available.get(device.type, False) or device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    beyond = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if beyond or not available.get(device.type, False):
         here = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"--device {name}: this machine and this build of torch offer: {here}")
     return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that matrix products are computed in; weights and sums stay in float32.
+
+    `auto`: bfloat16 where the GPU computes in it, float16 (whose small range needs loss scaling) on older CUDA GPUs,
+    float32 elsewhere.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -72,7 +72,7 @@ class Vectors:
         with atomic(path) as temporary:
             compressed = path.suffix == ".gz"
             # no name and no time inside: the same vectors give the same bytes
-            with open(temporary, "wb") as raw, (gzip.GzipFile("", "wb", 9, raw, 0) if compressed else raw) as file:
+            with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, 0) if compressed else raw as file:
                 for word, vector in zip(self.words, self.table.tolist(), strict=True):
                     numbers = " ".join(f"{value:.{digits}g}" for value in vector)
                     file.write(f"{word} {numbers}\n".encode())
@@ -172,8 +172,10 @@ def zip_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
     if member is None and len(names) == 1:
         return names[0]
     if member not in archive.namelist():
-        raise UserError(f"{path}: name one of its members, such as {path}:{names[0] if names else 'vectors.txt'}; "
-                        f"it holds: {', '.join(archive.namelist())}")
+        raise UserError(
+            f"{path}: name one of its members, such as {path}:{names[0] if names else 'vectors.txt'}; "
+            f"it holds: {', '.join(archive.namelist())}"
+        )
     return member
 
 

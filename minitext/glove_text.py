@@ -101,7 +101,9 @@ def parse_block(block: Block, width: int, name: str) -> Rows:
     for i in np.flatnonzero(~plain):
         words[i], table[i] = parse_line(lines[i], width, f"{name}, line {block.numbers[i]}")
     if not all(words):
-        raise UserError(f"{name}, line {block.numbers[words.index(b'')]}: expected a word before its numbers; remove the line")
+        raise UserError(
+            f"{name}, line {block.numbers[words.index(b'')]}: expected a word before its numbers; remove the line"
+        )
     return Rows(words, table)
 
 

@@ -48,10 +48,10 @@ def new_figure(columns: int, width: float, height: float) -> tuple[Figure, list]
 
 
 def curves(rows: list[dict]) -> Figure:
-    """Loss and accuracy by epoch on train and validation; a dotted line marks the epoch that was kept."""
+    """Loss and accuracy by epoch on train and validation; a dotted line marks the best check, which was kept."""
     figure, axes = new_figure(2, 9, 3.6)
     unit = "epoch" if "epoch" in rows[0] else "iteration"
-    kept = next((row[unit] for row in rows if row.get("kept")), None)
+    kept = next((row[unit] for row in reversed(rows) if row.get("best")), None)  # later ones replaced earlier ones
     for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats a text)", "accuracy"), strict=True):
         for part, colour, marker in (("train", BLUE, "o"), ("valid", ORANGE, "s")):
             points = [(row[unit], row[part][key]) for row in rows if part in row]

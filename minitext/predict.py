@@ -8,11 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from minitext.batches import Padder
 from minitext.errors import UserError
+from minitext.feedforward import FeedForward
+from minitext.loop import predict_all
 from minitext.static import StaticClassifier
+from minitext.tokens import encode, load_tokenizer, pad_id
 
+PREDICTION_BATCH = 64  # texts in a forward pass
 BAR = 30  # characters of a probability of 1
 
 
@@ -31,10 +38,28 @@ def load_run(folder: str | Path) -> Predictor:
         hint = f"; did you mean {folder / inside[0]}?" if inside else "; give the folder that a script wrote (--out)"
         raise UserError(f"{folder}: not a finished run{hint}")
     try:
-        model = StaticClassifier.load(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # missing, not JSON, lacking a key, wrong shapes
-        raise UserError(f"{folder}: damaged ({error}); train it again") from error
-    return Predictor(model.names, model.predict)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {"static": load_static, "scratch": load_scratch}[config["track"]](folder, config)
+    # a file that is missing or not JSON, a setting or tensor that is missing or of the wrong shape
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: damaged ({str(error).splitlines()[0]}); train it again") from error
+
+
+def load_static(folder: Path, config: dict) -> Predictor:
+    model = StaticClassifier.load(folder)
+    return Predictor(tuple(config["names"]), model.predict)
+
+
+def load_scratch(folder: Path, config: dict) -> Predictor:
+    model = FeedForward.load(folder)
+    tokenizer = load_tokenizer(str(folder))
+
+    def predict(texts: Sequence[str]) -> Tensor:
+        ids = encode(tokenizer, texts, config["max_length"], config["truncate"])
+        data = Padder(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokenizer))
+        return predict_all(model, data, PREDICTION_BATCH, torch.device("cpu"), torch.float32).softmax(dim=1)
+
+    return Predictor(tuple(config["names"]), predict)
 
 
 def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float]) -> str:

@@ -80,4 +80,6 @@ def markdown_table(rows: list[list[str]]) -> str:
 def text_table(rows: list[list[str]]) -> str:
     """The same rows in columns of even width, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,19 @@ import numpy as np
 import torch
 
 import minitext
+from minitext.checkpoint import BEST
+from minitext.checkpoint import NAME as CHECKPOINT
 from minitext.corpus import Corpus, Splits
 from minitext.errors import UserError
 from minitext.files import atomic, sync_folder, write_text
+from minitext.journal import Journal
 from minitext.metrics import score
 from minitext.plots import draw
 from minitext.report import write_report
+
+
+# settings that may change between a run's start and its resumption: they do not decide on its result
+WITHOUT_EFFECT = {"command", "started", "machine", "versions", "run.overwrite", "run.resume", "run.quiet", "run.debug"}
 
 
 def say(message: str = "", quiet: bool = False) -> None:
@@ -37,26 +44,31 @@ def say(message: str = "", quiet: bool = False) -> None:
 class Run:
     """A run's folder while it is being filled."""
 
-    def __init__(self, out: str | Path, overwrite: bool = False):
+    def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False):
         """Raises UserError when `out` is a finished run (unless `overwrite`), or something else altogether."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".partial")
+        self.journal = Journal(self.folder / "journal.jsonl")
+        self.resumes = resume and (self.folder / "settings.json").exists()
         if self.out.exists() and not (self.out / "scores.json").exists():
             raise UserError(f"{self.out}: exists and is not a run of minitext; choose another --out")
         if self.out.exists() and not overwrite:
             raise UserError(f"{self.out}: holds a finished run; choose another --out, or replace it with --overwrite")
 
     def start(self, settings: Mapping) -> None:
-        """Make an empty folder and write `settings.json`; an unfinished run of the same name is dropped."""
+        """Make the folder with `settings.json`. A run that resumes keeps its folder, if its settings are the same; else
+        an unfinished run of the same name is dropped.
+        """
+        if self.resumes:
+            before = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
+            changed = list(differences(before, json.loads(json.dumps(settings))))
+            if changed:
+                raise UserError(f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}")
+            return
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         write_text(self.folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-
-    def journal(self, row: Mapping) -> None:
-        """Append one line to `journal.jsonl`; a line that was written stays, whatever happens next."""
-        with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
 
     def finish(self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str]) -> dict:
         """Score the three parts, (N, C) probabilities each; write everything that is made from them; take the name.
@@ -72,6 +84,8 @@ class Run:
         write_predictions(self.folder / "predictions.csv", splits.test, probabilities[-1])
         draw(self.folder)
         write_report(self.folder, self.out.name, facts)
+        for name in (CHECKPOINT, BEST):  # a finished run needs them no more
+            (self.folder / name).unlink(missing_ok=True)
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
             self.out.rename(old)
@@ -101,6 +115,19 @@ def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
         },
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
+
+
+def differences(before: Mapping, now: Mapping, path: str = "") -> Iterator[str]:
+    """Name each setting that decides on the result and is not what it was: `loop.lr was 0.001, is 0.01`."""
+    for key in sorted(before.keys() | now.keys()):
+        name = f"{path}{key}"
+        old, new = before.get(key), now.get(key)
+        if name in WITHOUT_EFFECT or old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{name}.")
+        else:
+            yield f"{name} was {old}, is {new}"
 
 
 def write_predictions(path: Path, corpus: Corpus, probabilities: np.ndarray) -> None:

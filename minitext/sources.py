@@ -192,7 +192,7 @@ def read_imdb_unlabelled(path: Path) -> list[str]:
 def imdb_members(path: Path, labels: set[str]) -> Iterator[tuple[str, str, str, bytes]]:
     """Yield (place, split, label, bytes) of an archive that is read as a stream: nothing is unpacked to disk."""
     try:
-        with open(path, "rb") as raw, (raw if path.suffix == ".tar" else gzip.open(raw)) as stream:
+        with open(path, "rb") as raw, raw if path.suffix == ".tar" else gzip.open(raw) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     if member.name.startswith("/") or ".." in member.name.split("/"):

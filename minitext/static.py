@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
     """What training gives: the chosen model, what was seen on the way, and the epoch (or iteration) it is from."""
 
     model: nn.Module
-    history: list[dict]  # rows {"epoch": 1, "train": {"loss": …, "accuracy": …}, "valid": {…}}, "kept": True on one
+    history: list[dict]  # rows {"epoch": 1, "train": {"loss": …, "accuracy": …}, "valid": {…}}, "best": True on one
     epoch: int
 
 
@@ -177,7 +177,7 @@ def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float,
         history.append({"iteration": iteration, "l2": l2} | losses(model, train, valid))
         if max(parameter.grad.abs().max().item() for parameter in model.parameters()) < GRADIENT_TOLERANCE:
             break
-    history[-1]["kept"] = True
+    history[-1]["best"] = True
     return Fitted(model.float(), history, iteration)
 
 
@@ -255,7 +255,7 @@ def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions,
             elif epoch - best_epoch == options.patience:
                 break
     model.load_state_dict(best_weights)
-    history[best_epoch - 1]["kept"] = True
+    history[best_epoch - 1]["best"] = True
     return Fitted(model, history, best_epoch)
 
 

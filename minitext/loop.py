@@ -1,0 +1,278 @@
+"""The training loop, every step in plain sight; the from-scratch network and BERT are trained by the same lines.
+
+In: a model that maps `(B, T)` ids and their mask to `(B, C)` logits, and batches. Out: the weights of the best check on
+validation, and a journal. A window is what one update sees (`--batch` texts); it is worked off in micro-batches, as many
+texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from minitext.batches import Batch, Padder, load_batches, plan_epoch, plan_evaluation
+from minitext.checkpoint import NAME, Progress, load_best, load_checkpoint, save_best, save_checkpoint
+from minitext.errors import UserError
+from minitext.interrupt import Interrupt
+from minitext.journal import Journal
+from minitext.metrics import averages, confusion_matrix
+from minitext.optim import SCHEDULES, build_optimizers, clip_gradients, rate_share, set_rate, warmup_updates
+from minitext.options import option
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """training"""
+
+    epochs: int = option(10, "passes over the training texts")
+    batch: int = option(64, "texts that one update sees")
+    micro_batch: int | None = option(None, "texts in memory at once; the update stays the same (default: --batch)")
+    batch_tokens: int | None = option(None, "most tokens, padding included, that one update sees")
+    pad: str = option("longest", "pad a batch to its longest text, or all to --max-length", choices=("longest", "fixed"))
+    optimizer: str = option("adam", "adam or adamw", choices=("adam", "adamw"))
+    lr: float = option(3e-3, "peak learning rate")
+    weight_decay: float = option(0.0, "of matrices; biases and norms do not decay")
+    warmup: float = option(0.1, "updates until the peak rate: a share below 1, or a number")
+    schedule: str = option("linear", "the rate after warmup", choices=SCHEDULES)
+    clip: float = option(1.0, "most L2 norm of the gradients")
+    label_smoothing: float = option(0.0, "share of a label's probability that is spread over all classes")
+    class_weights: str = option("equal", "balanced: rare classes weigh more", choices=("equal", "balanced"))
+    check_every: int | None = option(None, "updates between checks on validation (default: an epoch)")
+    best: str = option("accuracy", "what decides on the best check", choices=("accuracy", "macro_f1", "loss"))
+    patience: int | None = option(None, "stop after this many checks without a better one")
+    precision: str = option("auto", "of matrix products", choices=("auto", "fp32", "bf16", "fp16"))
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "micro_batch", "batch_tokens", "check_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
+        for name in ("lr", "clip"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} {getattr(self, name)}: above 0")
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise UserError(f"--warmup {self.warmup} --weight-decay {self.weight_decay}: not below 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing {self.label_smoothing}: a share lies from 0 to below 1")
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise UserError(f"--micro-batch {self.micro_batch}: more than --batch {self.batch}")
+
+
+class Step(NamedTuple):
+    """What one update did."""
+
+    loss: float  # mean over the window, in nats
+    correct: int  # texts of the window that were predicted right, dropout on
+    norm: float  # of the gradients, before clipping
+    stepped: bool  # False where the loss scaler found an overflow and left the weights alone
+
+
+def train_step(
+    model: nn.Module,
+    window: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    scaler: GradScaler,
+    precision: torch.dtype,
+    clip: float,
+    class_weights: Tensor,
+    label_smoothing: float = 0.0,
+) -> Step:
+    """One update from a window of micro-batches, the same as from one batch of all their texts.
+
+    The loss is summed over each micro-batch and divided by the whole window's weight. (The mean of the micro-batches'
+    means would weigh a short last one like a full one.) `class_weights`: (C,). Raises FloatingPointError, before any
+    weight has changed, where the loss or the gradient is not finite.
+    """
+    model.train()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    weight = sum(class_weights[batch.labels].sum() for batch in window)
+    loss_sum, correct = 0.0, 0
+    for batch in window:
+        with torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32):
+            logits = model(batch.ids, batch.mask)  # (B, C)
+        loss = F.cross_entropy(
+            logits.float(), batch.labels, class_weights, reduction="sum", label_smoothing=label_smoothing
+        )
+        scaler.scale(loss / weight).backward()
+        loss_sum += loss.detach() / weight
+        correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
+    if not math.isfinite(loss_sum):
+        raise FloatingPointError(f"the loss is {float(loss_sum)}")
+
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    norm = clip_gradients(model.parameters(), clip)
+    if not math.isfinite(norm) and not scaler.is_enabled():
+        raise FloatingPointError(f"the gradient's norm is {norm}")
+    for optimizer in optimizers:
+        scaler.step(optimizer)  # leaves the weights alone where unscaling found an overflow
+    scale = scaler.get_scale()
+    scaler.update()
+    return Step(float(loss_sum), int(correct), norm, stepped=scaler.get_scale() >= scale)
+
+
+@torch.no_grad()
+def predict_all(
+    model: nn.Module, data: Padder, batch: int, device: torch.device, precision: torch.dtype, bar: str | None = None
+) -> Tensor:
+    """Logits of all texts in their own order, `(N, C)` float32 on the CPU, with dropout off."""
+    model.eval()
+    batches = plan_evaluation(data.data.lengths().numpy(), batch)
+    rows, logits = [], []
+    for piece in tqdm(load_batches(data, batches), bar, len(batches), leave=False, disable=True if bar is None else None):
+        piece = piece.to(device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            logits.append(model(piece.ids, piece.mask).float().cpu())
+        rows.append(piece.rows.cpu())
+    order = torch.cat(rows).argsort()
+    return torch.cat(logits)[order]
+
+
+def validate(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Loss, accuracy and macro-F1 of (N, C) logits."""
+    confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+    scores = averages(confusion)
+    return {
+        "loss": F.cross_entropy(logits.double(), labels).item(),
+        "accuracy": float(scores["accuracy"]),
+        "macro_f1": float(scores["macro_f1"]),
+    }
+
+
+def fit(
+    model: nn.Module,
+    train: Padder,
+    valid: Padder,
+    options: LoopOptions,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    folder: Path,
+    say: Callable[[str], None],
+    quiet: bool = False,
+) -> Progress:
+    """Train until the last epoch, or until patience ends; `model` then holds the weights of the best check.
+
+    `folder` gets `journal.jsonl` and, at every check, `checkpoint.pt`; where there is one, training goes on from it. A
+    stopped and resumed run ends with the same bits as an uninterrupted one (on the CPU), since the order of batches
+    depends on (seed, epoch) alone and the checkpoint holds everything else. Raises KeyboardInterrupt after Ctrl-C, when
+    the state is saved, and UserError when the loss is not finite.
+    """
+    lengths = train.data.lengths().numpy()
+    plans = [
+        plan_epoch(lengths, options.batch, seed, epoch, options.batch_tokens) for epoch in range(options.epochs)
+    ]  # of each epoch, the rows of its windows
+    updates = sum(map(len, plans))
+    warmup = warmup_updates(options.warmup, updates)
+    optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay)
+    scaler = GradScaler(device.type, enabled=precision == torch.float16)
+    class_weights = weigh_classes(train.labels, valid.labels, options.class_weights).to(device)
+    journal = Journal(folder / "journal.jsonl")
+    progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else Progress()
+    journal.cut(progress.journal_bytes)
+    clock = time.perf_counter() - progress.seconds
+
+    def check() -> None:
+        """Score validation, note it, keep the best weights, save the state."""
+        done = progress.window / len(plans[progress.epoch])
+        scores = validate(predict_all(model, valid, options.batch, device, precision), valid.labels)
+        score = -scores["loss"] if options.best == "loss" else scores[options.best]
+        better = score > progress.best_score
+        if better:
+            progress.best_score, progress.best_epoch, progress.checks_since_best = score, progress.epoch + done, 0
+            save_best(folder, model)
+        else:
+            progress.checks_since_best += 1
+        learned = {"loss": progress.loss_sum / progress.seen, "accuracy": progress.correct / progress.seen}
+        row = {"epoch": progress.epoch + done, "update": progress.updates, "train": learned, "valid": scores, "best": better}
+        journal.write(row)
+        say(
+            f"epoch {row['epoch']:g}: train loss {learned['loss']:.4f}, accuracy {learned['accuracy']:.1%}; validation "
+            f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}{' (best so far)' if better else ''}"
+        )
+
+    def save() -> None:
+        progress.journal_bytes = journal.sync()
+        progress.seconds = time.perf_counter() - clock
+        save_checkpoint(folder, progress, model, optimizers, scaler)
+
+    def patience_is_over() -> bool:
+        return options.patience is not None and progress.checks_since_best >= options.patience
+
+    with Interrupt() as interrupt:
+        while progress.epoch < options.epochs and not patience_is_over():
+            plan = plans[progress.epoch]
+            pieces = split_windows(plan[progress.window :], options.micro_batch)
+            batches = load_batches(train, [rows for window in pieces for rows in window], pin=device.type == "cuda")
+            bar = tqdm(pieces, f"epoch {progress.epoch + 1}/{options.epochs}", len(plan), initial=progress.window,
+                       unit=" updates", leave=False, disable=quiet or None)  # fmt: skip
+            tokens, started = 0, time.perf_counter()
+            for window in bar:
+                rate = options.lr * rate_share(progress.updates, updates, warmup, options.schedule)
+                set_rate(optimizers, rate)
+                batch = [next(batches).to(device) for _ in window]
+                try:
+                    step = train_step(
+                        model, batch, optimizers, scaler, precision, options.clip, class_weights, options.label_smoothing
+                    )
+                except FloatingPointError as error:
+                    raise UserError(
+                        f"epoch {progress.epoch + 1}, update {progress.updates + 1}, learning rate {rate:.2e}: {error}; "
+                        f"lower --lr or use --precision fp32 (the last good state is {folder / NAME})"
+                    ) from error
+                progress.updates += step.stepped
+                progress.window += 1
+                texts = sum(map(len, window))
+                progress.seen += texts
+                progress.correct += step.correct
+                progress.loss_sum += step.loss * texts
+                journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": step.norm})
+                tokens += sum(int(lengths[rows].sum()) for rows in window)
+                bar.set_postfix(
+                    loss=f"{progress.loss_sum / progress.seen:.3f}", accuracy=f"{progress.correct / progress.seen:.1%}",
+                    rate=f"{rate:.1e}", tokens_s=f"{tokens / (time.perf_counter() - started):,.0f}", refresh=False,
+                )  # fmt: skip
+                if interrupt.asked:
+                    bar.close()
+                    save()
+                    raise KeyboardInterrupt(f"the state is saved in {folder}; go on with the same command and --resume")
+                if options.check_every and progress.window % options.check_every == 0 and progress.window < len(plan):
+                    check()
+                    save()
+                    if patience_is_over():
+                        break
+            if not patience_is_over():
+                check()
+                progress.epoch, progress.window = progress.epoch + 1, 0
+                progress.loss_sum, progress.correct, progress.seen = 0.0, 0, 0
+                save()
+    load_best(folder, model)
+    return progress
+
+
+def split_windows(plan: Sequence[np.ndarray], micro_batch: int | None) -> list[list[np.ndarray]]:
+    """Each window's rows in micro-batches of at most `micro_batch`."""
+    return [
+        [rows[first : first + (micro_batch or len(rows))] for first in range(0, len(rows), micro_batch or len(rows))]
+        for rows in plan
+    ]
+
+
+def weigh_classes(train: Tensor, valid: Tensor, how: str) -> Tensor:
+    """(C,) float32: ones, or `balanced`, N / (C * texts of the class), so that every class weighs the same in all."""
+    classes = int(max(train.max(), valid.max())) + 1
+    if how == "equal":
+        return torch.ones(classes)
+    counts = torch.bincount(train, minlength=classes)
+    return len(train) / (classes * counts.clamp_min(1).float())

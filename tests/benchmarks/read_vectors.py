@@ -1,0 +1,103 @@
+"""Reading a 400,000 x 100 GloVe text file: minitext and gensim, alternating in one run.
+
+    python tests/benchmarks/read_vectors.py [--rounds 3] [--imdb aclImdb_v1.tar.gz]
+
+Prints medians and ratios: a whole first read, only a corpus's own words, and from the cache. Every measurement is a
+process of its own; peak memory is that process's above one that has only imported torch and the package. The file is made
+anew; with --imdb its first words are the real corpus's, so that "own words" are as many as they would be.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+WORDS, WIDTH = 400_000, 100
+PREPARE = "import resource, sys, time, torch; from minitext import glove; from minitext.words import distinct_words; "
+MEASURE = (
+    "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.perf_counter(); {work}; "
+    "print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)"
+)
+WAYS = {
+    "gensim": "from gensim.models import KeyedVectors; " + MEASURE.format(
+        work="KeyedVectors.load_word2vec_format(sys.argv[1], no_header=True)"
+    ),
+    "minitext, first read": PREPARE + MEASURE.format(work="glove.read(sys.argv[1], cache=False)"),
+    "minitext, own words": PREPARE + "own = open(sys.argv[2]).read().split(); " + MEASURE.format(
+        work="glove.read(sys.argv[1], own, cache=False)"
+    ),
+    "minitext, from cache": PREPARE + MEASURE.format(work="glove.read(sys.argv[1]).index"),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--imdb", help="the archive, for its words; without it a sixth of the file counts as own words")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        own = own_words(arguments.imdb)
+        (folder / "own.txt").write_text("\n".join(own), encoding="utf-8")
+        make_file(folder / "vectors.txt", own)
+        os.environ["MINITEXT_CACHE"] = str(folder / "cache")
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from minitext import glove; glove.read(sys.argv[1])",
+                folder / "vectors.txt",
+            ],
+            check=True,
+        )
+        results: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+        for _ in range(arguments.rounds):
+            for way, code in WAYS.items():
+                results[way].append(measure(code, folder))
+    table = WORDS * WIDTH * 4 / 2**20
+    seconds = {way: statistics.median(run[0] for run in runs) for way, runs in results.items()}
+    print(f"{WORDS:,} x {WIDTH}, {len(own):,} own words, median of {arguments.rounds}, table {table:.0f} MiB")
+    for way, runs in results.items():
+        peak = statistics.median(run[1] for run in runs)
+        print(
+            f"{way:22} {seconds[way]:8.3f} s  {seconds['gensim'] / seconds[way]:8.1f} x gensim"
+            f"  peak memory {peak:6.0f} MiB, {peak / table:.1f} x the table"
+        )
+
+
+def own_words(imdb: str | None) -> list[str]:
+    """The words of IMDB that appear at least three times: about as many as the public GloVe files hold of them."""
+    if imdb is None:
+        return [f"word{i}" for i in range(0, WORDS, 6)]
+    from minitext.sources import read_imdb_archive
+    from minitext.words import distinct_words, word_ids
+
+    texts = [row.text for row in read_imdb_archive(Path(imdb))]
+    index = distinct_words(texts)
+    counts = np.bincount(word_ids(texts, index)[0])
+    return [word for word, number in index.items() if counts[number] >= 3]
+
+
+def make_file(path: Path, own: list[str]) -> None:
+    """Numbers with five decimals, as the public files have them; own words are spread over the file."""
+    generator = np.random.default_rng(0)
+    words = own + [f"filler{i}" for i in range(WORDS - len(own))]
+    with open(path, "w", encoding="utf-8") as file:
+        for row in generator.permutation(WORDS):
+            numbers = generator.normal(0, 0.4, WIDTH).round(5)
+            file.write(words[row] + " " + " ".join(map(str, numbers.tolist())) + "\n")
+
+
+def measure(code: str, folder: Path) -> list[float]:
+    """Seconds and MiB of one process."""
+    command = [sys.executable, "-c", code, folder / "vectors.txt", folder / "own.txt"]
+    return list(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
+
+
+if __name__ == "__main__":
+    main()

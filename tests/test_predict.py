@@ -1,0 +1,247 @@
+"""Proves that a finished run answers for new texts, to a person and to a program, and that whatever is not a whole finished
+run is refused in one line.
+"""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minitext import __main__ as command_line
+from minitext.errors import UserError
+from minitext.predict import json_prediction, load_run, show_prediction
+from minitext.static import LogisticRegression, MeanEncoder, StaticClassifier, build_mlp
+
+ROOT = Path(__file__).parents[1]
+
+
+def save_run(folder: Path, mlp: bool = False) -> Path:
+    """As much of a finished run as predicting needs: `good` speaks for pos, `bad` for neg, each with odds of e**2."""
+    folder.mkdir(parents=True)
+    classifier = build_mlp(1, 4, 2, 0.0) if mlp else LogisticRegression(1, 2)
+    if not mlp:
+        classifier.load_state_dict({"linear.weight": torch.tensor([[2.0]]), "linear.bias": torch.zeros(1)})
+    encoder = MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]]))
+    StaticClassifier(encoder, classifier, ("neg", "pos")).save(folder)
+    (folder / "scores.json").write_text("{}")
+    return folder
+
+
+POS = torch.tensor(2.0).sigmoid().item()  # 0.8808: the probability that `good` gets
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return save_run(tmp_path / "runs" / "logistic")
+
+
+def call(monkeypatch, capsys, *arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+    """`minitext …` in this process: exit status, stdout, stderr."""
+    monkeypatch.setattr("sys.argv", ["minitext", *map(str, arguments)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+    status = command_line.main()
+    return status, *capsys.readouterr()
+
+
+def assert_one_line(error: str) -> None:
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert error.endswith("\n")
+
+
+# In Python
+
+
+@pytest.mark.parametrize("mlp", [False, True])
+def test_a_run_predicts_what_its_classifier_predicts(tmp_path, mlp: bool):
+    folder = save_run(tmp_path / "run", mlp)
+    texts = ["good", "bad bad good", "", "unknown"]
+    predictor = load_run(folder)
+    assert predictor.names == ("neg", "pos")
+    assert torch.equal(predictor.predict(texts), StaticClassifier.load(folder).predict(texts))
+
+
+def test_probabilities_by_hand(folder):
+    found = load_run(folder).predict(["good", "bad", "good bad"])[:, 1].tolist()
+    assert found == pytest.approx([POS, 1 - POS, 0.5], abs=1e-6)  # float32
+
+
+# What is shown
+
+
+def test_a_person_sees_a_bar_a_class_and_the_likeliest_marked():
+    assert show_prediction("Good!", ("neg", "pos"), (0.1, 0.9)).splitlines() == [
+        "Good!",
+        "    neg  10.00% ███",
+        "  > pos  90.00% " + "█" * 27,
+    ]
+
+
+def test_bars_start_in_one_column():
+    lines = show_prediction("x", ("a", "longer"), (0.5, 0.5)).splitlines()[1:]
+    assert len({line.index("█") for line in lines}) == 1
+
+
+def test_a_long_text_is_cut():
+    assert show_prediction("x" * 101, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 99 + "…"
+    assert show_prediction("x" * 100, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 100
+
+
+def test_a_program_gets_one_json_object_on_one_line():
+    line = json_prediction("two\nlines, é", ("neg", "pos"), (0.25, 0.75))
+    assert "\n" not in line
+    assert json.loads(line) == {"text": "two\nlines, é", "class": "pos", "probabilities": {"neg": 0.25, "pos": 0.75}}
+
+
+# On the command line
+
+
+def test_texts_on_the_command_line_are_predicted_in_order(monkeypatch, capsys, folder):
+    status, out, _ = call(monkeypatch, capsys, "predict", folder, "good film", "bad film")
+    assert status == 0
+    assert [line for line in out.splitlines() if not line.startswith("  ")] == ["good film", "bad film"]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  >")] == ["pos", "neg"]
+
+
+def test_json_has_a_line_a_text(monkeypatch, capsys, folder):
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "bad", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(record["text"], record["class"]) for record in records] == [("good", "pos"), ("bad", "neg")]
+    assert records[0]["probabilities"]["pos"] == pytest.approx(POS, abs=1e-6)  # float32
+
+
+def test_options_may_stand_before_the_texts(monkeypatch, capsys, folder):
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", "good")
+    assert json.loads(out)["class"] == "pos"
+
+
+def test_each_line_of_a_file_is_a_text(monkeypatch, capsys, folder, tmp_path):
+    (tmp_path / "texts.txt").write_bytes("good café\n\nbad \xa0".encode() + b"\xff")  # one byte is not UTF-8
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", "--input", tmp_path / "texts.txt")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["good café", "", "bad \xa0\ufffd"]
+
+
+def test_each_line_of_stdin_is_a_text(monkeypatch, capsys, folder):
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", stdin=b"good\nbad\n")
+    assert [json.loads(line)["class"] for line in out.splitlines()] == ["pos", "neg"]
+
+
+def test_stdin_may_hold_bytes_that_are_not_utf8(monkeypatch, capsys, folder):
+    status, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", stdin=b"good caf\xe9\n")
+    assert (status, json.loads(out)["text"]) == (0, "good caf\ufffd")
+
+
+def test_chunks_do_not_change_the_answers(monkeypatch, capsys, folder):
+    monkeypatch.setattr(command_line, "CHUNK", 2)
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "bad", "good", "bad", "good", "--json")
+    assert [json.loads(line)["class"] for line in out.splitlines()] == ["pos", "neg", "pos", "neg", "pos"]
+
+
+def test_no_texts_give_no_output(monkeypatch, capsys, folder):
+    assert call(monkeypatch, capsys, "predict", folder) == (0, "", "")
+
+
+def test_a_missing_input_file_is_named(monkeypatch, capsys, folder):
+    status, out, error = call(monkeypatch, capsys, "predict", folder, "--input", "nowhere.txt")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert "nowhere.txt: there is no such file" in error
+
+
+def test_nearest_prints_similarity_and_word(monkeypatch, capsys, tmp_path):
+    (tmp_path / "v.txt").write_text("north 0 1\neast 1 0\nnortheast 1 1\n")
+    status, out, _ = call(monkeypatch, capsys, "nearest", tmp_path / "v.txt", "north", "-k", "1")
+    assert (status, out) == (0, "0.707  northeast\n")
+
+
+def test_python_m_minitext_reads_stdin_and_input(folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("bad\n")
+    program = [sys.executable, "-m", "minitext", "predict", str(folder), "--json"]
+    options = {"capture_output": True, "text": True, "cwd": ROOT}
+    piped = subprocess.run(program, input="good\n", check=True, **options)
+    read = subprocess.run([*program, "--input", str(tmp_path / "texts.txt")], check=True, **options)
+    assert [json.loads(run.stdout)["class"] for run in (piped, read)] == ["pos", "neg"]
+    assert (piped.stderr, read.stderr) == ("", "")
+
+
+# What is refused
+
+
+def test_the_folder_above_a_run_hints_at_the_run(folder):
+    with pytest.raises(UserError, match=r"runs: not a finished run; did you mean .*runs/logistic\?"):
+        load_run(folder.parent)
+
+
+def test_a_folder_without_runs_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match=r"not a finished run; give the folder that a script wrote"):
+        load_run(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: not a finished run"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_an_unfinished_run_is_refused(folder):
+    (folder / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"logistic: not a finished run"):
+        load_run(folder)
+
+
+def test_the_hint_does_not_point_at_an_unfinished_run(tmp_path, folder):
+    # killed while its figures were drawn: scores are there, the name is not
+    shutil.move(folder, folder.with_name("alone.partial"))
+    save_run(tmp_path / "runs" / "mlp")
+    with pytest.raises(UserError, match=r"did you mean .*runs/mlp\?"):
+        load_run(tmp_path / "runs")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_a_class(path: Path) -> None:
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"names": ["neg", "so-so", "pos"]}))
+
+
+DAMAGES = {
+    "model cut short": ("model.safetensors", cut),
+    "model of garbage": ("model.safetensors", lambda path: path.write_bytes(b"garbage" * 100)),
+    "model empty": ("model.safetensors", lambda path: path.write_bytes(b"")),
+    "model missing": ("model.safetensors", Path.unlink),
+    "config cut short": ("config.json", cut),
+    "config not an object": ("config.json", lambda path: path.write_text("[]")),
+    "config without a key": ("config.json", lambda path: path.write_text('{"classifier": "mlp"}')),
+    "config of other classes": ("config.json", lose_a_class),
+    "config missing": ("config.json", Path.unlink),
+    "words cut short": ("words.txt", lambda path: path.write_text("good\n")),
+    "words not text": ("words.txt", lambda path: path.write_bytes(b"\xff\xfe\n\xff\n")),
+    "words missing": ("words.txt", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_refused_in_one_line(monkeypatch, capsys, folder, damage: str):
+    name, harm = DAMAGES[damage]
+    harm(folder / name)
+    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert f"{folder}: damaged" in error
+
+
+def test_a_wrong_folder_is_refused_in_one_line(monkeypatch, capsys, tmp_path):
+    status, out, error = call(monkeypatch, capsys, "predict", tmp_path, "good")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+
+
+def test_debug_keeps_the_traceback(monkeypatch, capsys, tmp_path):
+    with pytest.raises(UserError):
+        call(monkeypatch, capsys, "--debug", "predict", tmp_path, "good")

@@ -1,0 +1,124 @@
+"""A text classifier learned from nothing: WordPiece tokens, Embedding, mean, Linear, ReLU, Linear.
+
+    python train_scratch.py                                        the sample that travels with minitext
+    python train_scratch.py --data imdb --ngrams 3 --distinct      all of IMDB, with hashed n-grams
+    python train_scratch.py --data reviews.csv                     your own
+    python train_scratch.py --data reviews.csv --resume            go on where a run was stopped
+
+Writes a run into <out>: scores, figures, predictions, a report, the model and its tokenizer.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from minitext import glove, run
+from minitext.batches import Padder
+from minitext.corpus import DataOptions, Splits, describe_splits, load
+from minitext.device import pick_device, pick_precision
+from minitext.duplicates import describe_twins, report_duplicates
+from minitext.errors import exit_status
+from minitext.feedforward import FeedForward, NetworkOptions
+from minitext.files import write_text
+from minitext.loop import LoopOptions, fit, predict_all
+from minitext.options import option, parse
+from minitext.report import score_rows, text_table
+from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """run"""
+
+    vectors: str | None = option(None, "start the embedding from word vectors: sample, a name, or a file")
+    out: str = option("runs/scratch", "folder of the run")
+    overwrite: bool = option(False, "replace a finished run in --out")
+    resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
+    seed: int = option(0, "of splits, weights, dropout, the order of batches, intervals")
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    quiet: bool = option(False, "print nothing but errors")
+    debug: bool = option(False, "show the traceback of an error")
+
+
+def main() -> None:
+    options = parse(
+        __doc__, data=DataOptions, tokens=TokenOptions, network=NetworkOptions, loop=LoopOptions, run=RunOptions
+    )
+    job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
+    device = pick_device(options.run.device)
+    precision = pick_precision(options.loop.precision, device)
+    say = partial(run.say, quiet=options.run.quiet)
+    say(f"data: {options.data.data} · device: {device}, {precision}")
+    if options.data.data == "sample":
+        say("      (a small sample; the real thing: --data imdb)")
+
+    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
+    splits = load(options.data, options.run.seed)
+    twins, is_twin = report_duplicates(splits)
+    if options.data.drop_duplicates:
+        splits = splits._replace(train=splits.train.subset(np.flatnonzero(~is_twin)))
+    facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
+    say(f"texts: {facts['texts']}")
+    say(f"texts in two parts: {facts['texts in two parts']}")
+
+    # Tokens. A loaded tokenizer, or one trained on the training texts; a resumed run keeps the one it has.
+    start = time.perf_counter()
+    source = str(job.folder) if job.resumes else options.tokens.tokenizer
+    tokenizer = load_tokenizer(source) if source else train_tokenizer(splits.train.texts, options.tokens.vocabulary)
+    job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
+    write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    encoded = [
+        encode(tokenizer, part.texts, options.tokens.max_length, options.tokens.truncate, options.run.quiet)
+        for part in splits
+    ]
+    facts["tokens"] = (
+        f"{tokenizer.get_vocab_size():,} word pieces; "
+        + ", ".join(f"{name} {len(part.ids):,}" for name, part in zip(Splits._fields, encoded, strict=True))
+        + " tokens"
+    )
+    say(f"tokens: {facts['tokens']}, {time.perf_counter() - start:.1f} s")
+    fixed = options.tokens.max_length if options.loop.pad == "fixed" else None
+    train, valid, test = (
+        Padder(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
+        for ids, corpus in zip(encoded, splits, strict=True)
+    )
+
+    # Model. Initialised after seeding, so that the same seed gives the same weights.
+    torch.manual_seed(options.run.seed)
+    model = FeedForward(tokenizer.get_vocab_size(), len(splits.train.names), options.network)
+    if options.run.vectors:
+        vectors = glove.read(options.run.vectors, tokenizer.get_vocab())
+        facts["started from vectors"] = f"{model.start_from(tokenizer.get_vocab(), vectors.index, vectors.table):,} tokens"
+        say(f"started from vectors: {facts['started from vectors']}")
+    model.to(device)
+    say(f"model: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+
+    # Training. Every step is in minitext/loop.py.
+    progress = fit(
+        model, train, valid, options.loop, options.run.seed, device, precision, job.folder, say, options.run.quiet
+    )
+    facts["kept"] = f"epoch {progress.best_epoch:g}, the best on validation by {options.loop.best}"
+    facts["trained in"] = f"{progress.seconds:.1f} s, {progress.updates:,} updates"
+
+    # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    probabilities = [
+        predict_all(model, part, options.loop.batch, device, precision).softmax(dim=1).numpy()
+        for part in (train, valid, test)
+    ]
+    model.save(
+        job.folder,
+        names=splits.train.names,
+        max_length=options.tokens.max_length,
+        truncate=options.tokens.truncate,
+    )
+    scores = job.finish(splits, probabilities, facts)
+    say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
+    say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
