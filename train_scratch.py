@@ -31,22 +31,29 @@ from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """run"""
+class StartOptions:
+    """start"""
 
     vectors: str | None = option(None, "start the embedding from word vectors: sample, a name, or a file")
+
+
+@dataclass(frozen=True)
+class RunOptions(run.RunOptions):
+    """run"""
+
     out: str = option("runs/scratch", "folder of the run")
-    overwrite: bool = option(False, "replace a finished run in --out")
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
-    seed: int = option(0, "of splits, weights, dropout, the order of batches, intervals")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    quiet: bool = option(False, "print nothing but errors")
-    debug: bool = option(False, "show the traceback of an error")
 
 
 def main() -> None:
     options = parse(
-        __doc__, data=DataOptions, tokens=TokenOptions, network=NetworkOptions, loop=LoopOptions, run=RunOptions
+        __doc__,
+        data=DataOptions,
+        tokens=TokenOptions,
+        network=NetworkOptions,
+        start=StartOptions,
+        loop=LoopOptions,
+        run=RunOptions,
     )
     job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
     device = pick_device(options.run.device)
@@ -90,9 +97,11 @@ def main() -> None:
     # Model. Initialised after seeding, so that the same seed gives the same weights.
     torch.manual_seed(options.run.seed)
     model = FeedForward(tokenizer.get_vocab_size(), len(splits.train.names), options.network)
-    if options.run.vectors:
-        vectors = glove.read(options.run.vectors, tokenizer.get_vocab())
-        facts["started from vectors"] = f"{model.start_from(tokenizer.get_vocab(), vectors.index, vectors.table):,} tokens"
+    if options.start.vectors:
+        vectors = glove.read(options.start.vectors, tokenizer.get_vocab())
+        facts["started from vectors"] = (
+            f"{model.start_from(tokenizer.get_vocab(), vectors.index, vectors.table):,} tokens"
+        )
         say(f"started from vectors: {facts['started from vectors']}")
     model.to(device)
     say(f"model: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")

@@ -51,15 +51,10 @@ class VectorOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(run.RunOptions):
     """run"""
 
     out: str = option("runs/static", "folder of the two runs")
-    overwrite: bool = option(False, "replace finished runs in --out")
-    seed: int = option(0, "of the splits, the perceptron and the intervals")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    quiet: bool = option(False, "print nothing but errors")
-    debug: bool = option(False, "show the traceback of an error")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ def predict(arguments: argparse.Namespace) -> None:
         with open(arguments.input, encoding="utf-8", errors="replace") as file:
             predict_each(run, file, show)
     else:
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         predict_each(run, sys.stdin, show)
 
 
@@ -77,7 +78,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    top = parser()
+    arguments, rest = top.parse_known_args()
+    if rest and (not hasattr(arguments, "texts") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # texts behind an option, which argparse does not join to those before it
+        arguments.texts += rest
     return exit_status(lambda: arguments.act(arguments))
 
 

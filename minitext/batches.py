@@ -30,7 +30,9 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-def plan_epoch(lengths: np.ndarray, batch: int, seed: int, epoch: int, max_tokens: int | None = None) -> list[np.ndarray]:
+def plan_epoch(
+    lengths: np.ndarray, batch: int, seed: int, epoch: int, max_tokens: int | None = None
+) -> list[np.ndarray]:
     """The rows of each batch of a training epoch; every text is in exactly one.
 
     Texts are shuffled, sorted by length in pools of POOL batches, cut into batches of `batch` texts (fewer where the

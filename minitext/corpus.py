@@ -38,7 +38,8 @@ class Corpus:
         digest = hashlib.sha256(repr(self.names).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for text in self.texts:
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()
 
 
@@ -116,8 +117,8 @@ def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
             raise UserError(f"{row.place}: label {row.label!r} does not occur in train ({', '.join(sorted(names))})")
     if len(names) < 2:
         raise UserError(f"{source}: all labels are {names.pop()!r}; a classifier needs at least two classes")
-    whole_numbers = all(name.lstrip("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=int if whole_numbers else str))
+    whole_numbers = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(sorted(names), key=int if whole_numbers else str))
 
 
 def to_corpus(rows: list[Row], names: tuple[str, ...]) -> Corpus:

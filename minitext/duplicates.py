@@ -17,6 +17,7 @@ from minitext.words import distinct_words, word_ids
 SHINGLE = 3  # words; one changed word inside a text of 100 words leaves a similarity of 95/101
 NEAR = 0.9  # Jaccard similarity from which two texts are near duplicates
 BANDS, ROWS = 16, 4  # a pair at 0.9 is missed with probability (1 - 0.9 ** 4) ** 16 = 4e-8
+CROWD = 100  # texts that share a band, from which on not all of their pairs are looked at
 MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd constant; products wrap around at 64 bits, as hashes do
 
 
@@ -114,7 +115,8 @@ def candidate_pairs(shingles: np.ndarray, starts: np.ndarray, chosen: np.ndarray
         for text, value in zip(filled.tolist(), key.tolist(), strict=True):
             buckets[value].append(text)
         for members in buckets.values():
-            pairs.update(combinations(members, 2))
+            # many texts of one mould: each is compared with the first only, lest their pairs fill the memory
+            pairs.update(combinations(members, 2) if len(members) <= CROWD else ((members[0], m) for m in members[1:]))
     return pairs
 
 

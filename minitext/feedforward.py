@@ -82,7 +82,9 @@ class FeedForward(nn.Module):
     def start_from(self, tokens: dict[str, int], words: dict[str, int], table: Tensor) -> int:
         """Copy the vectors of tokens that are words of `table`, (words, D), into the embedding; returns how many."""
         if table.shape[1] != self.options.width:
-            raise UserError(f"the vectors are {table.shape[1]} wide, the embedding {self.options.width}; make --width equal")
+            raise UserError(
+                f"the vectors are {table.shape[1]} wide, the embedding {self.options.width}; make --width equal"
+            )
         known = [(row, words[token]) for token, row in tokens.items() if token in words]
         if known:
             rows, places = torch.tensor(known).T

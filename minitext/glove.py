@@ -8,10 +8,12 @@ import gzip
 import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,7 @@ from minitext.errors import UserError
 from minitext.files import atomic, cache_folder
 from minitext.glove_text import Block, keep_lines, parse_blocks, read_blocks
 
+HEAD = 10  # lines that are looked at to find the width: most of them decide
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 GLOVE_6B = Remote(
     "https://nlp.stanford.edu/data/glove.6B.zip", 862_182_613, "056ea991adb4740ac6bf1b6d9b50408b"
@@ -89,7 +92,7 @@ def read(source: str | Path, words: Iterable[str] | None = None, cache: bool = T
     path, member = locate(str(source))
     stored = glove_cache.load(path, member) if cache else None
     if stored is None:
-        vectors = read_text(path, member, None if words is None else {word.encode() for word in words})
+        vectors = read_text(path, member, None if words is None else set(words))
         if cache and words is None:
             glove_cache.save(path, member, vectors.words, vectors.table, (vectors.duplicates, vectors.replaced))
         return vectors
@@ -116,26 +119,28 @@ def locate(source: str) -> tuple[Path, str | None]:
     return path, member or None
 
 
-def read_text(path: Path, member: str | None, wanted: set[bytes] | None) -> Vectors:
+def read_text(path: Path, member: str | None, wanted: set[str] | None) -> Vectors:
     """Convert the file's lines; the first of two lines with the same word wins."""
     with open_vectors(path, member) as file:
         first_line, promised, width = read_head(file, path.name)
         blocks: Iterable[Block] = read_blocks(file, first_line)
         if wanted is not None:
-            blocks = keep_lines(blocks, wanted)
+            blocks = keep_lines(blocks, {word.split(" ")[0].encode("utf-8", "replace") for word in wanted})
         table = np.empty((1 << 14, width), dtype=np.float32)
-        index: dict[bytes, int] = {}
-        duplicates = 0
+        index: dict[str, int] = {}
+        duplicates = replaced = 0
         for rows in parse_blocks(blocks, width, path.name):
             size, fresh = len(index), []
-            for row, word in enumerate(rows.words):
+            for row, raw in enumerate(rows.words):
+                word = raw.decode("utf-8", "replace")
                 if wanted is not None and word not in wanted:
-                    continue  # the first field of a longer token was among the wanted words
+                    continue  # only the first field of a longer token was among the wanted words
                 if word in index:
                     duplicates += 1
                 else:
                     index[word] = len(index)
                     fresh.append(row)
+                    replaced += "\ufffd" in word
             while len(index) > len(table):  # grown in place (realloc), so that the table never stands twice in memory
                 table.resize((2 * len(table), width), refcheck=False)
             table[size : len(index)] = rows.table[fresh]
@@ -145,8 +150,7 @@ def read_text(path: Path, member: str | None, wanted: set[bytes] | None) -> Vect
             f"{len(index) + duplicates:,}; download it again"
         )
     table.resize((len(index), width), refcheck=False)
-    decoded = [word.decode("utf-8", "replace") for word in index]
-    return Vectors(decoded, torch.from_numpy(table), duplicates, sum("\ufffd" in word for word in decoded))
+    return Vectors(list(index), torch.from_numpy(table), duplicates, replaced)
 
 
 @contextmanager
@@ -187,14 +191,20 @@ def read_head(file: BinaryIO, name: str) -> tuple[int, int | None, int]:
     fields = line.split(b" ")
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         return 2, int(fields[0]), int(fields[1])
+    if not line:
+        raise UserError(f"{name}, line 1: the file is empty or opens with an empty line; give a file of word vectors")
+    widths = Counter(count_numbers(line) for line in (line, *islice(file, HEAD - 1)))
     file.seek(start)
-    width = 0  # counted from the right, since the word may hold spaces
-    while width < len(fields) - 1 and is_number(fields[-1 - width]):
-        width += 1
+    width = max(widths, key=lambda width: (widths[width], width))
     if not width:
-        what = "expected a word and its numbers" if line else "the file is empty or opens with an empty line"
-        raise UserError(f"{name}, line 1: {what}; give a file of word vectors in the GloVe text format")
+        raise UserError(f"{name}, line 1: expected a word and its numbers; give a file in the GloVe text format")
     return 1, None, width
+
+
+def count_numbers(line: bytes) -> int:
+    """How many fields at the end of a line are numbers; counted from the right, since a word may hold spaces."""
+    fields = line.rstrip(b" \r\n").split(b" ")[1:]
+    return next((count for count, field in enumerate(reversed(fields)) if not is_number(field)), len(fields))
 
 
 def is_number(field: bytes) -> bool:

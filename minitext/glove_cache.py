@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -35,7 +36,7 @@ def save(source: Path, member: str | None, words: list[str], table: Tensor, note
     """Store a parsed file, atomically."""
     path = cache_path(source, member)
     path.parent.mkdir(exist_ok=True)
-    blob = torch.frombuffer(bytearray("\n".join(words).encode()), dtype=torch.uint8)
+    blob = torch.from_numpy(np.frombuffer(bytearray("".join(f"{word}\n" for word in words).encode()), dtype=np.uint8))
     facts = {
         "size": source.stat().st_size,
         "mtime_ns": source.stat().st_mtime_ns,
@@ -43,8 +44,10 @@ def save(source: Path, member: str | None, words: list[str], table: Tensor, note
         "checksum": [checksum(table), checksum(blob)],
         "notes": notes,
     }
+    notes = json.dumps(facts)
+    metadata = {"facts": notes, "facts_sha256": hashlib.sha256(notes.encode()).hexdigest()}
     with atomic(path) as temporary:
-        save_file({"table": table, "words": blob}, temporary, metadata={"facts": json.dumps(facts)})
+        save_file({"table": table, "words": blob}, temporary, metadata)
 
 
 def load(source: Path, member: str | None) -> Stored | None:
@@ -55,6 +58,8 @@ def load(source: Path, member: str | None) -> Stored | None:
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
+            if file.metadata()["facts_sha256"] != hashlib.sha256(file.metadata()["facts"].encode()).hexdigest():
+                return None
             table, blob = file.get_tensor("table"), file.get_tensor("words")
         if source.stat().st_size != facts["size"]:
             return None
@@ -62,7 +67,7 @@ def load(source: Path, member: str | None) -> Stored | None:
             return None
         if [checksum(table), checksum(blob)] != facts["checksum"]:
             return None
-        words = blob.numpy().tobytes().decode().split("\n")
+        words = blob.numpy().tobytes().decode().split("\n")[:-1]
         return Stored(words, table, tuple(facts["notes"]))
     except (SafetensorError, KeyError, TypeError, ValueError):  # not a file that this module wrote, or a damaged one
         return None

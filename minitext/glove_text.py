@@ -66,11 +66,11 @@ def read_blocks(file: BinaryIO, first_line: int) -> Iterator[Block]:
         yield Block([first_line], rest + b"\n")
 
 
-def keep_lines(blocks: Iterable[Block], words: Container[bytes]) -> Iterator[Block]:
-    """Only the lines whose first field is among `words`; the others are neither converted nor checked."""
+def keep_lines(blocks: Iterable[Block], firsts: Container[bytes]) -> Iterator[Block]:
+    """Only the lines whose first field is among `firsts`; the others are neither converted nor checked."""
     for block in blocks:
         lines = block.text.split(b"\n")
-        kept = [i for i in range(len(block.numbers)) if lines[i][: lines[i].find(b" ")] in words]
+        kept = [i for i in range(len(block.numbers)) if lines[i].split(b" ", 1)[0].rstrip() in firsts]
         if kept:
             yield Block([block.numbers[i] for i in kept], b"\n".join([lines[i] for i in kept]) + b"\n")
 
@@ -145,9 +145,10 @@ def parse_line(line: bytes, width: int, place: str) -> tuple[bytes, np.ndarray]:
     if len(fields) < width:
         raise UserError(f"{place}: expected a word and {width} numbers, found {len(fields)} numbers; mend the line")
     try:
-        values = np.array([float(field) for field in fields], dtype=np.float64)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused as such
+            values = np.array([float(field) for field in fields]).astype(np.float32)
     except ValueError as error:
         raise UserError(f"{place}: {str(error).split(': ')[-1]} is not a number; mend or remove the line") from error
     if not np.isfinite(values).all():
         raise UserError(f"{place}: the vector holds NaN or infinity; mend or remove the line")
-    return word, values.astype(np.float32)
+    return word, values

@@ -35,7 +35,9 @@ class TrainOptions:
     """word vectors from texts"""
 
     data: tuple[str, ...] = option(
-        ("sample",), "labelled texts as train_static.py reads them, or .txt files (or .gz) with a text a line", metavar="DATA"
+        ("sample",),
+        "labelled texts as train_static.py reads them, or .txt files (or .gz) with a text a line",
+        metavar="DATA",
     )
     out: str = option("vectors.txt.gz", "the file to write, .txt or .txt.gz")
     width: int = option(100, "numbers in a vector")
@@ -55,7 +57,18 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.out.endswith((".txt", ".txt.gz")):
             raise UserError(f"--out {self.out}: give a name that ends in .txt or .txt.gz")
-        for name in ("width", "window", "minimum_count", "vocabulary", "epochs", "lr", "x_max", "alpha", "batch", "digits"):
+        for name in (
+            "width",
+            "window",
+            "minimum_count",
+            "vocabulary",
+            "epochs",
+            "lr",
+            "x_max",
+            "alpha",
+            "batch",
+            "digits",
+        ):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
         if self.seed < 0:
@@ -99,7 +112,9 @@ def train_vectors(options: TrainOptions) -> Vectors:
             "in one text; give more texts or a lower --minimum-count"
         )
     if not options.quiet:
-        print(f"{len(texts):,} texts, {len(ids):,} words, {len(names):,} vectors, {len(pairs.counts):,} pairs", flush=True)
+        print(
+            f"{len(texts):,} texts, {len(ids):,} words, {len(names):,} vectors, {len(pairs.counts):,} pairs", flush=True
+        )
     checkpoint = out.with_name(out.name + ".checkpoint")
     state = fit(pairs, names, options, checkpoint)
     vectors = Vectors(names, (state.word + state.context)[:, : options.width])  # section 4.2: the sum is better
@@ -120,7 +135,7 @@ def read_texts(source: str) -> list[str]:
     texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
     if source == "imdb":
         source = str(imdb_archive())
-    return texts + read_imdb_unlabelled(Path(source)) if source.endswith((".tar.gz", ".tgz", ".tar")) else texts
+    return texts + read_imdb_unlabelled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
 
 
 def frequent_words(texts: Sequence[str], minimum_count: int, most: int) -> list[str]:

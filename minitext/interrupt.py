@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Self
 
 
 class Interrupt:
@@ -11,7 +12,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked = False
 
-    def __enter__(self) -> "Interrupt":
+    def __enter__(self) -> Self:
         self.in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
         if self.in_main_thread:
             self.previous = signal.signal(signal.SIGINT, self.note)

@@ -38,7 +38,9 @@ class LoopOptions:
     batch: int = option(64, "texts that one update sees")
     micro_batch: int | None = option(None, "texts in memory at once; the update stays the same (default: --batch)")
     batch_tokens: int | None = option(None, "most tokens, padding included, that one update sees")
-    pad: str = option("longest", "pad a batch to its longest text, or all to --max-length", choices=("longest", "fixed"))
+    pad: str = option(
+        "longest", "pad a batch to its longest text, or all to --max-length", choices=("longest", "fixed")
+    )
     optimizer: str = option("adam", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(3e-3, "peak learning rate")
     weight_decay: float = option(0.0, "of matrices; biases and norms do not decay")
@@ -130,7 +132,9 @@ def predict_all(
     model.eval()
     batches = plan_evaluation(data.data.lengths().numpy(), batch)
     rows, logits = [], []
-    for piece in tqdm(load_batches(data, batches), bar, len(batches), leave=False, disable=True if bar is None else None):
+    for piece in tqdm(
+        load_batches(data, batches), bar, len(batches), leave=False, disable=True if bar is None else None
+    ):
         piece = piece.to(device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits.append(model(piece.ids, piece.mask).float().cpu())
@@ -195,7 +199,13 @@ def fit(
         else:
             progress.checks_since_best += 1
         learned = {"loss": progress.loss_sum / progress.seen, "accuracy": progress.correct / progress.seen}
-        row = {"epoch": progress.epoch + done, "update": progress.updates, "train": learned, "valid": scores, "best": better}
+        row = {
+            "epoch": progress.epoch + done,
+            "update": progress.updates,
+            "train": learned,
+            "valid": scores,
+            "best": better,
+        }
         journal.write(row)
         say(
             f"epoch {row['epoch']:g}: train loss {learned['loss']:.4f}, accuracy {learned['accuracy']:.1%}; validation "
@@ -224,7 +234,14 @@ def fit(
                 batch = [next(batches).to(device) for _ in window]
                 try:
                     step = train_step(
-                        model, batch, optimizers, scaler, precision, options.clip, class_weights, options.label_smoothing
+                        model,
+                        batch,
+                        optimizers,
+                        scaler,
+                        precision,
+                        options.clip,
+                        class_weights,
+                        options.label_smoothing,
                     )
                 except FloatingPointError as error:
                     raise UserError(

@@ -134,5 +134,7 @@ def interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
     """A value with its percentile interval; resamples without a value (one class drawn only) are left out."""
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
+    if np.isnan(resampled).all():
+        return {"value": value, "low": None, "high": None}
     low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": value, "low": float(low), "high": float(high)}

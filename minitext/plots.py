@@ -70,6 +70,7 @@ def curves(rows: list[dict]) -> Figure:
 
 def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
     """(C, C) counts, shaded by the share of the true class."""
+    names = [plain(name) for name in names]
     size = max(3.6, 0.7 * len(names) + 2)
     figure, (axis,) = new_figure(1, size + 0.6, size)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -95,7 +96,12 @@ def histogram(probabilities: np.ndarray, right: np.ndarray, names: list[str]) ->
     bins = np.linspace(0 if two else 1 / len(names), 1, BINS + 1)
     axis.hist([values[right], values[~right]], bins=bins, stacked=True, color=[BLUE, ORANGE],
               label=[f"right ({right.mean():.1%})", f"wrong ({1 - right.mean():.1%})"], edgecolor="white", linewidth=0.5)  # fmt: skip
-    axis.set(xlabel=f"predicted probability of {names[1]!r}" if two else "probability of the predicted class",
+    axis.set(xlabel=f"predicted probability of '{plain(names[1])}'" if two else "probability of the predicted class",
              ylabel="test texts", xlim=(bins[0], 1))  # fmt: skip
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure
+
+
+def plain(name: str) -> str:
+    """A class name that matplotlib does not read as a formula."""
+    return name.replace("$", r"\$")

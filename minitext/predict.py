@@ -34,7 +34,7 @@ def load_run(folder: str | Path) -> Predictor:
     """The classifier of a finished run. Raises UserError when the folder is no run, unfinished, or damaged."""
     folder = Path(folder)
     if not (folder / "scores.json").exists():
-        inside = sorted(path.parent.name for path in folder.glob("*/scores.json"))
+        inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
         hint = f"; did you mean {folder / inside[0]}?" if inside else "; give the folder that a script wrote (--out)"
         raise UserError(f"{folder}: not a finished run{hint}")
     try:

@@ -68,13 +68,14 @@ def show(score: Mapping[str, float | None], percent: bool) -> str:
     if score["value"] is None:
         return "none"
     factor, digits = (100, 1) if percent else (1, 3)
-    value, low, high = (f"{factor * score[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value}{' %' if percent else ''} [{low}, {high}]"
+    value, *ends = (f"{factor * score[key]:.{digits}f}" for key in ("value", "low", "high") if score[key] is not None)
+    return f"{value}{' %' if percent else ''}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def markdown_table(rows: list[list[str]]) -> str:
     head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, ["---"] * len(head), *body]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
 
 
 def text_table(rows: list[list[str]]) -> str:

@@ -8,10 +8,11 @@ import csv
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +28,25 @@ from minitext.errors import UserError
 from minitext.files import atomic, sync_folder, write_text
 from minitext.journal import Journal
 from minitext.metrics import score
+from minitext.options import option
 from minitext.plots import draw
 from minitext.report import write_report
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """run"""
+
+    out: str = option("runs/run", "folder of the run")
+    overwrite: bool = option(False, "replace a finished run in --out")
+    seed: int = option(0, "of whatever is drawn: splits, weights, dropout, the order of batches, intervals")
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    quiet: bool = option(False, "print nothing but errors")
+    debug: bool = option(False, "show the traceback of an error")
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: not below 0")
 
 
 # settings that may change between a run's start and its resumption: they do not decide on its result
@@ -88,6 +106,7 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
+            shutil.rmtree(old, ignore_errors=True)  # left there by a run that was killed in the lines below
             self.out.rename(old)
         self.folder.rename(self.out)
         sync_folder(self.out.parent)
@@ -105,7 +124,7 @@ def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
         },
         "classes": splits.train.names,
         **more,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "minitext": minitext.__version__,

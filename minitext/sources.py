@@ -47,7 +47,7 @@ def read_rows(source: str, text_column: str | None = None, label_column: str | N
         raise UserError(f"{path}: there is no such file or folder; give a path, or one of: sample, imdb")
     if path.is_dir():
         rows = read_folder(path)
-    elif path.name.endswith((".tar.gz", ".tgz", ".tar")):
+    elif path.name.endswith((".tar.gz", ".tgz")):
         rows = read_imdb_archive(path)
     else:
         rows = read_table(path, text_column, label_column)
@@ -104,7 +104,7 @@ def csv_records(path: Path, content: str, delimiter: str) -> Iterator[tuple[int,
                 )
             yield reader.line_num, record
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+        raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error  # the line that could not be read
 
 
 def json_records(path: Path, content: str) -> Iterator[tuple[int, dict]]:
@@ -137,12 +137,17 @@ def read_text(path: Path) -> str:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); copy or compress it again") from error
+    return decode(str(path), data)
+
+
+def decode(place: str, data: bytes) -> str:
+    """UTF-8 with or without a byte-order mark; the error names `place` and the line in it."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+            f"{place}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         ) from error
 
 
@@ -176,8 +181,7 @@ IMDB_MEMBER = re.compile(r"(?:.*/)?((train|test)/(pos|neg|unsup)/[^/]+\.txt)")
 def read_imdb_archive(path: Path) -> list[Row]:
     """The 50,000 labelled reviews of `aclImdb_v1.tar.gz`, in the archive's order."""
     rows = [
-        Row(place, clean_html(content.decode("utf-8")), label, split)
-        for place, split, label, content in imdb_members(path, {"pos", "neg"})
+        Row(place, clean_html(text), label, split) for place, split, label, text in imdb_members(path, {"pos", "neg"})
     ]
     if not rows:
         raise UserError(f"{path}: holds no reviews (members such as aclImdb/train/pos/0_9.txt)")
@@ -186,11 +190,11 @@ def read_imdb_archive(path: Path) -> list[Row]:
 
 def read_imdb_unlabelled(path: Path) -> list[str]:
     """The 50,000 reviews without a label, for word vectors and language models."""
-    return [clean_html(content.decode("utf-8")) for _, _, _, content in imdb_members(path, {"unsup"})]
+    return [clean_html(text) for _, _, _, text in imdb_members(path, {"unsup"})]
 
 
-def imdb_members(path: Path, labels: set[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield (place, split, label, bytes) of an archive that is read as a stream: nothing is unpacked to disk."""
+def imdb_members(path: Path, labels: set[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (place, split, label, text) of an archive that is read as a stream: nothing is unpacked to disk."""
     try:
         with open(path, "rb") as raw, raw if path.suffix == ".tar" else gzip.open(raw) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -199,7 +203,8 @@ def imdb_members(path: Path, labels: set[str]) -> Iterator[tuple[str, str, str, 
                         raise UserError(f"{path}: member {member.name!r} points outside; this is not the IMDB archive")
                     match = IMDB_MEMBER.fullmatch(member.name)
                     if match and member.isfile() and match[3] in labels:
-                        yield match[1], match[2], match[3], archive.extractfile(member).read()
+                        text = decode(f"{path}, {match[1]}", archive.extractfile(member).read())
+                        yield match[1], match[2], match[3], text
             while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
                 pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -150,7 +150,8 @@ def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float,
     as scikit-learn's `LogisticRegression(C=1 / l2)`. The history has a row an iteration.
     """
     train, valid = (Examples(part.vectors.double().cpu(), part.labels.cpu()) for part in (train, valid))
-    model = LogisticRegression(train.vectors.shape[1], classes).double()
+    with torch.random.fork_rng(devices=[]):  # a layer draws weights when it is made; these become zeros
+        model = LogisticRegression(train.vectors.shape[1], classes).double()
     nn.init.zeros_(model.linear.weight)
     nn.init.zeros_(model.linear.bias)
     optimizer = torch.optim.LBFGS(
@@ -306,6 +307,8 @@ class StaticClassifier(nn.Module):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
         tensors = load_file(folder / "model.safetensors")
+        if len(words) != len(tensors["encoder.table"]):
+            raise ValueError(f"words.txt has {len(words):,} words for {len(tensors['encoder.table']):,} vectors")
         encoder = MeanEncoder(
             words, tensors["encoder.table"], tensors.get("encoder.word_weights"), tensors.get("encoder.common")
         )

@@ -20,7 +20,7 @@ def journal_rows(count: int, unit: str = "epoch", kept: int | None = 2) -> list[
     for i in range(1, count + 1):
         row = {unit: i, "train": {"loss": 1 / i, "accuracy": 1 - 1 / (i + 1)},
                "valid": {"loss": 2 / i, "accuracy": 1 - 1.5 / (i + 1)}}  # fmt: skip
-        rows.append(row | ({"kept": True} if i == kept else {}))
+        rows.append(row | ({"best": True} if i == kept else {}))
     return rows
 
 

@@ -46,7 +46,7 @@ def begin(out: Path, overwrite: bool = False) -> Run:
     made = Run(out, overwrite)
     made.start(SETTINGS)
     for row in ROWS:
-        made.journal(row)
+        made.journal.write(row)
     return made
 
 

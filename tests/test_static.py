@@ -183,7 +183,7 @@ def test_the_last_row_of_the_history_is_the_model_that_is_kept():
     train = examples(30, 3, 2, seed=0)
     fitted = minimise_logistic(train, train, 2, l2=1.0, iterations=1000)
     assert [row["iteration"] for row in fitted.history] == list(range(1, fitted.epoch + 1))
-    assert [row["iteration"] for row in fitted.history if row.get("kept")] == [fitted.epoch]
+    assert [row["iteration"] for row in fitted.history if row.get("best")] == [fitted.epoch]
     loss = F.cross_entropy(fitted.model(train.vectors), train.labels).item()
     assert fitted.history[-1]["train"]["loss"] == pytest.approx(loss, abs=1e-6)  # the model came back as float32
 
@@ -282,7 +282,7 @@ def test_the_best_epochs_weights_come_back():
     assert min(by_epoch) < by_epoch[-1] - 0.1  # the case tells: the last epoch is clearly worse
     assert fitted.epoch == by_epoch.index(min(by_epoch)) + 1
     assert losses(fitted.model, train, valid)["valid"]["loss"] == min(by_epoch)
-    assert [row["epoch"] for row in fitted.history if row.get("kept")] == [fitted.epoch]
+    assert [row["epoch"] for row in fitted.history if row.get("best")] == [fitted.epoch]
 
 
 def test_training_stops_after_patience_epochs_without_a_lower_loss():
