@@ -8,6 +8,8 @@ from pathlib import Path
 
 from minitext import __version__, glove
 from minitext.errors import UserError, exit_status
+from minitext.glove_train import TrainOptions, train_vectors
+from minitext.options import add_group, fill
 from minitext.plots import draw
 from minitext.predict import json_prediction, load_run, show_prediction
 
@@ -44,6 +46,11 @@ def nearest(arguments: argparse.Namespace) -> None:
         print(f"{similarity:.3f}  {word}")
 
 
+def train(arguments: argparse.Namespace) -> None:
+    """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
+    train_vectors(fill(TrainOptions, arguments))
+
+
 def plot(arguments: argparse.Namespace) -> None:
     """Draw a run's figures again from its saved numbers."""
     load_run(arguments.run)
@@ -65,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print a JSON object a line")
     command.set_defaults(act=predict)
 
-    command = commands.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
+    vectors = commands.add_parser("vectors", help="train word vectors, look into them").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    command = vectors.add_parser("train", help="GloVe vectors from texts", description=train.__doc__)
+    add_group(command, TrainOptions)
+    command.set_defaults(act=train)
+    command = vectors.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")
     command.add_argument("-k", type=int, default=10, help="how many (default: 10)")

@@ -25,19 +25,22 @@ def parse(description: str, arguments: list[str] | None = None, **groups: type) 
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     for settings in groups.values():
-        group = parser.add_argument_group((settings.__doc__ or settings.__name__).splitlines()[0])
-        for entry in fields(settings):
-            add_option(group, entry)
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parser.parse_args(arguments)).items()
-    }
-    return SimpleNamespace(
-        **{
-            name: settings(**{entry.name: values[entry.name] for entry in fields(settings)})
-            for name, settings in groups.items()
-        }
-    )
+        add_group(parser, settings)
+    given = parser.parse_args(arguments)
+    return SimpleNamespace(**{name: fill(settings, given) for name, settings in groups.items()})
+
+
+def add_group(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add all options of one dataclass."""
+    group = parser.add_argument_group((settings.__doc__ or settings.__name__).splitlines()[0])
+    for entry in fields(settings):
+        add_option(group, entry)
+
+
+def fill(settings: type, given: argparse.Namespace) -> Any:
+    """An instance of one dataclass from parsed arguments."""
+    values = {entry.name: getattr(given, entry.name) for entry in fields(settings)}
+    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def add_option(group: Any, entry: Any) -> None:

@@ -45,12 +45,12 @@ class TokenOptions:
 
     tokenizer: str | None = option(None, "tokenizer.json, a folder with one, or a Hub id; without it one is trained")
     vocabulary: int = option(30_000, "word pieces of a trained tokenizer")
-    max_length: int = option(512, "most tokens of a text")
+    max_length: int = option(4096, "most tokens of a text; special tokens count as well")
     truncate: str = option("head", "what is kept of longer texts", choices=("head", "tail", "head+tail"))
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise UserError(f"--max-length {self.max_length}: at least 4, since special tokens count as well")
+            raise UserError(f"--max-length {self.max_length}: at least 4")
         if self.vocabulary < 100:
             raise UserError(f"--vocabulary {self.vocabulary}: at least 100 word pieces")
 

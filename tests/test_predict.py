@@ -155,7 +155,7 @@ def test_a_missing_input_file_is_named(monkeypatch, capsys, folder):
 
 def test_nearest_prints_similarity_and_word(monkeypatch, capsys, tmp_path):
     (tmp_path / "v.txt").write_text("north 0 1\neast 1 0\nnortheast 1 1\n")
-    status, out, _ = call(monkeypatch, capsys, "nearest", tmp_path / "v.txt", "north", "-k", "1")
+    status, out, _ = call(monkeypatch, capsys, "vectors", "nearest", tmp_path / "v.txt", "north", "-k", "1")
     assert (status, out) == (0, "0.707  northeast\n")
 
 

@@ -26,9 +26,7 @@ def encode_with_gensim(vectors: KeyedVectors, texts: list[str]) -> np.ndarray:
     marks = str.maketrans(string.punctuation.replace("'", ""), " " * (len(string.punctuation) - 1), "'")
     result = np.zeros((len(texts), vectors.vector_size), dtype=np.float32)
     for row, text in enumerate(texts):
-        known = [word for word in text.lower().translate(marks).split() if word in vectors.key_to_index]
-        if known:
-            result[row] = vectors.get_mean_vector(known, pre_normalize=False)
+        result[row] = vectors.get_mean_vector(text.lower().translate(marks).split(), pre_normalize=False)
     return result
 
 

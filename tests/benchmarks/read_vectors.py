@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 
 WORDS, WIDTH = 400_000, 100
-PREPARE = "import resource, sys, time, torch; from minitext import glove; from minitext.words import distinct_words; "
+PREPARE = "import re, sys, time, torch; from minitext import glove; from minitext.words import distinct_words; "
 MEASURE = (
-    "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.perf_counter(); {work}; "
-    "print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)"
+    # the kernel's peak of this very process, in KiB (getrusage would count what the parent held when it forked)
+    "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); "
+    "base = peak(); start = time.perf_counter(); {work}; print(time.perf_counter() - start, (peak() - base) / 1024)"
 )
 WAYS = {
-    "gensim": "from gensim.models import KeyedVectors; " + MEASURE.format(
+    "gensim": "import re, sys, time; from gensim.models import KeyedVectors; " + MEASURE.format(
         work="KeyedVectors.load_word2vec_format(sys.argv[1], no_header=True)"
     ),
     "minitext, first read": PREPARE + MEASURE.format(work="glove.read(sys.argv[1], cache=False)"),
