@@ -6,13 +6,13 @@ all cores (numpy lets go of the interpreter lock); what does not look like a pla
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from os import cpu_count
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from minitext.errors import UserError
+from minitext.parallel import cores, map_ahead
 
 BLOCK = 1 << 20  # bytes of text converted at once: the working arrays stay in the processor's cache
 LONGEST = 17  # characters of a number that the quick way takes
@@ -39,14 +39,8 @@ def parse_blocks(blocks: Iterable[Block], width: int, name: str) -> Iterator[Row
 
     Raises UserError with file and line for a line with too few numbers, or with something that is no finite number.
     """
-    workers = cpu_count() or 1
-    blocks = iter(blocks)
-    with ThreadPoolExecutor(workers) as pool:
-        # a few blocks in flight keep the cores busy; more would only hold memory
-        flying = [pool.submit(parse_block, block, width, name) for block in islice(blocks, 2 * workers)]
-        while flying:
-            yield flying.pop(0).result()
-            flying += [pool.submit(parse_block, block, width, name) for block in islice(blocks, 1)]
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from map_ahead(pool, partial(parse_block, width=width, name=name), blocks)
 
 
 def read_blocks(file: BinaryIO, first_line: int) -> Iterator[Block]:

@@ -8,7 +8,6 @@ embeddings"; Iyyer et al. 2015, "Deep unordered composition", for the perceptron
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from minitext.errors import UserError
 from minitext.files import atomic, write_text
 from minitext.options import option
-from minitext.words import UNKNOWN, word_ids
+from minitext.words import UNKNOWN, word_ids, word_ids_in_chunks
 
 CHUNK = 4096  # texts encoded at once: bounds the memory, whatever the number of texts
 SIF_A = 1e-3  # Arora et al. 2017, section 4.1: between 1e-3 and 1e-4 works
@@ -89,10 +88,8 @@ class MeanEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Iterable[str]) -> Encoded:
         """Raw texts to `(B, D)` vectors on the table's device."""
-        texts = iter(texts)
         vectors, known, total = [self.table.new_zeros(0, self.table.shape[1])], 0, 0
-        while chunk := list(islice(texts, CHUNK)):
-            ids, offsets = word_ids(chunk, self.index)
+        for ids, offsets in word_ids_in_chunks(texts, self.index, CHUNK):
             has_vector = ids != UNKNOWN
             known_before = np.concatenate(([0], np.cumsum(has_vector)))
             rows = torch.from_numpy(ids[has_vector]).to(self.table.device)
