@@ -41,6 +41,8 @@ def predict_each(run, lines: Iterable[str], show) -> None:
 
 def nearest(arguments: argparse.Namespace) -> None:
     """The words whose vectors point the same way."""
+    if arguments.k < 1:
+        raise UserError(f"-k {arguments.k}: at least 1")
     vectors = glove.read(arguments.vectors)
     for word, similarity in vectors.nearest(arguments.word, arguments.k):
         print(f"{similarity:.3f}  {word}")
@@ -81,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     command = vectors.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")
-    command.add_argument("-k", type=int, default=10, help="how many (default: 10)")
+    command.add_argument("-k", type=int, default=10, metavar="COUNT", help="how many (default: 10)")
     command.set_defaults(act=nearest)
 
     command = commands.add_parser("plot", help="draw a run's figures again", description=plot.__doc__)

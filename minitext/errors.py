@@ -15,6 +15,9 @@ def exit_status(main: Callable[[], None]) -> int:
     """Run `main`; turn what a user can mend into one line on stderr. `--debug` keeps the traceback."""
     try:
         main()
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = None  # nothing is left to flush into the closed pipe
+        return 0
     except (UserError, OSError) as error:  # OSError: a full disk, a missing permission: the user's to mend as well
         if "--debug" in sys.argv:
             raise

@@ -87,7 +87,7 @@ def read(source: str | Path, words: Iterable[str] | None = None, cache: bool = T
     With `words`, only theirs are read: other lines are neither converted nor checked. Without, a whole file is kept in
     the cache folder for the next time (`cache=False` neither looks there nor writes).
 
-    Raises UserError, with file and line, for a line of another width or with something that is no finite number.
+    Raises UserError, with file and line, for a line with too few numbers or with something that is no finite number.
     """
     path, member = locate(str(source))
     stored = glove_cache.load(path, member) if cache else None
@@ -190,7 +190,14 @@ def read_head(file: BinaryIO, name: str) -> tuple[int, int | None, int]:
     line = file.readline().rstrip(b" \r\n")
     fields = line.split(b" ")
     if len(fields) == 2 and all(field.isdigit() for field in fields):
-        return 2, int(fields[0]), int(fields[1])
+        start, promised, width = file.tell(), int(fields[0]), int(fields[1])
+        found = {count_numbers(line) for line in islice(file, HEAD)}
+        file.seek(start)
+        if width < 1 or found and width not in found:
+            raise UserError(
+                f"{name}, line 1: the header promises {width} numbers a word, the lines hold {max(found, default=0)}; mend it"
+            )
+        return 2, promised, width
     if not line:
         raise UserError(f"{name}, line 1: the file is empty or opens with an empty line; give a file of word vectors")
     widths = Counter(count_numbers(line) for line in (line, *islice(file, HEAD - 1)))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -315,8 +315,12 @@ def save_checkpoint(path: Path, state: State, epoch: int, identity: str) -> None
 
 def load_checkpoint(path: Path, identity: str) -> tuple[State, int]:
     """The state after the last whole epoch, and that epoch's number."""
-    with safe_open(path, "pt") as file:
-        notes = file.metadata()
-        if notes["identity"] != identity:
-            raise UserError(f"{path}: is from other texts or settings; give the same ones, or leave --resume away")
-        return State(*(file.get_tensor(name) for name in State._fields)), int(notes["epoch"])
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata()
+            state = State(*(file.get_tensor(name) for name in State._fields))
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); start again without --resume") from error
+    if notes["identity"] != identity:
+        raise UserError(f"{path}: is from other texts or settings; give the same ones, or leave --resume away")
+    return state, int(notes["epoch"])

@@ -292,6 +292,13 @@ def test_training_stops_after_patience_epochs_without_a_lower_loss():
     assert len(fitted.history) == fitted.epoch + 3 < 100
 
 
+def test_a_perceptron_standardizes_by_its_training_texts():
+    train, valid = examples(20, 4, 2, seed=0), examples(10, 4, 2, seed=1)
+    model = fit_mlp(train, valid, 2, dataclasses.replace(FAST, epochs=1), seed=0, quiet=True).model
+    assert torch.equal(model[0].mean, train.vectors.mean(dim=0))
+    assert torch.equal(model[0].deviation, train.vectors.std(dim=0, correction=0))
+
+
 def test_dropout_is_off_in_what_is_measured():
     train = examples(16, 6, 2, seed=0)
     options = dataclasses.replace(FAST, dropout=0.9, epochs=1)
