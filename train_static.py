@@ -110,8 +110,8 @@ def main() -> None:
     start = time.perf_counter()
     fitted = {"logistic": fit_logistic(train, valid, classes, options.logistic)}
     say(
-        f"logistic regression: {fitted['logistic'].epoch} iterations, L2 {fitted['logistic'].history[-1]['l2']:g} chosen "
-        f"on validation, {seconds_since(start)}"
+        f"logistic regression: {fitted['logistic'].epoch} iterations, L2 {fitted['logistic'].history[-1]['l2']:g} "
+        f"chosen on validation, {seconds_since(start)}"
     )
     start = time.perf_counter()
     fitted["mlp"] = fit_mlp(train, valid, classes, options.mlp, options.run.seed, options.run.quiet)

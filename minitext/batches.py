@@ -50,7 +50,7 @@ def plan_epoch(
 
 
 def plan_evaluation(lengths: np.ndarray, batch: int, max_tokens: int | None = None) -> list[np.ndarray]:
-    """Batches for a pass without training: all texts by length, the longest first, so that too little memory shows at once."""
+    """Batches for a pass without training: by length, the longest first, so that too little memory shows at once."""
     return cut_batches(np.argsort(lengths, kind="stable"), lengths, batch, max_tokens)[::-1]
 
 
@@ -90,7 +90,7 @@ class Padder:
 
 def load_batches(padder: Padder, batches: Sequence[np.ndarray], pin: bool = False) -> Iterator[Batch]:
     """A DataLoader over planned batches. `pin` readies them for an asynchronous copy to a GPU."""
-    # a generator of its own: by default a loader draws from the global one, which would move the dropout of a resumed run
+    # its own generator: by default a loader draws from the global one, which would move the dropout of a resumed run
     loader = DataLoader(
         range(len(padder.labels)),
         batch_sampler=batches,

@@ -1,6 +1,7 @@
 """A training state on disk: complete, so that a resumed run ends with the same bits, and whole or not there.
 
-In: everything that the next step depends on. Out: one file; it is replaced by a rename only when the new one is on disk.
+In: everything that the next step depends on. Out: one file; it is replaced by a rename only when the new one is on
+disk.
 """
 
 import pickle

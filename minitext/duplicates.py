@@ -1,9 +1,9 @@
 """Texts that stand in two splits: a test review that was trained on measures memory, not learning.
 
-In: the splits. Out: how many texts have a twin in an earlier split, exactly (the same words) or nearly (Jaccard similarity
-of their 3-word shingles of at least 0.9). Candidates come from min-hash signatures in bands (Broder 1997, "On the
-resemblance and containment of documents"; banding: Leskovec, Rajaraman & Ullman, "Mining of Massive Datasets", section
-3.4); each is then verified on its whole shingle set, so that the only estimate is which pairs are looked at.
+In: the splits. Out: how many texts have a twin in an earlier split, exactly (the same words) or nearly (Jaccard
+similarity of their 3-word shingles of at least 0.9). Candidates come from min-hash signatures in bands (Broder 1997,
+"On the resemblance and containment of documents"; banding: Leskovec, Rajaraman & Ullman, "Mining of Massive Datasets",
+section 3.4); each is then verified on its whole shingle set, so that the only estimate is which pairs are looked at.
 """
 
 from collections import defaultdict

@@ -1,8 +1,8 @@
 """The from-scratch classifier: Embedding, mean over the text, Linear, ReLU, dropout, Linear.
 
-In: `(B, T)` token ids and their mask. Out: `(B, C)` logits. With hashed n-grams it is the network of fastText (Joulin et
-al. 2017, "Bag of tricks for efficient text classification") with a hidden layer. Letters: B texts, T tokens, F features
-(tokens and n-grams), D width of the embedding, C classes, V vocabulary.
+In: `(B, T)` token ids and their mask. Out: `(B, C)` logits. With hashed n-grams it is the network of fastText (Joulin
+et al. 2017, "Bag of tricks for efficient text classification") with a hidden layer. Letters: B texts, T tokens, F
+features (tokens and n-grams), D width of the embedding, C classes, V vocabulary.
 """
 
 import json

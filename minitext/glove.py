@@ -195,7 +195,8 @@ def read_head(file: BinaryIO, name: str) -> tuple[int, int | None, int]:
         file.seek(start)
         if width < 1 or found and width not in found:
             raise UserError(
-                f"{name}, line 1: the header promises {width} numbers a word, the lines hold {max(found, default=0)}; mend it"
+                f"{name}, line 1: the header promises {width} numbers a word, the lines hold {max(found, default=0)}; "
+                "mend the header"
             )
         return 2, promised, width
     if not line:

@@ -1,8 +1,8 @@
 """A parsed vector file as safetensors in the cache folder: mapped into memory, and never trusted blindly.
 
-In: the source file. Out: its words and table, if what is stored is whole and the source is still the same. Same size and
-time mean the same source; same size and another time mean that its SHA-256 is compared. A checksum over the table is
-verified at each load: it costs little more than touching the memory once.
+In: the source file. Out: its words and table, if what is stored is whole and the source is still the same. Same size
+and time mean the same source; same size and another time mean that its SHA-256 is compared. A checksum over the table
+is verified at each load: it costs little more than touching the memory once.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Decimal text to float32, a block of lines at a time: what makes a GloVe file quick to read.
 
-In: blocks of `word number … number` lines. Out: words and their rows. Whole columns of digits are converted by numpy, on
-all cores (numpy lets go of the interpreter lock); what does not look like a plain decimal goes to Python's `float`.
+In: blocks of `word number … number` lines. Out: words and their rows. Whole columns of digits are converted by numpy,
+on all cores (numpy lets go of the interpreter lock); what does not look like a plain decimal goes to Python's `float`.
 """
 
 from collections.abc import Container, Iterable, Iterator, Sequence

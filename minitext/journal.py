@@ -1,4 +1,4 @@
-"""A run's journal: one JSON object a line, appended, never rewritten; what a resumed run would repeat is cut off first."""
+"""A run's journal: one JSON object a line, appended; what a resumed run would repeat is cut off first."""
 
 import json
 import os

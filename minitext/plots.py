@@ -1,7 +1,8 @@
 """Figures from a run's saved numbers, so that each can be drawn again without training.
 
 In: `journal.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png` and
-`probabilities.png` beside them. Colours are from the palette of Okabe & Ito 2008, which colour-blind readers can tell apart.
+`probabilities.png` beside them. Colours are from the palette of Okabe & Ito 2008, which colour-blind readers can tell
+apart.
 """
 
 import csv
@@ -95,7 +96,8 @@ def histogram(probabilities: np.ndarray, right: np.ndarray, names: list[str]) ->
     values = probabilities[:, 1] if two else probabilities.max(1)
     bins = np.linspace(0 if two else 1 / len(names), 1, BINS + 1)
     axis.hist([values[right], values[~right]], bins=bins, stacked=True, color=[BLUE, ORANGE],
-              label=[f"right ({right.mean():.1%})", f"wrong ({1 - right.mean():.1%})"], edgecolor="white", linewidth=0.5)  # fmt: skip
+              label=[f"right ({right.mean():.1%})", f"wrong ({1 - right.mean():.1%})"],
+              edgecolor="white", linewidth=0.5)  # fmt: skip
     axis.set(xlabel=f"predicted probability of '{plain(names[1])}'" if two else "probability of the predicted class",
              ylabel="test texts", xlim=(bins[0], 1))  # fmt: skip
     figure.legend(frameon=False, loc="outside upper center", ncols=2)

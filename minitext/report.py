@@ -28,7 +28,8 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
     sections = [
         f"# {name}",
-        f"`{settings['command']}`  \n{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
+        f"`{settings['command']}`",
+        f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
         "## Scores",
         markdown_table(score_rows(scores)),
         f"Brackets: 95 % bootstrap intervals over the texts ({counts}). {TOUCHED_ONCE}",

@@ -81,7 +81,10 @@ class Run:
             before = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
             changed = list(differences(before, json.loads(json.dumps(settings))))
             if changed:
-                raise UserError(f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}")
+                raise UserError(
+                    f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}; give the old ones, or "
+                    "leave --resume away"
+                )
             return
         if self.folder.exists():
             shutil.rmtree(self.folder)

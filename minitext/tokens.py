@@ -1,7 +1,7 @@
 """Texts to ragged token ids with a WordPiece or BPE tokenizer of the `tokenizers` library.
 
-In: texts, and a tokenizer that is loaded (file, folder, Hub) or trained on them. Out: one flat array of ids with offsets;
-nothing is padded before a batch needs it.
+In: texts, and a tokenizer that is loaded (file, folder, Hub) or trained on them. Out: one flat array of ids with
+offsets; nothing is padded before a batch needs it.
 """
 
 import hashlib

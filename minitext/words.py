@@ -24,8 +24,8 @@ APOSTROPHES = "'\u2019\u02bc"
 
 @cache
 def replacements() -> dict[int, str | None]:
-    """For `str.translate`: apostrophes vanish, every other punctuation mark (Unicode category P) and symbol (S) becomes a
-    space, so that `well-made` and `end.Start` are two words each (0.3 points more on IMDB than joining them).
+    """For `str.translate`: apostrophes vanish, every other punctuation mark (Unicode category P) and symbol (S) becomes
+    a space, so that `well-made` and `end.Start` are two words each (0.3 points more on IMDB than joining them).
     """
     marks = {code: " " for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] in "PS"}
     return marks | dict.fromkeys(map(ord, APOSTROPHES))

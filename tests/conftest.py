@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+torch.set_num_threads(1)  # on busy cores the threads of small operations wait for each other ten times longer
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -1,5 +1,5 @@
-"""Proves that every text lands in exactly one part, that the parts depend on the seed alone and keep the classes' shares,
-and that labels which no classifier can learn are refused with the row that holds them.
+"""Proves that every text lands in exactly one part, that the parts depend on the seed alone and keep the classes'
+shares, and that labels which no classifier can learn are refused with the row that holds them.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Proves that a download ends in the published file or in an error, never in half a file, and that what has arrived once
-is not asked for again. The server is one of our own, on 127.0.0.1.
+"""Proves that a download ends in the published file or in an error, never in half a file, and that what has arrived
+once is not asked for again. The server is one of our own, on 127.0.0.1.
 """
 
 import hashlib

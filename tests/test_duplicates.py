@@ -1,5 +1,5 @@
-"""Proves that a text which stands in two splits is found: exactly, whatever its case and punctuation, and nearly, as often
-as comparing every pair of texts by brute force finds it.
+"""Proves that a text which stands in two splits is found: exactly, whatever its case and punctuation, and nearly, as
+often as comparing every pair of texts by brute force finds it.
 """
 
 import random
@@ -218,7 +218,9 @@ def test_the_counts_are_described_in_one_line():
 
 @pytest.mark.slow
 def test_imdb_s_known_leaks_are_found(imdb: Path):
-    """123 test reviews stand in train word for word; case and punctuation hide no further one, and no edited one is left."""
+    """123 test reviews stand in train word for word; case and punctuation hide no further one, and no edited one is
+    left.
+    """
     rows = read_rows(str(imdb))
     parts = [corpus([row.text for row in rows if row.split == split]) for split in ("train", "test")]
     exact, near = find_twins(parts)

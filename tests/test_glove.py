@@ -1,5 +1,5 @@
-"""Proves that a vector file gives the same words and rows in whatever shape it comes, whole or for some words only, that a
-wrong file is refused with its line, and that neighbours and written files are right.
+"""Proves that a vector file gives the same words and rows in whatever shape it comes, whole or for some words only,
+that a wrong file is refused with its line, and that neighbours and written files are right.
 """
 
 import gzip

@@ -1,5 +1,5 @@
-"""Proves that decimal text becomes exactly the float32 that Python's `float` gives, however the text is cut into blocks,
-and that a line which holds no vector is named by its number.
+"""Proves that decimal text becomes exactly the float32 that Python's `float` gives, however the text is cut into
+blocks, and that a line which holds no vector is named by its number.
 """
 
 import io

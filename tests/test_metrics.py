@@ -1,5 +1,5 @@
-"""Proves that every score is scikit-learn's, zero divisions and missing classes included, and that the intervals are those
-of a plain bootstrap over the texts.
+"""Proves that every score is scikit-learn's, zero divisions and missing classes included, and that the intervals are
+those of a plain bootstrap over the texts.
 """
 
 import json

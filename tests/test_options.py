@@ -1,5 +1,5 @@
-"""Proves that a dataclass is the whole truth about a script's options, and that a script ends with the status and the one
-line that a shell and a person expect.
+"""Proves that a dataclass is the whole truth about a script's options, and that a script ends with the status and the
+one line that a shell and a person expect.
 """
 
 import sys

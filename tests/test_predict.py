@@ -1,5 +1,5 @@
-"""Proves that a finished run answers for new texts, to a person and to a program, and that whatever is not a whole finished
-run is refused in one line.
+"""Proves that a finished run answers for new texts, to a person and to a program, and that whatever is not a whole
+finished run is refused in one line.
 """
 
 import io

@@ -1,5 +1,5 @@
-"""Proves that a run's folder is there whole or not at all, that a finished run is replaced only when it is asked for and
-only at the end, and that its files hold what the run gave.
+"""Proves that a run's folder is there whole or not at all, that a finished run is replaced only when it is asked for
+and only at the end, and that its files hold what the run gave.
 """
 
 import csv

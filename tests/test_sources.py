@@ -1,5 +1,5 @@
-"""Proves that each source (table, folder, archive) gives every labelled text once, unchanged, with its place, and that a
-source which cannot be read is refused with the file, the line and the remedy.
+"""Proves that each source (table, folder, archive) gives every labelled text once, unchanged, with its place, and that
+a source which cannot be read is refused with the file, the line and the remedy.
 """
 
 import gzip

@@ -21,8 +21,8 @@ from minitext.words import UNKNOWN, distinct_words, word_ids, words
         ("$5 + 3 = 8 \u20ac", ["5", "3", "8"]),
         ("\u00abCaf\u00e9\u00bb \u2014 na\u00efve\u2026", ["caf\u00e9", "na\u00efve"]),
         ("\u00bfQu\u00e9? \u00a1No!", ["qu\u00e9", "no"]),
-        ("\u041f\u0420\u0418\u0412\u0415\u0422, \u043c\u0438\u0440", ["\u043f\u0440\u0438\u0432\u0435\u0442", "\u043c\u0438\u0440"]),
-        ("\u826f\u3044\u3001\u6620\u753b\u3002", ["\u826f\u3044", "\u6620\u753b"]),  # ideographic comma and full stop
+        ("\u041f\u0420\u0418\u0412\u0415\u0422, \u043c\u0438\u0440", ["\u043f\u0440\u0438\u0432\u0435\u0442",
+        "\u043c\u0438\u0440"]), ("\u826f\u3044\u3001\u6620\u753b\u3002", ["\u826f\u3044", "\u6620\u753b"]),
         ("great\U0001f600film", ["great", "film"]),  # an emoji is a symbol
         ("tab\tline\nsep\u2028nbsp\u00a0end", ["tab", "line", "sep", "nbsp", "end"]),
         ("cafe\u0301", ["cafe\u0301"]),  # a combining mark belongs to its letter

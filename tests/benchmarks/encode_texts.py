@@ -2,8 +2,8 @@
 
     python tests/benchmarks/encode_texts.py aclImdb_v1.tar.gz glove.6B.100d.txt [--rounds 3]
 
-The peer splits each text in Python and calls gensim's `KeyedVectors.get_mean_vector` on its words. Prints medians and the
-ratio, and how far the two results are apart.
+The peer splits each text in Python and calls gensim's `KeyedVectors.get_mean_vector` on its words. Prints medians and
+the ratio, and how far the two results are apart.
 """
 
 import argparse

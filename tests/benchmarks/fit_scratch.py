@@ -1,4 +1,5 @@
-"""All of IMDB from nothing: minitext's scratch track, fastText with bigrams, tf-idf bigrams + logistic regression, in turn.
+"""All of IMDB from nothing: minitext's scratch track, fastText with bigrams, tf-idf bigrams + logistic regression, in
+turn.
 
     pip install fasttext scikit-learn
     python tests/benchmarks/fit_scratch.py aclImdb_v1.tar.gz [--rounds 3] [--fraction 0.04 0.02]
@@ -127,7 +128,8 @@ def main() -> None:
     for way in ways:
         median = statistics.median(seconds[way])
         print(
-            f"{way:20} {median:6.2f} s  {median / base:5.2f} x fastText  test accuracy {statistics.median(accuracy[way]):.2%}"
+            f"{way:20} {median:6.2f} s  {median / base:5.2f} x fastText  "
+            f"test accuracy {statistics.median(accuracy[way]):.2%}"
         )
     compare_encoding(splits.test.texts, splits.train.texts, arguments.rounds)
 

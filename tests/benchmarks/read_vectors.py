@@ -3,8 +3,8 @@
     python tests/benchmarks/read_vectors.py [--rounds 3] [--imdb aclImdb_v1.tar.gz]
 
 Prints medians and ratios: a whole first read, only a corpus's own words, and from the cache. Every measurement is a
-process of its own; peak memory is that process's above one that has only imported torch and the package. The file is made
-anew; with --imdb its first words are the real corpus's, so that "own words" are as many as they would be.
+process of its own; peak memory is that process's above one that has only imported torch and the package. The file is
+made anew; with --imdb its first words are the real corpus's, so that "own words" are as many as they would be.
 """
 
 import argparse
