@@ -5,6 +5,7 @@ N ordered pairs of words that occur together, B pairs in a batch, U distinct wor
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -58,20 +59,9 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.out.endswith((".txt", ".txt.gz")):
             raise UserError(f"--out {self.out}: give a name that ends in .txt or .txt.gz")
-        for name in (
-            "width",
-            "window",
-            "minimum_count",
-            "vocabulary",
-            "epochs",
-            "lr",
-            "x_max",
-            "alpha",
-            "batch",
-            "digits",
-        ):
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
+        for name, value in asdict(self).items():
+            if type(value) in (int, float) and name != "seed" and not value > 0:  # "not" catches NaN as well
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: must not be negative")
 
@@ -118,7 +108,7 @@ def train_vectors(options: TrainOptions) -> Vectors:
         )
     checkpoint = out.with_name(out.name + ".checkpoint")
     state = fit(pairs, names, options, checkpoint)
-    vectors = Vectors(names, (state.word + state.context)[:, : options.width])  # section 4.2: the sum is better
+    vectors = Vectors(names, (state.word + state.context)[:, : options.width].contiguous())  # section 4.2
     vectors.write(out, options.digits)
     checkpoint.unlink(missing_ok=True)
     return vectors
@@ -218,12 +208,14 @@ def fit(pairs: Pairs, names: Sequence[str], options: TrainOptions, checkpoint: P
     total, seen = options.epochs * len(pairs.counts), done * len(pairs.counts)
     with tqdm(None, "vectors", total, initial=seen, unit="pair", unit_scale=True, disable=options.quiet or None) as bar:
         for epoch in range(done + 1, options.epochs + 1):
+            begun = time.perf_counter()
             loss = train_epoch(state, pairs, options, epoch, bar)
             if not np.isfinite(loss):
                 raise UserError(f"epoch {epoch}: the loss is {loss}; give a lower --lr than {options.lr}")
-            save_checkpoint(checkpoint, state, epoch, identity)
             if not options.quiet:
-                bar.write(f"epoch {epoch}: loss {loss:.5f}")
+                speed = len(pairs.counts) / (time.perf_counter() - begun)
+                bar.write(f"epoch {epoch}: loss {loss:.5f}, {speed / 1e6:.2f} million updates/s")
+            save_checkpoint(checkpoint, state, epoch, identity)
     return state
 
 

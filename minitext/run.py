@@ -82,8 +82,8 @@ class Run:
             changed = list(differences(before, json.loads(json.dumps(settings))))
             if changed:
                 raise UserError(
-                    f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}; give the old ones, or "
-                    "leave --resume away"
+                    f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}; "
+                    "give the old ones, or leave --resume away"
                 )
             return
         if self.folder.exists():

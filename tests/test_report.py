@@ -88,7 +88,7 @@ def test_the_report_opens_with_name_command_and_machine(report):
     lines = report.splitlines()
     assert lines[0] == "# mlp"
     assert lines[2].strip() == "`train_static.py --data réviews.csv`"
-    assert lines[3] == "2026-11-24T10:00:00+00:00, x86_64, 2 cores, Linux, torch 2.8.0"
+    assert lines[4] == "2026-11-24T10:00:00+00:00, x86_64, 2 cores, Linux, torch 2.8.0"
 
 
 def test_the_report_holds_both_tables(report):
