@@ -13,14 +13,13 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 
 from minitext import glove, run
 from minitext.batches import Padder
 from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device, pick_precision
-from minitext.duplicates import describe_twins, report_duplicates
+from minitext.duplicates import describe_twins, drop_twins, report_duplicates
 from minitext.errors import exit_status
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.files import write_text
@@ -67,7 +66,7 @@ def main() -> None:
     splits = load(options.data, options.run.seed)
     twins, is_twin = report_duplicates(splits)
     if options.data.drop_duplicates:
-        splits = splits._replace(train=splits.train.subset(np.flatnonzero(~is_twin)))
+        splits = drop_twins(splits, is_twin)
     facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
     say(f"texts: {facts['texts']}")
     say(f"texts in two parts: {facts['texts in two parts']}")
@@ -115,7 +114,7 @@ def main() -> None:
 
     # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
     probabilities = [
-        predict_all(model, part, options.loop.batch, device, precision).softmax(dim=1).numpy()
+        predict_all(model, part, options.loop.batch, device, precision, options.run.quiet).softmax(dim=1).numpy()
         for part in (train, valid, test)
     ]
     model.save(

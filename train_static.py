@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from minitext import glove, run
 from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device
-from minitext.duplicates import describe_twins, report_duplicates
+from minitext.duplicates import describe_twins, drop_twins, report_duplicates
 from minitext.errors import exit_status
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
@@ -73,7 +72,7 @@ def main() -> None:
     splits = load(options.data, options.run.seed)
     twins, is_twin = report_duplicates(splits)
     if options.data.drop_duplicates:
-        splits = splits._replace(train=splits.train.subset(np.flatnonzero(~is_twin)))
+        splits = drop_twins(splits, is_twin)
     classes = len(splits.train.names)
     facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
     say(f"texts: {facts['texts']}")

@@ -12,6 +12,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from minitext.corpus import Corpus, Splits
+from minitext.errors import UserError
 from minitext.words import distinct_words, word_ids
 
 SHINGLE = 3  # words; one changed word inside a text of 100 words leaves a similarity of 95/101
@@ -36,6 +37,15 @@ def report_duplicates(splits: Splits) -> tuple[dict[str, dict[str, int]], np.nda
             "near": int((near[b][:, a] & ~exact[b][:, a]).sum()),
         }
     return counts, (exact[0] | near[0])[:, 1:].any(axis=1)
+
+
+def drop_twins(splits: Splits, is_twin: np.ndarray) -> Splits:
+    """The splits without the train texts of the mask `is_twin`, (N,). Raises UserError if a class would vanish."""
+    train = splits.train.subset(np.flatnonzero(~is_twin))
+    for number, name in enumerate(train.names):
+        if number not in train.labels:
+            raise UserError(f"--drop-duplicates: every train text of class {name!r} also stands in validation or test")
+    return splits._replace(train=train)
 
 
 def describe_twins(counts: dict[str, dict[str, int]]) -> str:

@@ -60,10 +60,10 @@ class LoopOptions:
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
         for name in ("lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name} {getattr(self, name)}: above 0")
-        if self.warmup < 0 or self.weight_decay < 0:
-            raise UserError(f"--warmup {self.warmup} --weight-decay {self.weight_decay}: not below 0")
+            if not 0 < getattr(self, name) < math.inf:  # written so that NaN is refused as well
+                raise UserError(f"--{name} {getattr(self, name)}: a number above 0")
+        if not (0 <= self.warmup < math.inf and 0 <= self.weight_decay < math.inf):
+            raise UserError(f"--warmup {self.warmup} --weight-decay {self.weight_decay}: numbers not below 0")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: a share lies from 0 to below 1")
         if self.micro_batch is not None and self.micro_batch > self.batch:
@@ -104,7 +104,11 @@ def train_step(
         with torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32):
             logits = model(batch.ids, batch.mask)  # (B, C)
         loss = F.cross_entropy(
-            logits.float(), batch.labels, class_weights, reduction="sum", label_smoothing=label_smoothing
+            logits.to(class_weights.dtype),
+            batch.labels,
+            class_weights,
+            reduction="sum",
+            label_smoothing=label_smoothing,
         )
         scaler.scale(loss / weight).backward()
         loss_sum += loss.detach() / weight
@@ -115,26 +119,26 @@ def train_step(
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = clip_gradients(model.parameters(), clip)
-    if not math.isfinite(norm) and not scaler.is_enabled():
+    finite = math.isfinite(norm)
+    if not finite and not scaler.is_enabled():
         raise FloatingPointError(f"the gradient's norm is {norm}")
-    for optimizer in optimizers:
-        scaler.step(optimizer)  # leaves the weights alone where unscaling found an overflow
-    scale = scaler.get_scale()
-    scaler.update()
-    return Step(float(loss_sum), int(correct), norm, stepped=scaler.get_scale() >= scale)
+    if finite:  # else float16 overflowed: no optimizer may step, also not one whose own gradients are finite
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+    scaler.update()  # a smaller scale after an overflow, from time to time a larger one
+    return Step(float(loss_sum), int(correct), norm, finite)
 
 
 @torch.no_grad()
 def predict_all(
-    model: nn.Module, data: Padder, batch: int, device: torch.device, precision: torch.dtype, bar: str | None = None
+    model: nn.Module, data: Padder, batch: int, device: torch.device, precision: torch.dtype, quiet: bool = True
 ) -> Tensor:
     """Logits of all texts in their own order, `(N, C)` float32 on the CPU, with dropout off."""
     model.eval()
     batches = plan_evaluation(data.data.lengths().numpy(), batch)
     rows, logits = [], []
-    for piece in tqdm(
-        load_batches(data, batches), bar, len(batches), leave=False, disable=True if bar is None else None
-    ):
+    pieces = load_batches(data, batches)
+    for piece in tqdm(pieces, "predicting", len(batches), leave=False, disable=quiet or None):
         piece = piece.to(device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits.append(model(piece.ids, piece.mask).float().cpu())
@@ -244,9 +248,10 @@ def fit(
                         options.label_smoothing,
                     )
                 except FloatingPointError as error:
+                    kept = f" (the last good state is {folder / NAME})" if (folder / NAME).exists() else ""
                     raise UserError(
                         f"epoch {progress.epoch + 1}, update {progress.updates + 1}, rate {rate:.2e}: {error}; "
-                        f"lower --lr or use --precision fp32 (the last good state is {folder / NAME})"
+                        f"lower --lr or use --precision fp32{kept}"
                     ) from error
                 progress.updates += step.stepped
                 progress.window += 1

@@ -1,11 +1,15 @@
 """What several test files need: the real data where it lies, and a cache that no test shares with the user."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(1)  # on busy cores the threads of small operations wait for each other ten times longer
+# One thread a process, the scripts that tests start included: on busy cores, threads that share small operations wait for
+# each other far longer than they work.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -1,5 +1,5 @@
-"""Proves that every text is in exactly one batch of an epoch, that an epoch's order is a function of (seed, epoch) alone,
-and that a padded batch holds what its rows hold.
+"""Every text is in exactly one batch of an epoch, an epoch's order is a function of (seed, epoch) alone,
+and a padded batch holds what its rows hold.
 """
 
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_batch_holds_as_many_texts_as_its_budget_allows():
     assert [len(rows) for rows in plan_evaluation(np.full(10, 5), 100, max_tokens=20)] == [2, 4, 4]
 
 
-LOGNORMAL = np.random.default_rng(0).lognormal(5, 0.8, 5000).astype(np.int64) + 1  # as reviews: median 148, long tail
+LOGNORMAL = np.random.default_rng(0).lognormal(5, 0.8, 5000).astype(np.int64) + 1  # as reviews: median 146, long tail
 
 
 def test_the_same_seed_and_epoch_give_the_same_plan():
@@ -83,14 +83,14 @@ def test_similar_lengths_together_waste_little_padding():
     order = np.random.default_rng(1).permutation(len(LOGNORMAL))
     at_random = real / padded(LOGNORMAL, [order[first : first + 32] for first in range(0, len(order), 32)])
     planned = real / padded(LOGNORMAL, plan_epoch(LOGNORMAL, 32, 0, 0))
-    assert at_random < 0.35  # of a random batch's tokens, about 0.27 are real
-    assert planned > 0.85
+    assert at_random < 0.35  # of a random batch's tokens, 0.25 are real
+    assert planned > 0.85  # 0.89
 
 
 def test_batches_of_similar_length_come_in_mixed_order():
     longest = [int(LOGNORMAL[rows].max()) for rows in plan_epoch(LOGNORMAL, 32, 0, 0)]
     rises = np.mean(np.diff(longest) > 0)
-    assert 0.35 < rises < 0.65  # 157 batches: 0.5 give or take 0.04 by chance; sorted would be 0 or 1
+    assert 0.35 < rises < 0.65  # 157 batches: 0.5 give or take 0.02 by chance; sorted would be 0 or 1
 
 
 # Padding

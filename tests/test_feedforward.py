@@ -1,4 +1,4 @@
-"""Proves that the network sees a text's tokens and n-grams and nothing else: not its padding, not what crosses into it."""
+"""The network sees a text's tokens and n-grams and nothing else: not its padding, not what crosses into it."""
 
 import dataclasses
 

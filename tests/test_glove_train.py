@@ -107,7 +107,7 @@ def test_one_update_equals_the_papers_formula_computed_by_hand():
     weight = (x / 100) ** 0.75
     error = w * c + b + d - math.log(x)
     step = [lr * weight * error * factor for factor in (c, 1, w)]  # for w, either bias, and the context's vector
-    after = [start - size / math.sqrt(1 + size**2) for start, size in zip((w, b, c), (step[0], step[1], step[2]))]
+    after = [start - size / math.sqrt(1 + size**2) for start, size in zip((w, b, c), step, strict=True)]
     context_bias = d - step[1] / math.sqrt(1 + step[1] ** 2)
     assert loss == pytest.approx(weight * error**2, rel=1e-12)
     assert state.word[1].tolist() == pytest.approx([after[0], after[1], 1], rel=1e-12)

@@ -381,11 +381,6 @@ def test_checks_leave_the_order_of_batches_and_dropout_alone(tmp_path):
     assert len(checks_of(tmp_path / "b")) > len(checks_of(tmp_path / "a"))
 
 
-def test_a_class_without_a_text_in_train_and_validation_does_not_stop_training(tmp_path):
-    _, progress = train(tmp_path, dataclasses.replace(SMALL, epochs=1), texts(10, classes=2), model=network(classes=3))
-    assert progress.updates == 3
-
-
 def test_half_precision_trains(tmp_path):
     data = texts(8)
     options = dataclasses.replace(SMALL, epochs=20, batch=8)

@@ -1,5 +1,5 @@
-"""Proves that a trained tokenizer is the same wherever it is trained, that truncation keeps the tokens that one counts by
-hand, and that a tokenizer is found in a file, a folder and on the Hub, or refused in one line.
+"""A trained tokenizer is the same wherever it is trained, truncation keeps the tokens that one counts by
+hand, and a tokenizer is found in a file, a folder and on the Hub, or refused in one line.
 """
 
 import os

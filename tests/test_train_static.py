@@ -1,5 +1,5 @@
-"""Proves that train_static.py, run as its users run it, leaves two whole run folders or, on bad input, one line and nothing
-else; and that it reaches on IMDB what averaged vectors can.
+"""train_static.py, run as its users run it, leaves two whole run folders or, on bad input, one line and nothing
+else; on IMDB it reaches what averaged vectors can.
 """
 
 import csv
@@ -96,6 +96,7 @@ def test_three_classes_are_learnt_from_a_table_with_vectors_of_ones_own(tmp_path
         assert all(row["id"].startswith("topics.csv:") for row in rows)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_predictions_and_another_seed_others(tmp_path, topics):
     for name, seed in (("first", "5"), ("second", "5"), ("third", "6")):
         assert call(*topics, "--seed", seed, "--out", tmp_path / name).returncode == 0
@@ -111,6 +112,7 @@ def test_quiet_prints_nothing(tmp_path, topics):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_sif_weights_give_whole_runs_and_other_predictions(tmp_path, topics):
     done = call(*topics, "--weights", "sif", "--out", tmp_path / "sif")
     assert (done.returncode, done.stderr) == (0, "")
@@ -120,6 +122,7 @@ def test_sif_weights_give_whole_runs_and_other_predictions(tmp_path, topics):
     assert sif.read_bytes() != mean.read_bytes()
 
 
+@pytest.mark.slow
 def test_duplicates_are_reported_and_dropped_from_train_when_asked(tmp_path, topics):
     test = tmp_path / "test.csv"
     test.write_text(
@@ -145,6 +148,7 @@ def refused(*arguments: str | Path) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused_and_untouched_unless_overwritten(tmp_path, topics):
     assert call(*topics, "--out", tmp_path / "run").returncode == 0
     before = contents(tmp_path / "run")
@@ -226,5 +230,5 @@ def test_all_of_imdb_reaches_what_averaged_vectors_can(tmp_path, imdb, real_vect
     done = call("--data", imdb, "--vectors", real_vectors, "--out", tmp_path / "run", timeout=500)
     assert (done.returncode, done.stderr) == (0, "")
     found = accuracy(tmp_path / "run")  # on 25,000 texts the interval is 1.1 points wide
-    assert found["mlp"] >= 0.74
-    assert found["logistic"] >= 0.745
+    assert found["mlp"] >= 0.755  # the lower ends of the intervals of the README's table
+    assert found["logistic"] >= 0.739
