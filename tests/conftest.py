@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# One thread a process, the scripts that tests start included: on busy cores, threads that share small operations wait for
-# each other far longer than they work.
+# One thread a process, the scripts that tests start included: on busy cores, threads that share small operations wait
+# for each other far longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -180,7 +180,7 @@ def test_where_every_row_is_touched_it_is_adam():
         theirs.grad = ours.grad.to_dense()
         optimizer.step()
         oracle.step()
-    # the 1e-8 below the fraction stands before the bias correction here and after it there, which shows where v is small
+    # the 1e-8 below the fraction stands before the bias correction here and after it there, seen where v is small
     assert (ours - theirs).abs().max() < 1e-5
 
 
