@@ -192,7 +192,7 @@ def fit(
     clock = time.perf_counter() - progress.seconds
 
     def check() -> None:
-        """Score validation, note it, keep the best weights, save the state."""
+        """Score validation, note it, keep the weights if they are the best so far."""
         done = progress.window / len(plans[progress.epoch])
         scores = validate(predict_all(model, valid, options.batch, device, precision), valid.labels)
         score = -scores["loss"] if options.best == "loss" else scores[options.best]
@@ -259,7 +259,8 @@ def fit(
                 progress.seen += texts
                 progress.correct += step.correct
                 progress.loss_sum += step.loss * texts
-                journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": step.norm})
+                norm = step.norm if step.stepped else None  # JSON has no infinity
+                journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": norm})
                 tokens += sum(int(lengths[rows].sum()) for rows in window)
                 bar.set_postfix(
                     loss=f"{progress.loss_sum / progress.seen:.3f}", accuracy=f"{progress.correct / progress.seen:.1%}",

@@ -101,14 +101,14 @@ def gradients(
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_micro_batches_give_the_gradient_of_their_union(micro_batch: int, balanced: bool, smoothing: float):
     data, model = texts(10, classes=3), network(classes=3).double()
-    class_weights = (torch.tensor([0.5, 1, 2]) if balanced else torch.ones(3)).double()
+    class_weights = torch.tensor([0.5, 1, 2]) if balanced else torch.ones(3)
     pieces = [data(rows) for rows in split_windows([np.arange(10)], micro_batch)[0]]
     found = gradients(model, pieces, class_weights, smoothing)
     model.zero_grad()
     whole = data(range(10))
     # the loop computes the loss in float32, from logits of float64: 1e-7 of gradients below 1
     F.cross_entropy(
-        model(whole.ids, whole.mask).float(), whole.labels, class_weights.float(), label_smoothing=smoothing
+        model(whole.ids, whole.mask).float(), whole.labels, class_weights, label_smoothing=smoothing
     ).backward()
     for name, parameter in model.named_parameters():
         assert (found[name] - parameter.grad.to_dense()).abs().max() < 1e-7, name
@@ -348,8 +348,9 @@ def test_most_tokens_of_a_batch_make_more_updates(tmp_path):
 
 
 def test_micro_batches_leave_the_trained_weights_as_they_are(tmp_path):
-    whole, _ = train(tmp_path / "whole" if (tmp_path / "whole").mkdir() is None else tmp_path)
-    (tmp_path / "cut").mkdir()
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, _ = train(tmp_path / "whole")
     cut, _ = train(tmp_path / "cut", dataclasses.replace(SMALL, micro_batch=3))
     for name, tensor in weights_of(whole).items():
         # float32 sums in another order; Adam divides a gradient near zero by its own size, so 1e-4 of weights near 0.5

@@ -145,7 +145,7 @@ def test_the_rate_is_set_in_all_groups_of_all_optimizers():
 def sparse_gradient(rows: list[int], seed: int, size: tuple[int, int] = (6, 3)) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(len(rows), size[1], generator=generator, dtype=torch.float64)
-    return torch.sparse_coo_tensor(torch.tensor([rows]), values, size)
+    return torch.sparse_coo_tensor(torch.tensor([rows]), values, size, check_invariants=True)
 
 
 def table() -> nn.Parameter:
