@@ -73,7 +73,8 @@ def main() -> None:
 
     # Tokens. A loaded tokenizer, or one trained on the training texts; a resumed run keeps the one it has.
     start = time.perf_counter()
-    source = str(job.folder) if job.resumes else options.tokens.tokenizer
+    saved = job.folder / "tokenizer.json"
+    source = str(saved) if job.resumes and saved.exists() else options.tokens.tokenizer
     tokenizer = load_tokenizer(source) if source else train_tokenizer(splits.train.texts, options.tokens.vocabulary)
     job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
     write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from minitext.errors import UserError
+from minitext.errors import UserError, first_line
 from minitext.files import atomic
 
 NAME = "checkpoint.pt"
@@ -82,11 +82,11 @@ def write(path: Path, state: dict) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
+            raise OSError(f"{path}: cannot be written ({first_line(error)}); is the disk full?") from error
 
 
 def read(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); start again without --resume") from error
+        raise UserError(f"{path}: damaged ({first_line(error)}); start again without --resume") from error

@@ -11,6 +11,11 @@ class UserError(Exception):
     """Something in the input is wrong; the message names the file, the line and the remedy."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library says, short enough for a line; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def exit_status(main: Callable[[], None]) -> int:
     """Run `main`; turn what a user can mend into one line on stderr. `--debug` keeps the traceback."""
     try:

@@ -195,6 +195,8 @@ def fit(
         """Score validation, note it, keep the weights if they are the best so far."""
         done = progress.window / len(plans[progress.epoch])
         scores = validate(predict_all(model, valid, options.batch, device, precision), valid.labels)
+        if not math.isfinite(scores["loss"]):
+            raise UserError(f"epoch {progress.epoch + done:g}: the validation loss is {scores['loss']}; lower --lr")
         score = -scores["loss"] if options.best == "loss" else scores[options.best]
         better = score > progress.best_score
         if better:
@@ -266,15 +268,16 @@ def fit(
                     loss=f"{progress.loss_sum / progress.seen:.3f}", accuracy=f"{progress.correct / progress.seen:.1%}",
                     rate=f"{rate:.1e}", tokens_s=f"{tokens / (time.perf_counter() - started):,.0f}", refresh=False,
                 )  # fmt: skip
+                due = options.check_every and progress.window % options.check_every == 0 and progress.window < len(plan)
+                if due:
+                    check()
+                if due or interrupt.asked:
+                    save()
                 if interrupt.asked:
                     bar.close()
-                    save()
                     raise KeyboardInterrupt(f"the state is saved in {folder}; go on with the same command and --resume")
-                if options.check_every and progress.window % options.check_every == 0 and progress.window < len(plan):
-                    check()
-                    save()
-                    if patience_is_over():
-                        break
+                if due and patience_is_over():
+                    break
             if not patience_is_over():
                 check()
                 progress.epoch, progress.window = progress.epoch + 1, 0

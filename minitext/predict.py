@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from minitext.batches import Padder
-from minitext.errors import UserError
+from minitext.errors import UserError, first_line
 from minitext.feedforward import FeedForward
 from minitext.loop import predict_all
 from minitext.static import StaticClassifier
@@ -42,7 +42,7 @@ def load_run(folder: str | Path) -> Predictor:
         return {"static": load_static, "scratch": load_scratch}[config["track"]](folder, config)
     # a file that is missing or not JSON, a setting or tensor that is missing or of the wrong shape
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged ({str(error).splitlines()[0]}); train it again") from error
+        raise UserError(f"{folder}: damaged ({first_line(error)}); train it again") from error
 
 
 def load_static(folder: Path, config: dict) -> Predictor:

@@ -50,7 +50,17 @@ class RunOptions:
 
 
 # settings that may change between a run's start and its resumption: they do not decide on its result
-WITHOUT_EFFECT = {"command", "started", "machine", "versions", "run.overwrite", "run.resume", "run.quiet", "run.debug"}
+WITHOUT_EFFECT = {
+    "command",
+    "started",
+    "machine",
+    "versions",
+    "run.out",
+    "run.overwrite",
+    "run.resume",
+    "run.quiet",
+    "run.debug",
+}
 
 
 def say(message: str = "", quiet: bool = False) -> None:
