@@ -29,7 +29,6 @@ from minitext.files import atomic, sync_folder, write_text
 from minitext.journal import Journal
 from minitext.metrics import score
 from minitext.options import option
-from minitext.plots import draw
 from minitext.report import write_report
 
 
@@ -113,6 +112,8 @@ class Run:
         }
         write_text(self.folder / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
         write_predictions(self.folder / "predictions.csv", splits.test, probabilities[-1])
+        from minitext.plots import draw  # here: matplotlib is slow to import, and the first step need not wait for it
+
         draw(self.folder)
         write_report(self.folder, self.out.name, facts)
         for name in (CHECKPOINT, BEST):  # a finished run needs them no more

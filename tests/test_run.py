@@ -165,7 +165,7 @@ def test_an_interrupt_while_finishing_leaves_the_old_run_whole(tmp_path, monkeyp
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, step, interrupt)
+    monkeypatch.setattr(plots if step == "draw" else run, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         finish(begin(tmp_path / "mlp", overwrite=True))
     assert contents(tmp_path / "mlp") == before
