@@ -19,18 +19,17 @@ from minitext import glove, run
 from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device
 from minitext.duplicates import describe_twins, drop_twins, report_duplicates
+from minitext.encoder import MeanEncoder, fit_sif
 from minitext.errors import exit_status
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
 from minitext.static import (
     Examples,
     LogisticOptions,
-    MeanEncoder,
     MlpOptions,
     StaticClassifier,
     fit_logistic,
     fit_mlp,
-    fit_sif,
 )
 from minitext.words import distinct_words
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from minitext import glove, glove_train
+from minitext.cooccurrence import Pairs, count_pairs
 from minitext.errors import UserError
-from minitext.glove_train import Pairs, State, TrainOptions, count_pairs, frequent_words, initial_state, train_vectors
+from minitext.glove_train import State, TrainOptions, frequent_words, initial_state, train_vectors
 from minitext.words import word_ids
 
 NAMES = ["a", "b", "c", "d"]

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from minitext import __main__ as command_line
+from minitext.encoder import MeanEncoder
 from minitext.errors import UserError
 from minitext.predict import json_prediction, load_run, show_prediction
-from minitext.static import LogisticRegression, MeanEncoder, StaticClassifier, build_mlp
+from minitext.static import LogisticRegression, StaticClassifier, build_mlp
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,8 +17,8 @@ import torch
 from gensim.models import KeyedVectors
 
 from minitext import glove
+from minitext.encoder import MeanEncoder
 from minitext.sources import read_imdb_archive
-from minitext.static import MeanEncoder
 from minitext.words import words
 
 
