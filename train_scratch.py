@@ -23,7 +23,7 @@ from minitext.duplicates import describe_twins, drop_twins, report_duplicates
 from minitext.errors import exit_status
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.files import write_text
-from minitext.loop import LoopOptions, fit, predict_all
+from minitext.loop import LoopOptions, fit, plan_training, predict_all
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
 from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
@@ -57,6 +57,8 @@ def main() -> None:
     job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
     device = pick_device(options.run.device)
     precision = pick_precision(options.loop.precision, device)
+    if options.start.vectors:
+        glove.locate(options.start.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
     say(f"data: {options.data.data} · device: {device}, {precision}")
     if options.data.data == "sample":
@@ -76,8 +78,6 @@ def main() -> None:
     saved = job.folder / "tokenizer.json"
     source = str(saved) if job.resumes and saved.exists() else options.tokens.tokenizer
     tokenizer = load_tokenizer(source) if source else train_tokenizer(splits.train.texts, options.tokens.vocabulary)
-    job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
-    write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     encoded = [
         encode(tokenizer, part.texts, options.tokens.max_length, options.tokens.truncate, options.run.quiet)
         for part in splits
@@ -106,7 +106,10 @@ def main() -> None:
     model.to(device)
     say(f"model: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
-    # Training. Every step is in minitext/loop.py.
+    # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
+    plan_training(encoded[0].lengths().numpy(), options.loop, options.run.seed)
+    job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
+    write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     progress = fit(
         model, train, valid, options.loop, options.run.seed, device, precision, job.folder, say, options.run.quiet
     )

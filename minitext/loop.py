@@ -158,6 +158,16 @@ def validate(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def plan_training(lengths: np.ndarray, options: LoopOptions, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
+    """Of each epoch, the rows of its windows; the number of updates in all; those of them that warm up.
+
+    Raises UserError when the warmup is longer than the training.
+    """
+    plans = [plan_epoch(lengths, options.batch, seed, epoch, options.batch_tokens) for epoch in range(options.epochs)]
+    updates = sum(map(len, plans))
+    return plans, updates, warmup_updates(options.warmup, updates)
+
+
 def fit(
     model: nn.Module,
     train: Padder,
@@ -178,11 +188,7 @@ def fit(
     the state is saved, and UserError when the loss is not finite.
     """
     lengths = train.data.lengths().numpy()
-    plans = [
-        plan_epoch(lengths, options.batch, seed, epoch, options.batch_tokens) for epoch in range(options.epochs)
-    ]  # of each epoch, the rows of its windows
-    updates = sum(map(len, plans))
-    warmup = warmup_updates(options.warmup, updates)
+    plans, updates, warmup = plan_training(lengths, options, seed)
     optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay)
     scaler = GradScaler(device.type, enabled=precision == torch.float16)
     class_weights = weigh_classes(train.labels, valid.labels, options.class_weights).to(device)

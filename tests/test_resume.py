@@ -108,6 +108,14 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, reviews: Path)
     assert "data_found.train.fingerprint" in message
 
 
+def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path: Path, reviews: Path):
+    process = start(reviews, tmp_path / "run", "--warmup", "100000")
+    _, message = process.communicate()
+    assert process.returncode == 2
+    assert message.startswith("error: --warmup 100000") and message.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
+
+
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_and_one_clear_line(tmp_path: Path, reviews: Path):
     disk = tmp_path / "disk"
