@@ -19,7 +19,7 @@ from minitext import glove, run
 from minitext.batches import Padder
 from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device, pick_precision
-from minitext.duplicates import describe_twins, drop_twins, report_duplicates
+from minitext.duplicates import check_twins
 from minitext.errors import exit_status
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.files import write_text
@@ -65,11 +65,8 @@ def main() -> None:
         say("      (a small sample; the real thing: --data imdb)")
 
     # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits = load(options.data, options.run.seed)
-    twins, is_twin = report_duplicates(splits)
-    if options.data.drop_duplicates:
-        splits = drop_twins(splits, is_twin)
-    facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
+    splits, twins = check_twins(load(options.data, options.run.seed), options.data.drop_duplicates)
+    facts = {"texts": describe_splits(splits), "texts in two parts": twins}
     say(f"texts: {facts['texts']}")
     say(f"texts in two parts: {facts['texts in two parts']}")
 

@@ -18,7 +18,7 @@ import torch
 from minitext import glove, run
 from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device
-from minitext.duplicates import describe_twins, drop_twins, report_duplicates
+from minitext.duplicates import check_twins
 from minitext.encoder import MeanEncoder, fit_sif
 from minitext.errors import exit_status
 from minitext.options import option, parse
@@ -68,12 +68,9 @@ def main() -> None:
         say("      (a small sample; the real thing: --data imdb --vectors glove.6B.100d)")
 
     # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits = load(options.data, options.run.seed)
-    twins, is_twin = report_duplicates(splits)
-    if options.data.drop_duplicates:
-        splits = drop_twins(splits, is_twin)
+    splits, twins = check_twins(load(options.data, options.run.seed), options.data.drop_duplicates)
     classes = len(splits.train.names)
-    facts = {"texts": describe_splits(splits), "texts in two parts": describe_twins(twins)}
+    facts = {"texts": describe_splits(splits), "texts in two parts": twins}
     say(f"texts: {facts['texts']}")
     say(f"texts in two parts: {facts['texts in two parts']}")
 

@@ -10,7 +10,6 @@ from minitext import __version__, glove
 from minitext.errors import UserError, exit_status
 from minitext.glove_train import TrainOptions, train_vectors
 from minitext.options import add_group, fill
-from minitext.plots import draw
 from minitext.predict import json_prediction, load_run, show_prediction
 
 CHUNK = 256  # texts predicted at once
@@ -55,6 +54,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 def plot(arguments: argparse.Namespace) -> None:
     """Draw a run's figures again from its saved numbers."""
+    from minitext.plots import draw  # here: matplotlib is slow to import, and the other commands do without
+
     load_run(arguments.run)
     draw(Path(arguments.run))
 

@@ -39,6 +39,12 @@ def report_duplicates(splits: Splits) -> tuple[dict[str, dict[str, int]], np.nda
     return counts, (exact[0] | near[0])[:, 1:].any(axis=1)
 
 
+def check_twins(splits: Splits, drop: bool) -> tuple[Splits, str]:
+    """Count twins and, if `drop`, take them out of train; returns the splits to go on with, and a line that tells."""
+    counts, is_twin = report_duplicates(splits)
+    return drop_twins(splits, is_twin) if drop else splits, describe_twins(counts)
+
+
 def drop_twins(splits: Splits, is_twin: np.ndarray) -> Splits:
     """The splits without the train texts of the mask `is_twin`, (N,). Raises UserError if a class would vanish."""
     train = splits.train.subset(np.flatnonzero(~is_twin))

@@ -21,21 +21,20 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Decay pulls weights to zero; a norm's scale belongs near one and a bias has no scale to keep small (Devlin et al.
     2019 leave both out as well).
     """
-    dense = [parameter for parameter in unique_parameters(model) if id(parameter) not in sparse_ids(model)]
+    dense, _ = split_parameters(model)
     return [
         {"params": [parameter for parameter in dense if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in dense if parameter.ndim < 2], "weight_decay": 0.0},
     ]
 
 
-def unique_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Trainable parameters, each once, also where two modules share one."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def sparse_ids(model: nn.Module) -> set[int]:
-    """Embeddings that give sparse gradients: only the rows of a batch."""
-    return {id(module.weight) for module in model.modules() if getattr(module, "sparse", False)}
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters, each once, also where two modules share one: dense ones, and the weights of embeddings that
+    give sparse gradients, of a batch's rows only.
+    """
+    sparse = {id(module.weight) for module in model.modules() if getattr(module, "sparse", False)}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p for p in trainable if id(p) not in sparse], [p for p in trainable if id(p) in sparse]
 
 
 def build_optimizers(model: nn.Module, name: str, lr: float, weight_decay: float) -> list[Optimizer]:
@@ -45,7 +44,7 @@ def build_optimizers(model: nn.Module, name: str, lr: float, weight_decay: float
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     optimizers: list[Optimizer] = [kind(decay_groups(model, weight_decay), lr=lr, fused=has_fused_kernel(model))]
-    sparse = [parameter for parameter in unique_parameters(model) if id(parameter) in sparse_ids(model)]
+    _, sparse = split_parameters(model)
     if sparse:
         optimizers.append(RowAdam(sparse, lr=lr))
     return optimizers
