@@ -1,9 +1,9 @@
 """The encoder of Devlin et al. 2019 ("BERT", arXiv:1810.04805) and its kin, with a head on top.
 
-In: `(B, T)` token ids and their mask. Out: hidden states, class logits `(B, C)`, or logits of masked tokens `(M, V)`. One
-encoder serves BERT, RoBERTa, DistilBERT and ELECTRA: they differ in a few settings, which `families.py` reads from a
-checkpoint. Letters: B texts, T tokens, N tokens of all texts, H hidden, A heads, C classes, V vocabulary, E width of the
-token embedding, M masked tokens.
+In: `(B, T)` token ids and their mask. Out: hidden states, class logits `(B, C)`, or logits of masked tokens `(M, V)`.
+One encoder serves BERT, RoBERTa, DistilBERT and ELECTRA: they differ in a few settings, which `families.py` reads from
+a checkpoint. Letters: B texts, T tokens, N tokens of all texts, H hidden, A heads, C classes, V vocabulary, E width of
+the token embedding, M masked tokens.
 """
 
 from dataclasses import dataclass
@@ -228,7 +228,7 @@ def first_tokens(hidden: Tensor, layout: Layout) -> Tensor:
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether torch has the variable-length kernel for this device and the precision in force (half precisions only)."""
+    """Whether torch has the variable-length kernel for this device and precision (half precisions only)."""
     halves = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) != torch.float32
     return device.type == "cuda" and varlen_attn is not None and halves
 
