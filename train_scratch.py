@@ -21,9 +21,10 @@ from minitext.corpus import DataOptions, Splits, describe_splits, load
 from minitext.device import pick_device, pick_precision
 from minitext.duplicates import check_twins
 from minitext.errors import exit_status
+from minitext.evaluate import predict_all
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.files import write_text
-from minitext.loop import LoopOptions, fit, plan_training, predict_all
+from minitext.loop import LoopOptions, fit, plan_training
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
 from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer

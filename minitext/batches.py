@@ -29,6 +29,12 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def split(self, texts: int) -> "list[Batch]":
+        """In batches of at most `texts`, padded as before."""
+        if len(self.rows) <= texts:
+            return [self]
+        return [Batch(*parts) for parts in zip(*(tensor.split(texts) for tensor in self), strict=True)]
+
 
 def plan_epoch(
     lengths: np.ndarray, batch: int, seed: int, epoch: int, max_tokens: int | None = None

@@ -1,5 +1,7 @@
 """Which processor a run uses, and in which precision it computes."""
 
+import os
+
 import torch
 
 from minitext.errors import UserError
@@ -14,7 +16,9 @@ def pick_device(name: str) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, here in available.items() if here))
+        name = next(kind for kind, here in available.items() if here)
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a process for each GPU
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

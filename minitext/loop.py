@@ -8,6 +8,7 @@ many texts as fit into memory (`--micro-batch`), and gives the same gradient wha
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +21,17 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from minitext.batches import Batch, Padder, load_batches, plan_epoch, plan_evaluation
+from minitext.batches import Batch, Padder, load_batches, plan_epoch
 from minitext.checkpoint import NAME, Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from minitext.errors import UserError
+from minitext.evaluate import predict_all, validate
 from minitext.interrupt import Interrupt
 from minitext.journal import Journal
-from minitext.metrics import averages, confusion_matrix
 from minitext.optim import SCHEDULES, build_optimizers, clip_gradients, rate_share, set_rate, warmup_updates
 from minitext.options import option
+from minitext.team import ALONE, Team
+
+IGNORED = -1  # the label of a text that fills up the share of a process which has none
 
 
 @dataclass(frozen=True)
@@ -88,33 +92,41 @@ def train_step(
     clip: float,
     class_weights: Tensor,
     label_smoothing: float = 0.0,
+    team: Team = ALONE,
 ) -> Step:
     """One update from a window of micro-batches, the same as from one batch of all their texts.
 
     The loss is summed over each micro-batch and divided by the whole window's weight. (The mean of the micro-batches'
-    means would weigh a short last one like a full one.) `class_weights`: (C,). Raises FloatingPointError, before any
-    weight has changed, where the loss or the gradient is not finite.
+    means would weigh a short last one like a full one.) `class_weights`: (C,). Labels below 0 do not count. In a team
+    `window` is this process's share, `model` averages gradients over the processes, and the Step is the whole window's.
+    Raises FloatingPointError, before any weight has changed, where the loss or the gradient is not finite.
     """
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    weight = sum(class_weights[batch.labels].sum() for batch in window)
+    weight = team.total(sum(class_weights[batch.labels.clamp_min(0)][batch.labels >= 0].sum() for batch in window))
     loss_sum, correct = 0.0, 0
     for batch in window:
-        with torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32):
+        last = batch is window[-1]  # before it, gradients only add up here; with it, they are averaged over the team
+        with (
+            nullcontext() if team.size == 1 or last else model.no_sync(),
+            torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32),
+        ):
             logits = model(batch.ids, batch.mask)  # (B, C)
         loss = F.cross_entropy(
             logits.to(class_weights.dtype),
             batch.labels,
             class_weights,
             reduction="sum",
+            ignore_index=IGNORED,
             label_smoothing=label_smoothing,
         )
-        scaler.scale(loss / weight).backward()
+        scaler.scale(loss * team.size / weight).backward()  # `size`, since a team's gradients are averaged, not added
         loss_sum += loss.detach() / weight
         correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
+    loss_sum, correct = team.total(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
     if not math.isfinite(loss_sum):
-        raise FloatingPointError(f"the loss is {float(loss_sum)}")
+        raise FloatingPointError(f"the loss is {loss_sum}")
 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
@@ -126,36 +138,7 @@ def train_step(
         for optimizer in optimizers:
             scaler.step(optimizer)
     scaler.update()  # a smaller scale after an overflow, from time to time a larger one
-    return Step(float(loss_sum), int(correct), norm, finite)
-
-
-@torch.no_grad()
-def predict_all(
-    model: nn.Module, data: Padder, batch: int, device: torch.device, precision: torch.dtype, quiet: bool = True
-) -> Tensor:
-    """Logits of all texts in their own order, `(N, C)` float32 on the CPU, with dropout off."""
-    model.eval()
-    batches = plan_evaluation(data.data.lengths().numpy(), batch)
-    rows, logits = [], []
-    pieces = load_batches(data, batches)
-    for piece in tqdm(pieces, "predicting", len(batches), leave=False, disable=quiet or None):
-        piece = piece.to(device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits.append(model(piece.ids, piece.mask).float().cpu())
-        rows.append(piece.rows.cpu())
-    order = torch.cat(rows).argsort()
-    return torch.cat(logits)[order]
-
-
-def validate(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss, accuracy and macro-F1 of (N, C) logits."""
-    confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-    scores = averages(confusion)
-    return {
-        "loss": F.cross_entropy(logits.double(), labels).item(),
-        "accuracy": float(scores["accuracy"]),
-        "macro_f1": float(scores["macro_f1"]),
-    }
+    return Step(loss_sum, int(correct), norm, finite)
 
 
 def plan_training(lengths: np.ndarray, options: LoopOptions, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
@@ -179,35 +162,47 @@ def fit(
     folder: Path,
     say: Callable[[str], None],
     quiet: bool = False,
+    team: Team = ALONE,
+    groups: list[dict] | None = None,
 ) -> Progress:
     """Train until the last epoch, or until patience ends; `model` then holds the weights of the best check.
 
     `folder` gets `journal.jsonl` and, at every check, `checkpoint.pt`; where there is one, training goes on from it. A
     stopped and resumed run ends with the same bits as an uninterrupted one (on the CPU), since the order of batches
     depends on (seed, epoch) alone and the checkpoint holds everything else. Raises KeyboardInterrupt after Ctrl-C, when
-    the state is saved, and UserError when the loss is not finite.
+    the state is saved, and UserError when the loss is not finite. `groups` are the optimizer's parameter groups where
+    the usual two do not serve. In a team every process calls this; the first one writes.
     """
+    first = team.rank == 0
     lengths = train.data.lengths().numpy()
     plans, updates, warmup = plan_training(lengths, options, seed)
-    optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay)
+    optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay, groups)
     scaler = GradScaler(device.type, enabled=precision == torch.float16)
     class_weights = weigh_classes(train.labels, valid.labels, options.class_weights).to(device)
-    journal = Journal(folder / "journal.jsonl")
+    journal = Journal(folder / "journal.jsonl") if first else None
     progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else Progress()
-    journal.cut(progress.journal_bytes)
+    if first:
+        journal.cut(progress.journal_bytes)
+    else:  # other dropout than the first process's, which the checkpoint brought or the seed gave
+        torch.manual_seed(int(np.random.SeedSequence([seed, team.rank, progress.updates]).generate_state(1)[0]))
+    team.wait()  # until all have read the checkpoint that the first will replace
+    member, limit = team.wrap(model), options.micro_batch or options.batch
     clock = time.perf_counter() - progress.seconds
 
     def check() -> None:
         """Score validation, note it, keep the weights if they are the best so far."""
         done = progress.window / len(plans[progress.epoch])
-        scores = validate(predict_all(model, valid, options.batch, device, precision), valid.labels)
+        scores = validate(
+            predict_all(model, valid, options.micro_batch or options.batch, device, precision, team=team), valid.labels
+        )
         if not math.isfinite(scores["loss"]):
             raise UserError(f"epoch {progress.epoch + done:g}: the validation loss is {scores['loss']}; lower --lr")
         score = -scores["loss"] if options.best == "loss" else scores[options.best]
         better = score > progress.best_score
         if better:
             progress.best_score, progress.best_epoch, progress.checks_since_best = score, progress.epoch + done, 0
-            save_best(folder, model)
+            if first:
+                save_best(folder, model)
         else:
             progress.checks_since_best += 1
         learned = {"loss": progress.loss_sum / progress.seen, "accuracy": progress.correct / progress.seen}
@@ -218,13 +213,16 @@ def fit(
             "valid": scores,
             "best": better,
         }
-        journal.write(row)
+        if first:
+            journal.write(row)
         say(
             f"epoch {row['epoch']:g}: train loss {learned['loss']:.4f}, accuracy {learned['accuracy']:.1%}; validation "
             f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.1%}{' (best so far)' if better else ''}"
         )
 
     def save() -> None:
+        if not first:
+            return
         progress.journal_bytes = journal.sync()
         progress.seconds = time.perf_counter() - clock
         save_checkpoint(folder, progress, model, optimizers, scaler)
@@ -235,26 +233,24 @@ def fit(
     with Interrupt() as interrupt:
         while progress.epoch < options.epochs and not patience_is_over():
             plan = plans[progress.epoch]
-            pieces = split_windows(plan[progress.window :], options.micro_batch)
+            windows = plan[progress.window :]
+            pieces = split_windows([own_share(rows, team) for rows in windows], options.micro_batch)
             batches = load_batches(train, [rows for window in pieces for rows in window], pin=device.type == "cuda")
-            bar = tqdm(pieces, f"epoch {progress.epoch + 1}/{options.epochs}", len(plan), initial=progress.window,
+            bar = tqdm(zip(windows, pieces, strict=True), f"epoch {progress.epoch + 1}/{options.epochs}", len(plan), initial=progress.window,
                        unit=" updates", leave=False, disable=quiet or None)  # fmt: skip
             tokens, started = 0, time.perf_counter()
-            for window in bar:
+            for window, own in bar:
                 rate = options.lr * rate_share(progress.updates, updates, warmup, options.schedule)
                 set_rate(optimizers, rate)
-                batch = [next(batches).to(device) for _ in window]
+                batch = [next(batches).to(device) for _ in own]
+                if team.rank >= len(window):  # fewer texts than processes: this one has a text to keep pace, no more
+                    batch = [piece._replace(labels=torch.full_like(piece.labels, IGNORED)) for piece in batch]
                 try:
-                    step = train_step(
-                        model,
-                        batch,
-                        optimizers,
-                        scaler,
-                        precision,
-                        options.clip,
-                        class_weights,
-                        options.label_smoothing,
-                    )
+                    step, limit = within_memory(
+                        lambda parts: train_step(member, parts, optimizers, scaler, precision, options.clip,
+                                                 class_weights, options.label_smoothing, team),
+                        batch, limit, team, say,
+                    )  # fmt: skip
                 except FloatingPointError as error:
                     kept = f" (the last good state is {folder / NAME})" if (folder / NAME).exists() else ""
                     raise UserError(
@@ -263,23 +259,27 @@ def fit(
                     ) from error
                 progress.updates += step.stepped
                 progress.window += 1
-                texts = sum(map(len, window))
+                texts = len(window)
                 progress.seen += texts
                 progress.correct += step.correct
                 progress.loss_sum += step.loss * texts
                 norm = step.norm if step.stepped else None  # JSON has no infinity
-                journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": norm})
-                tokens += sum(int(lengths[rows].sum()) for rows in window)
+                if first:
+                    journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": norm})
+                tokens += int(lengths[window].sum())
                 bar.set_postfix(
                     loss=f"{progress.loss_sum / progress.seen:.3f}", accuracy=f"{progress.correct / progress.seen:.1%}",
                     rate=f"{rate:.1e}", tokens_s=f"{tokens / (time.perf_counter() - started):,.0f}", refresh=False,
                 )  # fmt: skip
                 due = options.check_every and progress.window % options.check_every == 0 and progress.window < len(plan)
+                asked = (
+                    interrupt.asked if team.size == 1 else team.total(torch.tensor(int(interrupt.asked), device=device))
+                )
                 if due:
                     check()
-                if due or interrupt.asked:
+                if due or asked:
                     save()
-                if interrupt.asked:
+                if asked:
                     bar.close()
                     raise KeyboardInterrupt(f"the state is saved in {folder}; go on with the same command and --resume")
                 if due and patience_is_over():
@@ -289,8 +289,34 @@ def fit(
                 progress.epoch, progress.window = progress.epoch + 1, 0
                 progress.loss_sum, progress.correct, progress.seen = 0.0, 0, 0
                 save()
+    team.wait()  # until the first process has written the best weights
     load_best(folder, model)
     return progress
+
+
+def within_memory(
+    step: Callable[[list[Batch]], Step], batch: Sequence[Batch], limit: int, team: Team, say: Callable[[str], None]
+) -> tuple[Step, int]:
+    """Take a step in micro-batches of at most `limit` texts; where the GPU's memory is too small for them, in halves.
+
+    Returns the step and the limit that fitted; the update is the same. Raises UserError when one text is too much.
+    """
+    while True:
+        try:
+            return step([part for piece in batch for part in piece.split(limit)]), limit
+        except torch.OutOfMemoryError as error:
+            largest = min(limit, max(len(piece.rows) for piece in batch))
+            if largest == 1 or team.size > 1:  # the other processes of a team cannot be told
+                raise UserError(f"out of GPU memory with {largest} texts at once; lower --micro-batch or --max-length"
+                                ", or give --gradient-checkpointing") from error  # fmt: skip
+        limit = largest // 2  # outside of `except`, whose error holds on to the tensors that filled the memory
+        torch.cuda.empty_cache()
+        say(f"out of GPU memory: going on with --micro-batch {limit}, the update stays the same")
+
+
+def own_share(rows: np.ndarray, team: Team) -> np.ndarray:
+    """This process's rows of a window; the window's first where there are too few for all."""
+    return team.share(rows) if team.rank < len(rows) else rows[:1]
 
 
 def split_windows(plan: Sequence[np.ndarray], micro_batch: int | None) -> list[list[np.ndarray]]:

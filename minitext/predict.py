@@ -10,16 +10,18 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitext.batches import Padder
+from minitext.device import pick_device
 from minitext.errors import UserError, first_line
+from minitext.evaluate import predict_all
 from minitext.feedforward import FeedForward
-from minitext.loop import predict_all
+from minitext.pretrained import load_classifier
 from minitext.static import StaticClassifier
 from minitext.tokens import encode, load_tokenizer, pad_id
 
-PREDICTION_BATCH = 64  # texts in a forward pass
+PREDICTION_BATCH = 16  # texts in a forward pass
 BAR = 30  # characters of a probability of 1
 
 
@@ -39,7 +41,8 @@ def load_run(folder: str | Path) -> Predictor:
         raise UserError(f"{folder}: not a finished run{hint}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return {"static": load_static, "scratch": load_scratch}[config["track"]](folder, config)
+        track = config["minitext"]["track"] if "minitext" in config else config["track"]
+        return {"static": load_static, "scratch": load_scratch, "finetune": load_finetune}[track](folder, config)
     # a file that is missing or not JSON, a setting or tensor that is missing or of the wrong shape
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: damaged ({first_line(error)}); train it again") from error
@@ -52,14 +55,28 @@ def load_static(folder: Path, config: dict) -> Predictor:
 
 def load_scratch(folder: Path, config: dict) -> Predictor:
     model = FeedForward.load(folder)
+    return Predictor(tuple(config["names"]), predict_tokens(model, folder, config["max_length"], config["truncate"]))
+
+
+def load_finetune(folder: Path, config: dict) -> Predictor:
+    names = tuple(config["id2label"][str(row)] for row in range(len(config["id2label"])))
+    model, _ = load_classifier(folder, names)
+    settings = config["minitext"]
+    return Predictor(names, predict_tokens(model, folder, settings["max_length"], settings["truncate"]))
+
+
+def predict_tokens(model: nn.Module, folder: Path, max_length: int, truncate: str) -> Callable[[Sequence[str]], Tensor]:
+    """What a run on tokens does with texts: the tokenizer beside it, padded batches, softmax; on a GPU if there is one."""
     tokenizer = load_tokenizer(str(folder))
+    device = pick_device("auto")
+    model.to(device)
 
     def predict(texts: Sequence[str]) -> Tensor:
-        ids = encode(tokenizer, texts, config["max_length"], config["truncate"])
+        ids = encode(tokenizer, texts, max_length, truncate)
         data = Padder(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokenizer))
-        return predict_all(model, data, PREDICTION_BATCH, torch.device("cpu"), torch.float32).softmax(dim=1)
+        return predict_all(model, data, PREDICTION_BATCH, device, torch.float32).softmax(dim=1)
 
-    return Predictor(tuple(config["names"]), predict)
+    return predict
 
 
 def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float]) -> str:

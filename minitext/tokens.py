@@ -25,6 +25,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # the ids 0..4 
 PAD_TOKENS = ("[PAD]", "<pad>")  # BERT's and RoBERTa's
 CONTINUED = "##"  # WordPiece's mark of a piece inside a word
 HEAD_SHARE = 4  # head+tail keeps 1/4 from the start: 128 of 510 tokens in Sun et al. 2019, section 5.3.1
+TRUNCATIONS = ("head", "tail", "head+tail")
 CHUNK = 1024  # texts encoded in one call, on all cores
 
 
@@ -46,7 +47,7 @@ class TokenOptions:
     tokenizer: str | None = option(None, "tokenizer.json, a folder with one, or a Hub id; without it one is trained")
     vocabulary: int = option(30_000, "word pieces of a trained tokenizer")
     max_length: int = option(4096, "most tokens of a text; special tokens count as well")
-    truncate: str = option("head", "what is kept of longer texts", choices=("head", "tail", "head+tail"))
+    truncate: str = option("head", "what is kept of longer texts", choices=TRUNCATIONS)
 
     def __post_init__(self) -> None:
         if self.max_length < 4:

@@ -1,0 +1,183 @@
+"""A pretrained BERT, fine-tuned: tokens, encoder, a head on the first token, and a loop with every step in sight.
+
+    python train_finetune.py --data imdb                                     bert-base on all of IMDB, as in the report
+    python train_finetune.py --data reviews.csv --model roberta-base         another of the family, your own texts
+    python train_finetune.py --data reviews.csv --model folder/ --resume     a checkpoint of yours; go on where it stopped
+    torchrun --nproc-per-node 8 train_finetune.py --data imdb                eight GPUs, the same update
+
+Writes a run into <out>: scores, figures, predictions, a report, and the model as transformers and the Hub know it.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from minitext import loop, run
+from minitext.batches import Padder
+from minitext.bert import initialise
+from minitext.corpus import DataOptions, Splits, describe_splits, load
+from minitext.device import pick_device, pick_precision
+from minitext.duplicates import check_twins
+from minitext.errors import UserError, exit_status
+from minitext.evaluate import predict_all
+from minitext.hub import fetch_checkpoint, open_repository, push
+from minitext.loop import fit, plan_training
+from minitext.optim import layer_groups
+from minitext.options import option, parse
+from minitext.predict import show_prediction
+from minitext.pretrained import load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.report import score_rows, text_table
+from minitext.team import join, leave
+from minitext.tokens import TRUNCATIONS, digest, encode, pad_id, special_ids
+
+CPU_MICRO_BATCH = 16  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """model"""
+
+    model: str = option("google-bert/bert-base-uncased", "Hub id, id@revision, or a folder with a checkpoint")
+    max_length: int = option(256, "most tokens of a text; special tokens count as well")
+    truncate: str = option("head", "what is kept of longer texts", choices=TRUNCATIONS)
+    dropout: float | None = option(None, "of hidden states and head (default: the checkpoint's)")
+    attention_dropout: float = option(0.0, "of attention weights; above 0 no fast attention kernel serves")
+    reinit: int = option(0, "top layers to draw anew (Zhang et al. 2021, arXiv:2006.05987, section 4)")
+    freeze: int = option(0, "bottom layers, and the embeddings, that stay as they are")
+    layer_decay: float = option(1.0, "learning rate of a layer as a share of the next one's (Sun et al. 2019, 5.3.3)")
+    gradient_checkpointing: bool = option(False, "less memory, a third more work (Chen et al. 2016, arXiv:1604.06174)")
+    compile: bool = option(False, "let torch.compile fuse each layer's kernels; takes a minute to start")
+    push: str | None = option(None, "upload the finished run to this Hub repository, user/name")
+
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise UserError(f"--max-length {self.max_length}: at least 4")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: a share lies from 0 to below 1")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"--layer-decay {self.layer_decay}: above 0, at most 1")
+        if min(self.reinit, self.freeze) < 0:
+            raise UserError("--reinit and --freeze are not below 0")
+
+
+@dataclass(frozen=True)
+class LoopOptions(loop.LoopOptions):
+    """training"""
+
+    optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
+    lr: float = option(3e-5, "peak learning rate")
+    weight_decay: float = option(0.01, "of matrices; biases and norms do not decay")
+
+
+@dataclass(frozen=True)
+class RunOptions(run.RunOptions):
+    """run"""
+
+    out: str = option("runs/finetune", "folder of the run")
+    resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
+
+
+def main() -> None:
+    options = parse(__doc__, data=DataOptions, model=ModelOptions, loop=LoopOptions, run=RunOptions)
+    device = pick_device(options.run.device)
+    precision = pick_precision(options.loop.precision, device)
+    team = join(device)  # one process, or those that torchrun started
+    job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
+    quiet = options.run.quiet or team.rank > 0
+    say = partial(run.say, quiet=quiet)
+    say(f"data: {options.data.data} · model: {options.model.model} · device: {device}, {precision}")
+    checkpoint = fetch_checkpoint(options.model.model)  # a wrong name fails now, not after the data has been read
+    if options.model.push and team.rank == 0:
+        open_repository(options.model.push)
+
+    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
+    splits, twins = check_twins(load(options.data, options.run.seed), options.data.drop_duplicates)
+    facts = {"texts": describe_splits(splits), "texts in two parts": twins}
+    say(f"texts: {facts['texts']}")
+    say(f"texts in two parts: {facts['texts in two parts']}")
+
+    # Model. A head that is new, or a layer drawn anew, is drawn after seeding: the same seed gives the same weights.
+    torch.manual_seed(options.run.seed)
+    chosen = options.model
+    model, lines = load_classifier(checkpoint, splits.train.names, chosen.attention_dropout, chosen.dropout)
+    encoder = model.encoder
+    if max(chosen.reinit, chosen.freeze) > len(encoder.layers) or chosen.max_length > model.config.longest:
+        raise UserError(f"{chosen.model}: has {len(encoder.layers)} layers (--reinit, --freeze) and room for texts of "
+                        f"{model.config.longest} tokens (--max-length)")  # fmt: skip
+    for layer in list(encoder.layers)[len(encoder.layers) - chosen.reinit :]:
+        initialise(layer, model.config.init_std)
+    if chosen.freeze:
+        encoder.requires_grad_(False)
+        encoder.layers[chosen.freeze :].requires_grad_(True)
+    encoder.checkpointing = chosen.gradient_checkpointing
+    model.to(device)
+    if chosen.compile:
+        for layer in encoder.layers:
+            layer.compile(dynamic=True)
+    for line in lines:
+        say(f"model: {line}")
+    facts["model"] = f"{chosen.model}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
+    say(f"model: {facts['model']}")
+
+    # Tokens, by the checkpoint's own tokenizer; each text is cut to what the encoder may see.
+    start = time.perf_counter()
+    tokenizer = load_hub_tokenizer(checkpoint)
+    if tokenizer.get_vocab_size() > model.config.vocabulary:
+        raise UserError(f"{chosen.model}: its tokenizer has {tokenizer.get_vocab_size():,} word pieces, its encoder "
+                        f"{model.config.vocabulary:,}; the two are not from one checkpoint")  # fmt: skip
+    if not all(special_ids(tokenizer)):
+        raise UserError(f"{chosen.model}: its tokenizer puts no token before and after a text, which the head needs")
+    encoded = [encode(tokenizer, part.texts, chosen.max_length, chosen.truncate, quiet) for part in splits]
+    facts["tokens"] = (
+        ", ".join(f"{name} {len(part.ids):,}" for name, part in zip(Splits._fields, encoded, strict=True))
+        + f"; {sum(len(part.ids) for part in encoded) / sum(map(len, (part.texts for part in splits))):.0f} a text"
+    )
+    say(f"tokens: {facts['tokens']}, {time.perf_counter() - start:.1f} s")
+    fixed = chosen.max_length if options.loop.pad == "fixed" else None
+    train, valid, test = (
+        Padder(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
+        for ids, corpus in zip(encoded, splits, strict=True)
+    )
+
+    # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
+    settings = options.loop
+    if settings.micro_batch is None and device.type == "cpu":
+        settings = replace(settings, micro_batch=min(CPU_MICRO_BATCH, settings.batch))
+    plan_training(encoded[0].lengths().numpy(), settings, options.run.seed)
+    if team.rank == 0:
+        job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer), processes=team.size))
+    team.wait()
+    groups = layer_groups(model, settings.weight_decay, chosen.layer_decay)
+    progress = fit(
+        model, train, valid, settings, options.run.seed, device, precision, job.folder, say, quiet, team, groups
+    )
+    facts["kept"] = f"epoch {progress.best_epoch:g}, the best on validation by {settings.best}"
+    facts["trained in"] = f"{progress.seconds:.1f} s with checks, {progress.updates:,} updates"
+
+    # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    texts_at_once = settings.micro_batch or settings.batch
+    probabilities = [
+        predict_all(model, part, texts_at_once, device, precision, quiet, team).softmax(dim=1).numpy()
+        for part in (train, valid, test)
+    ]
+    if team.rank == 0:
+        save_model(
+            model, tokenizer, job.folder, read_json(checkpoint / "config.json"), splits.train.names,
+            track="finetune", max_length=chosen.max_length, truncate=chosen.truncate,
+        )  # fmt: skip
+        scores = job.finish(splits, probabilities, facts)
+        say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
+        say(f"\n{show_prediction(splits.test.texts[0], splits.test.names, probabilities[-1][0].tolist())}")
+        say(f"  the label: {splits.test.names[splits.test.labels[0]]}")
+        say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
+        if chosen.push:
+            say(f"\npushed to {push(job.out, chosen.push)}")
+    leave(team)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
