@@ -2,7 +2,7 @@
 
     python train_finetune.py --data imdb                                     bert-base on all of IMDB, as in the report
     python train_finetune.py --data reviews.csv --model roberta-base         another of the family, your own texts
-    python train_finetune.py --data reviews.csv --model folder/ --resume     a checkpoint of yours; go on where it stopped
+    python train_finetune.py --data reviews.csv --model folder/ --resume     your own checkpoint; go on where it stopped
     torchrun --nproc-per-node 8 train_finetune.py --data imdb                eight GPUs, the same update
 
 Writes a run into <out>: scores, figures, predictions, a report, and the model as transformers and the Hub know it.

@@ -88,6 +88,14 @@ def hub_errors(source: str) -> Iterator[None]:
         raise UserError(f"{source}: the Hub refused ({first_line(error)})") from error
 
 
+def open_repository(repository: str) -> None:
+    """Make a repository on the Hub if there is none; called before training, so that a wrong name fails at once."""
+    from huggingface_hub import create_repo
+
+    with hub_errors(repository):
+        create_repo(repository, exist_ok=True)
+
+
 def push(folder: Path, repository: str) -> str:
     """Upload a finished run to the Hub, its report as the model card; returns the address.
 
@@ -100,7 +108,6 @@ def push(folder: Path, repository: str) -> str:
     files = {name: folder / name for name in names} | {"README.md": folder / "report.md"}
     with hub_errors(repository):
         api = HfApi()
-        api.create_repo(repository, exist_ok=True)
         api.create_commit(
             repository,
             [CommitOperationAdd(name, str(path)) for name, path in files.items()],

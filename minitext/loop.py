@@ -236,8 +236,10 @@ def fit(
             windows = plan[progress.window :]
             pieces = split_windows([own_share(rows, team) for rows in windows], options.micro_batch)
             batches = load_batches(train, [rows for window in pieces for rows in window], pin=device.type == "cuda")
-            bar = tqdm(zip(windows, pieces, strict=True), f"epoch {progress.epoch + 1}/{options.epochs}", len(plan), initial=progress.window,
-                       unit=" updates", leave=False, disable=quiet or None)  # fmt: skip
+            bar = tqdm(
+                zip(windows, pieces, strict=True), f"epoch {progress.epoch + 1}/{options.epochs}", len(plan),
+                initial=progress.window, unit=" updates", leave=False, disable=quiet or None,
+            )  # fmt: skip
             tokens, started = 0, time.perf_counter()
             for window, own in bar:
                 rate = options.lr * rate_share(progress.updates, updates, warmup, options.schedule)

@@ -66,7 +66,7 @@ def load_finetune(folder: Path, config: dict) -> Predictor:
 
 
 def predict_tokens(model: nn.Module, folder: Path, max_length: int, truncate: str) -> Callable[[Sequence[str]], Tensor]:
-    """What a run on tokens does with texts: the tokenizer beside it, padded batches, softmax; on a GPU if there is one."""
+    """What a run on tokens does with texts: tokenizer, padded batches, softmax; on a GPU if there is one."""
     tokenizer = load_tokenizer(str(folder))
     device = pick_device("auto")
     model.to(device)

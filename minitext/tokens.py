@@ -64,9 +64,12 @@ def load_tokenizer(source: str) -> Tokenizer:
     elif not path.exists():
         path = download_tokenizer(source)
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{path}: cannot be read as a tokenizer ({error}); give a tokenizer.json") from error
+    tokenizer.no_padding()  # some files ask for a fixed length, whatever the text
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def download_tokenizer(repository: str) -> Path:
@@ -134,8 +137,6 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate
     `max_length` counts these as well. `truncate` says which of a longer text's tokens are kept: `head`, `tail`, or
     `head+tail` (Sun et al. 2019, "How to fine-tune BERT for text classification", section 5.3.1).
     """
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     before, after = special_ids(tokenizer)
     room = max_length - len(before) - len(after)
     flat, lengths = [np.empty(0, dtype=np.int32)], []
