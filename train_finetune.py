@@ -90,6 +90,8 @@ def main() -> None:
     quiet = options.run.quiet or team.rank > 0
     say = partial(run.say, quiet=quiet)
     say(f"data: {options.data.data} · model: {options.model.model} · device: {device}, {precision}")
+    if options.data.data == "sample":
+        say("      (a small sample; the real thing: --data imdb)")
     checkpoint = fetch_checkpoint(options.model.model)  # a wrong name fails now, not after the data has been read
     if options.model.push and team.rank == 0:
         open_repository(options.model.push)

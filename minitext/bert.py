@@ -140,7 +140,8 @@ class Encoder(nn.Module):
         """
         mask = mask.clone()
         mask[:, 0] = True
-        if can_pack(ids.device):
+        drops_attention = self.training and self.config.attention_dropout > 0  # which the packed kernel cannot
+        if can_pack(ids.device) and not drops_attention:
             return self.forward_packed(ids, mask, first_only)
         layout = Layout(None if mask.all() else mask[:, None, None, :])
         hidden = self.encode(self.embed(ids, torch.arange(ids.shape[1], device=ids.device)), layout, first_only)
