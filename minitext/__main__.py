@@ -11,6 +11,9 @@ from minitext.errors import UserError, exit_status
 from minitext.glove_train import TrainOptions, train_vectors
 from minitext.options import add_group, fill
 from minitext.predict import json_prediction, load_run, show_prediction
+from minitext.pretrain import LoopOptions as PretrainLoopOptions
+from minitext.pretrain import PretrainOptions, PretrainRunOptions
+from minitext.pretrain import pretrain as pretrain_bert
 
 CHUNK = 256  # texts predicted at once
 
@@ -52,6 +55,13 @@ def train(arguments: argparse.Namespace) -> None:
     train_vectors(fill(TrainOptions, arguments))
 
 
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Train a masked language model on texts (Devlin et al. 2019); `train_finetune.py --model` takes the result."""
+    pretrain_bert(
+        fill(PretrainOptions, arguments), fill(PretrainLoopOptions, arguments), fill(PretrainRunOptions, arguments)
+    )
+
+
 def plot(arguments: argparse.Namespace) -> None:
     """Draw a run's figures again from its saved numbers."""
     from minitext.plots import draw  # here: matplotlib is slow to import, and the other commands do without
@@ -86,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("word")
     command.add_argument("-k", type=int, default=10, metavar="COUNT", help="how many (default: 10)")
     command.set_defaults(act=nearest)
+
+    command = commands.add_parser("pretrain", help="a BERT from texts without labels", description=pretrain.__doc__)
+    for settings in (PretrainOptions, PretrainLoopOptions, PretrainRunOptions):
+        add_group(command, settings)
+    command.set_defaults(act=pretrain)
 
     command = commands.add_parser("plot", help="draw a run's figures again", description=plot.__doc__)
     command.add_argument("run")

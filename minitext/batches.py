@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64
     rows: Tensor  # (B,) int64, the texts' places in the data
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What the model is given."""
+        return self.ids, self.mask
+
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
@@ -82,6 +87,10 @@ class Padder:
     pad: int  # the id of padding
     length: int | None = None  # pad every batch to this many tokens; None: to the longest of the batch
 
+    def at_epoch(self, epoch: int) -> "Padder":
+        """The same in each epoch; pretraining hides other tokens in each."""
+        return self
+
     def __call__(self, rows: Sequence[int]) -> Batch:
         chosen = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
         starts = self.data.offsets[chosen]  # (B,)
@@ -98,7 +107,7 @@ def load_batches(padder: Padder, batches: Sequence[np.ndarray], pin: bool = Fals
     """A DataLoader over planned batches. `pin` readies them for an asynchronous copy to a GPU."""
     # its own generator: by default a loader draws from the global one, which would move the dropout of a resumed run
     loader = DataLoader(
-        range(len(padder.labels)),
+        range(len(padder.data.offsets) - 1),
         batch_sampler=batches,
         collate_fn=padder,
         pin_memory=pin,

@@ -35,16 +35,13 @@ IGNORED = -1  # the label of a text that fills up the share of a process which h
 
 
 @dataclass(frozen=True)
-class LoopOptions:
+class FitOptions:
     """training"""
 
     epochs: int = option(10, "passes over the training texts")
     batch: int = option(64, "texts that one update sees")
     micro_batch: int | None = option(None, "texts in memory at once; the update stays the same (default: --batch)")
     batch_tokens: int | None = option(None, "most tokens, padding included, that one update sees")
-    pad: str = option(
-        "longest", "pad a batch to its longest text, or all to --max-length", choices=("longest", "fixed")
-    )
     optimizer: str = option("adam", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(3e-3, "peak learning rate")
     weight_decay: float = option(0.0, "of matrices; biases and norms do not decay")
@@ -52,7 +49,6 @@ class LoopOptions:
     schedule: str = option("linear", "the rate after warmup", choices=SCHEDULES)
     clip: float = option(1.0, "most L2 norm of the gradients")
     label_smoothing: float = option(0.0, "share of a label's probability that is spread over all classes")
-    class_weights: str = option("equal", "balanced: rare classes weigh more", choices=("equal", "balanced"))
     check_every: int | None = option(None, "updates between checks on validation (default: an epoch)")
     best: str = option("accuracy", "what decides on the best check", choices=("accuracy", "macro_f1", "loss"))
     patience: int | None = option(None, "stop after this many checks without a better one")
@@ -74,13 +70,31 @@ class LoopOptions:
             raise UserError(f"--micro-batch {self.micro_batch}: more than --batch {self.batch}")
 
 
+@dataclass(frozen=True)
+class LoopOptions(FitOptions):
+    """training"""
+
+    class_weights: str = option("equal", "balanced: rare classes weigh more", choices=("equal", "balanced"))
+    pad: str = option(
+        "longest", "pad a batch to its longest text, or all to --max-length", choices=("longest", "fixed")
+    )
+
+
+class Task(NamedTuple):
+    """What is learned, where it is not the class of a text."""
+
+    check: Callable[[], dict[str, float]]  # scores on validation, `loss` among them, in nats a label
+    weights: Tensor  # (classes,) float32, of each label in the loss
+
+
 class Step(NamedTuple):
     """What one update did."""
 
     loss: float  # mean over the window, in nats
-    correct: int  # texts of the window that were predicted right, dropout on
+    correct: int  # labels of the window that were predicted right, dropout on
     norm: float  # of the gradients, before clipping
     stepped: bool  # False where the loss scaler found an overflow and left the weights alone
+    labels: int  # of the window: one a text, or one a hidden token
 
 
 def train_step(
@@ -105,14 +119,14 @@ def train_step(
     for optimizer in optimizers:
         optimizer.zero_grad()
     weight = team.total(sum(class_weights[batch.labels.clamp_min(0)][batch.labels >= 0].sum() for batch in window))
-    loss_sum, correct = 0.0, 0
+    loss_sum, correct, labels = 0.0, 0, 0
     for batch in window:
         last = batch is window[-1]  # before it, gradients only add up here; with it, they are averaged over the team
         with (
             nullcontext() if team.size == 1 or last else model.no_sync(),
             torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32),
         ):
-            logits = model(batch.ids, batch.mask)  # (B, C)
+            logits = model(*batch.inputs)  # (B, C)
         loss = F.cross_entropy(
             logits.to(class_weights.dtype),
             batch.labels,
@@ -124,7 +138,9 @@ def train_step(
         scaler.scale(loss * team.size / weight).backward()  # `size`, since a team's gradients are averaged, not added
         loss_sum += loss.detach() / weight
         correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
-    loss_sum, correct = team.total(torch.stack([loss_sum, correct.to(loss_sum.dtype)])).tolist()
+        labels += (batch.labels >= 0).sum()
+    sums = [loss_sum, correct.to(loss_sum.dtype), labels.to(loss_sum.dtype)]
+    loss_sum, correct, labels = team.total(torch.stack(sums)).tolist()
     if not math.isfinite(loss_sum):
         raise FloatingPointError(f"the loss is {loss_sum}")
 
@@ -138,7 +154,7 @@ def train_step(
         for optimizer in optimizers:
             scaler.step(optimizer)
     scaler.update()  # a smaller scale after an overflow, from time to time a larger one
-    return Step(loss_sum, int(correct), norm, finite)
+    return Step(loss_sum, int(correct), norm, finite, int(labels))
 
 
 def plan_training(lengths: np.ndarray, options: LoopOptions, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
@@ -164,6 +180,7 @@ def fit(
     quiet: bool = False,
     team: Team = ALONE,
     groups: list[dict] | None = None,
+    task: Task | None = None,
 ) -> Progress:
     """Train until the last epoch, or until patience ends; `model` then holds the weights of the best check.
 
@@ -171,14 +188,16 @@ def fit(
     stopped and resumed run ends with the same bits as an uninterrupted one (on the CPU), since the order of batches
     depends on (seed, epoch) alone and the checkpoint holds everything else. Raises KeyboardInterrupt after Ctrl-C, when
     the state is saved, and UserError when the loss is not finite. `groups` are the optimizer's parameter groups where
-    the usual two do not serve. In a team every process calls this; the first one writes.
+    the usual two do not serve, `task` what is learned where it is not the class of a text. In a team every process
+    calls this; the first one writes.
     """
     first = team.rank == 0
     lengths = train.data.lengths().numpy()
     plans, updates, warmup = plan_training(lengths, options, seed)
     optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay, groups)
     scaler = GradScaler(device.type, enabled=precision == torch.float16)
-    class_weights = weigh_classes(train.labels, valid.labels, options.class_weights).to(device)
+    weights = task.weights if task else weigh_classes(train.labels, valid.labels, options.class_weights)
+    weights = weights.to(device)
     journal = Journal(folder / "journal.jsonl") if first else None
     progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else Progress()
     if first:
@@ -186,15 +205,17 @@ def fit(
     else:  # other dropout than the first process's, which the checkpoint brought or the seed gave
         torch.manual_seed(int(np.random.SeedSequence([seed, team.rank, progress.updates]).generate_state(1)[0]))
     team.wait()  # until all have read the checkpoint that the first will replace
-    member, limit = team.wrap(model), options.micro_batch or options.batch
+    member, at_once = team.wrap(model), options.micro_batch or options.batch
+    limit = at_once
     clock = time.perf_counter() - progress.seconds
 
     def check() -> None:
         """Score validation, note it, keep the weights if they are the best so far."""
         done = progress.window / len(plans[progress.epoch])
-        scores = validate(
-            predict_all(model, valid, options.micro_batch or options.batch, device, precision, team=team), valid.labels
-        )
+        if task:
+            scores = task.check()
+        else:
+            scores = validate(predict_all(model, valid, at_once, device, precision, team=team), valid.labels)
         if not math.isfinite(scores["loss"]):
             raise UserError(f"epoch {progress.epoch + done:g}: the validation loss is {scores['loss']}; lower --lr")
         score = -scores["loss"] if options.best == "loss" else scores[options.best]
@@ -235,7 +256,11 @@ def fit(
             plan = plans[progress.epoch]
             windows = plan[progress.window :]
             pieces = split_windows([own_share(rows, team) for rows in windows], options.micro_batch)
-            batches = load_batches(train, [rows for window in pieces for rows in window], pin=device.type == "cuda")
+            batches = load_batches(
+                train.at_epoch(progress.epoch),
+                [rows for window in pieces for rows in window],
+                pin=device.type == "cuda",
+            )
             bar = tqdm(
                 zip(windows, pieces, strict=True), f"epoch {progress.epoch + 1}/{options.epochs}", len(plan),
                 initial=progress.window, unit=" updates", leave=False, disable=quiet or None,
@@ -250,7 +275,7 @@ def fit(
                 try:
                     step, limit = within_memory(
                         lambda parts: train_step(member, parts, optimizers, scaler, precision, options.clip,
-                                                 class_weights, options.label_smoothing, team),
+                                                 weights, options.label_smoothing, team),
                         batch, limit, team, say,
                     )  # fmt: skip
                 except FloatingPointError as error:
@@ -261,10 +286,9 @@ def fit(
                     ) from error
                 progress.updates += step.stepped
                 progress.window += 1
-                texts = len(window)
-                progress.seen += texts
+                progress.seen += step.labels
                 progress.correct += step.correct
-                progress.loss_sum += step.loss * texts
+                progress.loss_sum += step.loss * step.labels
                 norm = step.norm if step.stepped else None  # JSON has no infinity
                 if first:
                     journal.write({"update": progress.updates, "loss": step.loss, "rate": rate, "norm": norm})

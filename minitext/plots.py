@@ -53,7 +53,7 @@ def curves(rows: list[dict]) -> Figure:
     figure, axes = new_figure(2, 9, 3.6)
     unit = "epoch" if "epoch" in rows[0] else "iteration"
     kept = next((row[unit] for row in reversed(rows) if row.get("best")), None)  # later ones replaced earlier ones
-    for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats a text)", "accuracy"), strict=True):
+    for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy"), strict=True):
         for part, colour, marker in (("train", BLUE, "o"), ("valid", ORANGE, "s")):
             points = [(row[unit], row[part][key]) for row in rows if part in row]
             few = len(points) <= 30
