@@ -49,15 +49,16 @@ class BertConfig:
     attention_dropout: float = 0.1  # of attention weights
     head_dropout: float = 0.1
     head_activation: str = "tanh"
+    masked_lm_activation: str | None = None  # None: activation
     head_drops_first: bool = False  # RoBERTa's and ELECTRA's heads drop out before their first matrix as well
     init_std: float = 0.02  # of new weights
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise UserError(f"a width of {self.width} cannot be shared by {self.heads} attention heads")
-        for name in ("activation", "head_activation"):
-            if getattr(self, name) not in ACTIVATIONS:
-                raise UserError(f"activation {getattr(self, name)!r}: known are {', '.join(ACTIVATIONS)}")
+        for name in filter(None, (self.activation, self.head_activation, self.masked_lm_activation)):
+            if name not in ACTIVATIONS:
+                raise UserError(f"activation {name!r}: known are {', '.join(ACTIVATIONS)}")
 
     @property
     def longest(self) -> int:
@@ -114,7 +115,8 @@ class MaskedLM(nn.Module):
         all tokens they would be most of the work.
         """
         hidden = self.encoder(ids, mask)[chosen]  # (M, H)
-        hidden = self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden)))  # (M, E)
+        activation = ACTIVATIONS[self.config.masked_lm_activation or self.config.activation]
+        hidden = self.norm(activation(self.dense(hidden)))  # (M, E)
         return F.linear(hidden, self.encoder.tokens.weight, self.bias)  # tied (Press & Wolf 2017)
 
 

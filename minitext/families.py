@@ -4,7 +4,7 @@ In: a Hub `config.json`. Out: a `BertConfig`, and for each of our tensors the na
 member of the family is a row here, not a copy of the encoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from minitext.bert import BertConfig
@@ -55,7 +55,8 @@ def robertas(name: str) -> Family:
     """RoBERTa (Liu et al. 2019), CamemBERT and XLM-RoBERTa: one shape, other texts and tokenizers."""
     return Family(
         "roberta.", BERT_LAYER, "encoder.layer", DENSE_AND_OUT, ROBERTA_LM,
-        f"{name}ForSequenceClassification", f"{name}ForMaskedLM", {"head_drops_first": True},
+        f"{name}ForSequenceClassification", f"{name}ForMaskedLM",
+        {"head_drops_first": True, "masked_lm_activation": "gelu"},
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ SETTINGS = {
 def family_of(config: Mapping, source: str) -> Family:
     """Raises UserError, with the list of what is served, for a model type outside the family."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{source}: model type {kind!r} is not served; served are {', '.join(FAMILIES)}")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UserError(f"{source}: relative positions and decoders are not served")
@@ -111,20 +112,22 @@ def family_of(config: Mapping, source: str) -> Family:
 def read_config(config: Mapping, source: str) -> BertConfig:
     """A `BertConfig` from the contents of a Hub `config.json`; `source` is named in errors."""
     family = family_of(config, source)
-    values = {}
-    for ours, (names, default) in SETTINGS.items():
-        value = next((config[name] for name in names if config.get(name) is not None), default)
-        if type(value) is not type(default) and not (isinstance(default, float) and isinstance(value, int)):
-            raise UserError(f"{source}: {names[0]} is {value!r}, not {type(default).__name__}")
-        values[ours] = value
-    values["types"] = config.get("type_vocab_size", 2)
+    values = {ours: setting(config, names, default, source) for ours, (names, default) in SETTINGS.items()}
+    values["types"] = setting(config, ("type_vocab_size",), 2, source)
     if family.prefix == "roberta.":
-        values["first_position"] = config.get("pad_token_id", 1) + 1
-    embedding = config.get("embedding_size", values["width"])
+        values["first_position"] = setting(config, ("pad_token_id",), 1, source) + 1
+    embedding = setting(config, ("embedding_size",), values["width"], source)
     values["token_width"] = embedding if embedding != values["width"] else None
-    head = config.get("classifier_dropout", config.get("seq_classif_dropout"))
-    values["head_dropout"] = values["dropout"] if head is None else head
-    return BertConfig(**{**values, **family.special})
+    head = setting(config, ("classifier_dropout", "seq_classif_dropout"), float(values["dropout"]), source)
+    return BertConfig(**{**values, "head_dropout": head, **family.special})
+
+
+def setting(config: Mapping, names: Sequence[str], default: object, source: str) -> object:
+    """What a `config.json` has under the first of `names` that it uses; a type other than the default's is refused."""
+    name, value = next(((name, config[name]) for name in names if config.get(name) is not None), (names[0], default))
+    if type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
+        raise UserError(f"{source}: {name} is {value!r}, not {type(default).__name__}")
+    return value
 
 
 def hub_names(ours: str, family: Family, masked_lm: bool) -> tuple[str, ...]:

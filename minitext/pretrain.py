@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, processors
 from torch import nn
 
-from minitext import loop
+from minitext import glove, loop
 from minitext.batches import Padder, load_batches, plan_evaluation
 from minitext.bert import BertConfig, MaskedLM
 from minitext.checkpoint import BEST
@@ -27,6 +27,7 @@ from minitext.device import pick_device, pick_precision
 from minitext.errors import UserError
 from minitext.families import FAMILIES, family_of, read_config, write_config
 from minitext.files import write_text
+from minitext.glove import Vectors
 from minitext.glove_train import read_texts
 from minitext.hub import fetch_checkpoint
 from minitext.loop import fit, plan_training
@@ -55,6 +56,7 @@ class PretrainOptions:
     layers: int = option(4, "layers of a new encoder")
     heads: int = option(4, "attention heads of a new encoder")
     positions: int = option(512, "longest text that a new encoder can read, in tokens")
+    vectors: str | None = option(None, "start a new encoder's tokens from word vectors of its width: a name, or a file")
     max_length: int = option(128, "tokens of a block; texts are packed end to end")
     held_out: float = option(0.01, "share of the texts that is only checked on")
 
@@ -63,6 +65,8 @@ class PretrainOptions:
             least = {"vocabulary": 100, "max_length": 8}.get(name, 1)
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}")
+        if self.vectors and self.model:
+            raise UserError("--vectors start a new encoder; --model goes on with one that has its own")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out {self.held_out}: a share between 0 and 1")
 
@@ -154,7 +158,24 @@ def from_nothing(options: PretrainOptions, texts: Sequence[str]) -> tuple[Masked
     config = BertConfig(
         tokenizer.get_vocab_size(), options.width, options.layers, options.heads, 4 * options.width, options.positions
     )
-    return MaskedLM(config), tokenizer, write_config(config)
+    model = MaskedLM(config)
+    if options.vectors:
+        start_from(model, tokenizer, glove.read(options.vectors, tokenizer.get_vocab()))
+    return model, tokenizer, write_config(config)
+
+
+@torch.no_grad()
+def start_from(model: MaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
+    """Copy the vectors of tokens that are words, scaled to the spread that new weights have; the others stay as drawn.
+
+    What stands near what is then known from the start, and need not be found out through the layers.
+    """
+    if vectors.table.shape[1] != model.config.embedding_width:
+        raise UserError(f"--vectors are {vectors.table.shape[1]} wide, the encoder is {model.config.embedding_width}; "
+                        "give --width accordingly")  # fmt: skip
+    known = [(row, vectors.index[token]) for token, row in tokenizer.get_vocab().items() if token in vectors.index]
+    rows, places = torch.tensor(known, dtype=torch.int64).reshape(-1, 2).T
+    model.encoder.tokens.weight[rows] = vectors.table[places] * (model.config.init_std / vectors.table.std())
 
 
 def going_on(source: str) -> tuple[MaskedLM, Tokenizer, dict]:
