@@ -1,37 +1,33 @@
 """The training loop, every step in plain sight; the from-scratch network and BERT are trained by the same lines.
 
 In: a model that maps `(B, T)` ids and their mask to `(B, C)` logits, and batches. Out: the weights of the best check on
-validation, and a journal. A window is what one update sees (`--batch` texts); it is worked off in micro-batches, as
-many texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size.
+validation, and a journal. A window is what one update sees (`--batch` texts); it is worked off in micro-batches, as many
+texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size. The update is in `step.py`.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 from tqdm import tqdm
 
-from minitext.batches import Batch, Padder, load_batches, plan_epoch
+from minitext.batches import Padder, load_batches, plan_epoch
 from minitext.checkpoint import NAME, Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from minitext.errors import UserError
 from minitext.evaluate import predict_all, validate
 from minitext.interrupt import Interrupt
 from minitext.journal import Journal
-from minitext.optim import SCHEDULES, build_optimizers, clip_gradients, rate_share, set_rate, warmup_updates
+from minitext.optim import SCHEDULES, build_optimizers, rate_share, set_rate, warmup_updates
 from minitext.options import option
+from minitext.step import IGNORED, train_step, within_memory
 from minitext.team import ALONE, Team
-
-IGNORED = -1  # the label of a text that fills up the share of a process which has none
 
 
 @dataclass(frozen=True)
@@ -85,76 +81,6 @@ class Task(NamedTuple):
 
     check: Callable[[], dict[str, float]]  # scores on validation, `loss` among them, in nats a label
     weights: Tensor  # (classes,) float32, of each label in the loss
-
-
-class Step(NamedTuple):
-    """What one update did."""
-
-    loss: float  # mean over the window, in nats
-    correct: int  # labels of the window that were predicted right, dropout on
-    norm: float  # of the gradients, before clipping
-    stepped: bool  # False where the loss scaler found an overflow and left the weights alone
-    labels: int  # of the window: one a text, or one a hidden token
-
-
-def train_step(
-    model: nn.Module,
-    window: Sequence[Batch],
-    optimizers: Sequence[Optimizer],
-    scaler: GradScaler,
-    precision: torch.dtype,
-    clip: float,
-    class_weights: Tensor,
-    label_smoothing: float = 0.0,
-    team: Team = ALONE,
-) -> Step:
-    """One update from a window of micro-batches, the same as from one batch of all their texts.
-
-    The loss is summed over each micro-batch and divided by the whole window's weight. (The mean of the micro-batches'
-    means would weigh a short last one like a full one.) `class_weights`: (C,). Labels below 0 do not count. In a team
-    `window` is this process's share, `model` averages gradients over the processes, and the Step is the whole window's.
-    Raises FloatingPointError, before any weight has changed, where the loss or the gradient is not finite.
-    """
-    model.train()
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    weight = team.total(sum(class_weights[batch.labels.clamp_min(0)][batch.labels >= 0].sum() for batch in window))
-    loss_sum, correct, labels = 0.0, 0, 0
-    for batch in window:
-        last = batch is window[-1]  # before it, gradients only add up here; with it, they are averaged over the team
-        with (
-            nullcontext() if team.size == 1 or last else model.no_sync(),
-            torch.autocast(batch.ids.device.type, precision, enabled=precision != torch.float32),
-        ):
-            logits = model(*batch.inputs)  # (B, C)
-        loss = F.cross_entropy(
-            logits.to(class_weights.dtype),
-            batch.labels,
-            class_weights,
-            reduction="sum",
-            ignore_index=IGNORED,
-            label_smoothing=label_smoothing,
-        )
-        scaler.scale(loss * team.size / weight).backward()  # `size`, since a team's gradients are averaged, not added
-        loss_sum += loss.detach() / weight
-        correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
-        labels += (batch.labels >= 0).sum()
-    sums = [loss_sum, correct.to(loss_sum.dtype), labels.to(loss_sum.dtype)]
-    loss_sum, correct, labels = team.total(torch.stack(sums)).tolist()
-    if not math.isfinite(loss_sum):
-        raise FloatingPointError(f"the loss is {loss_sum}")
-
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
-    norm = clip_gradients(model.parameters(), clip)
-    finite = math.isfinite(norm)
-    if not finite and not scaler.is_enabled():
-        raise FloatingPointError(f"the gradient's norm is {norm}")
-    if finite:  # else float16 overflowed: no optimizer may step, also not one whose own gradients are finite
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-    scaler.update()  # a smaller scale after an overflow, from time to time a larger one
-    return Step(loss_sum, int(correct), norm, finite, int(labels))
 
 
 def plan_training(lengths: np.ndarray, options: LoopOptions, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
@@ -318,26 +244,6 @@ def fit(
     team.wait()  # until the first process has written the best weights
     load_best(folder, model)
     return progress
-
-
-def within_memory(
-    step: Callable[[list[Batch]], Step], batch: Sequence[Batch], limit: int, team: Team, say: Callable[[str], None]
-) -> tuple[Step, int]:
-    """Take a step in micro-batches of at most `limit` texts; where the GPU's memory is too small for them, in halves.
-
-    Returns the step and the limit that fitted; the update is the same. Raises UserError when one text is too much.
-    """
-    while True:
-        try:
-            return step([part for piece in batch for part in piece.split(limit)]), limit
-        except torch.OutOfMemoryError as error:
-            largest = min(limit, max(len(piece.rows) for piece in batch))
-            if largest == 1 or team.size > 1:  # the other processes of a team cannot be told
-                raise UserError(f"out of GPU memory with {largest} texts at once; lower --micro-batch or --max-length"
-                                ", or give --gradient-checkpointing") from error  # fmt: skip
-        limit = largest // 2  # outside of `except`, whose error holds on to the tensors that filled the memory
-        torch.cuda.empty_cache()
-        say(f"out of GPU memory: going on with --micro-batch {limit}, the update stays the same")
 
 
 def own_share(rows: np.ndarray, team: Team) -> np.ndarray:

@@ -9,10 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
@@ -52,8 +51,9 @@ def read_json(path: Path) -> dict:
 
 def shards(index: Path) -> list[str]:
     """The files that an index of a sharded checkpoint names."""
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    outside = [name for name in names if Path(name).name != name]
+    places = read_json(index).get("weight_map")
+    names = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+    outside = [name for name in names if Path(name).name != name or name in ("", "..")]
     if outside or not names:
         raise UserError(f"{index}: names {'files outside its folder' if outside else 'no files'}")
     return names
@@ -68,16 +68,25 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            else:
-                tensors |= torch.load(path, map_location="cpu", weights_only=True)  # runs no code from the file
+            tensors |= read_tensors(path)
+        except PermissionError:
+            raise
         except FileNotFoundError as error:
             raise UserError(f"{path}: missing, though {found.name} names it; fetch the checkpoint again") from error
-        except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, UnpicklingError) as error:
+        except Exception as error:  # torch.load raises whatever its unpickler stumbles over
             raise UserError(f"{path}: damaged ({first_line(error)}); fetch the checkpoint again") from error
     return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file by their names; no code from the file is run."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ValueError("holds other things than tensors by their names")
+    return {str(name): tensor for name, tensor in tensors.items()}
 
 
 def rename(name: str, family: Family) -> str:
@@ -102,18 +111,19 @@ def load_weights(
     new, missing, wrong, used = [], [], [], set()
     for ours, parameter in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
+        parts = dict(zip(names, parameter.chunk(len(names)), strict=True))  # views
         absent = [name for name in names if name not in tensors]
         if absent and ours.startswith("encoder."):
             missing += absent
             continue
-        theirs = None if absent else torch.cat([tensors[name] for name in names])
-        fits = theirs is not None and theirs.shape == parameter.shape
-        if theirs is None or (ours.startswith("output.") and (new_output or not fits)):
+        misfits = [] if absent else [name for name in names if tensors[name].shape != parts[name].shape]
+        if absent or (ours.startswith("output.") and (new_output or misfits)):
             new.append(ours)
-        elif not fits:
-            wrong.append(f"{names[0]} is {tuple(theirs.shape)}, expected {tuple(parameter.shape)}")
-        else:
-            parameter.copy_(theirs)
+            continue
+        wrong += [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(parts[name].shape)}" for name in misfits]
+        if not misfits:
+            for name, part in parts.items():
+                part.copy_(tensors[name])
             used |= set(names)
     if missing:
         raise UserError(f"{folder}: the encoder's {missing[0]} is missing ({len(missing)} tensors in all)")
@@ -157,12 +167,14 @@ def label_order(config: Mapping, names: Sequence[str]) -> list[int] | None:
 
     A head without names (`LABEL_0`, or none at all) fits any classes as they come.
     """
-    theirs = {label: int(row) for row, label in config.get("id2label", {}).items()}
+    theirs = {str(label): str(row) for row, label in (config.get("id2label") or {}).items()}
     if all(GENERIC_LABEL.fullmatch(label) for label in theirs):
         return list(range(len(names)))
     rows = {label.casefold(): row for label, row in theirs.items()}
     wanted = [name.casefold() for name in names]
-    return [rows[name] for name in wanted] if sorted(rows) == sorted(wanted) else None
+    if sorted(rows) != sorted(wanted) or sorted(rows.values()) != sorted(str(row) for row in range(len(names))):
+        return None
+    return [int(rows[name]) for name in wanted]
 
 
 def load_hub_tokenizer(folder: Path) -> Tokenizer:
@@ -217,6 +229,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": longest,
+        "model_input_names": ["input_ids", "attention_mask"],  # DistilBERT of transformers 4 refuses token types
         **{role: token for role, token in known.items() if token},
     }
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))

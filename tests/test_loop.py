@@ -21,8 +21,9 @@ from minitext.device import pick_precision
 from minitext.errors import UserError
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.journal import Journal
-from minitext.loop import LoopOptions, Step, fit, predict_all, split_windows, train_step, validate, weigh_classes
+from minitext.loop import LoopOptions, fit, predict_all, split_windows, validate, weigh_classes
 from minitext.optim import build_optimizers, rate_share
+from minitext.step import Step, train_step
 from minitext.tokens import Ragged
 
 CPU = torch.device("cpu")
