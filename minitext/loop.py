@@ -1,8 +1,8 @@
 """The training loop, every step in plain sight; the from-scratch network and BERT are trained by the same lines.
 
 In: a model that maps `(B, T)` ids and their mask to `(B, C)` logits, and batches. Out: the weights of the best check on
-validation, and a journal. A window is what one update sees (`--batch` texts); it is worked off in micro-batches, as many
-texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size. The update is in `step.py`.
+validation, and a journal. A window is what one update (`step.py`) sees, `--batch` texts; it is worked off in
+micro-batches, as many texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size.
 """
 
 import math
