@@ -10,49 +10,64 @@ from pathlib import Path
 from minitext.errors import UserError, first_line
 from minitext.pretrained import WEIGHTS, shards
 
+TIMEOUT = 10  # seconds until an unreachable Hub is given up
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def fetch_checkpoint(source: str) -> Path:
     """The folder of a checkpoint: `source` itself where it is one, else the Hub's files in huggingface-hub's cache.
 
-    Safetensors are preferred to a legacy `pytorch_model.bin`; shards follow their index. Raises UserError for an
-    unknown id, a gated one, or when the Hub cannot be reached and nothing is cached.
+    Safetensors are preferred to a legacy `pytorch_model.bin`; shards follow their index. Where the Hub cannot be
+    reached, the cache has to do. Raises UserError for an unknown id, a gated one, or when nothing is cached.
     """
     if Path(source).is_dir():
         return Path(source)
     if Path(source).exists():
         raise UserError(f"{source}: a file; give the folder with its config.json, or a Hub id")
+    from huggingface_hub import hf_hub_download  # imported late: it costs half a second
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     repository, _, revision = source.partition("@")
-    config = download(repository, "config.json", revision, source)
-    if config is None:
-        raise UserError(f"{source}: the repository has no config.json, so it is not a model for transformers")
-    for name in TOKENIZER_FILES:
-        download(repository, name, revision, source)
-    for name in WEIGHTS:
-        found = download(repository, name, revision, source)
-        if found and name.endswith("index.json"):
-            for shard in shards(found):
-                download(repository, shard, revision, source)
-        if found:
-            break
+    with hub_errors(source):
+        revision = revision or "main"
+        listed = list_files(repository, revision)
+
+        def fetch(name: str) -> Path | None:
+            if listed is not None and name not in listed:
+                return None
+            try:
+                return Path(hf_hub_download(repository, name, revision=revision, local_files_only=listed is None))
+            except LocalEntryNotFoundError:
+                if name == "config.json":
+                    raise
+                return None  # not in the cache: if these were the weights, reading them will say so
+
+        config = fetch("config.json")
+        if config is None:
+            raise UserError(f"{source}: the repository has no config.json, so it is not a model for transformers")
+        for name in TOKENIZER_FILES:
+            fetch(name)
+        weights = next(filter(None, map(fetch, WEIGHTS)), None)
+        for shard in shards(weights) if weights and weights.suffix == ".json" else ():
+            fetch(shard)
     return config.parent
 
 
-def download(repository: str, name: str, revision: str, source: str) -> Path | None:
-    """One file of a Hub repository; None where the repository does not have it."""
-    from huggingface_hub import hf_hub_download  # imported late: it costs half a second
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+def list_files(repository: str, revision: str) -> set[str] | None:
+    """The files of a repository at a revision; None where the Hub cannot be reached.
 
-    with hub_errors(source):
-        try:
-            return Path(hf_hub_download(repository, name, revision=revision or None))
-        except LocalEntryNotFoundError:
-            if name == "config.json":
-                raise
-            return None  # offline, and this one is not in the cache: the weights' absence is noticed when they are read
-        except EntryNotFoundError:
-            return None
+    One question for all: asked for file by file, an unreachable Hub would be waited for each time.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):  # it answered, or was never asked
+        raise
+    except Exception:  # noqa: BLE001 (no connection, or offline mode: the class is that of some HTTP library)
+        return None
+    return {sibling.rfilename for sibling in info.siblings or ()}
 
 
 @contextmanager
