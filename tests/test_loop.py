@@ -23,7 +23,8 @@ from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.journal import Journal
 from minitext.loop import LoopOptions, fit, predict_all, split_windows, validate, weigh_classes
 from minitext.optim import build_optimizers, rate_share
-from minitext.step import Step, train_step
+from minitext.team import ALONE, Team
+from minitext.step import IGNORED, Step, train_step, within_memory
 from minitext.tokens import Ragged
 
 CPU = torch.device("cpu")
@@ -165,6 +166,143 @@ def test_the_gradient_is_clipped_and_its_norm_before_is_returned():
     norms = torch.stack([parameter.grad.to_dense().norm() for parameter in model.parameters()])
     assert step.norm > 0.01
     assert norms.norm().item() == pytest.approx(1e-3, rel=1e-3)  # torch adds 1e-6 to the norm that it divides by
+
+
+# Labels that do not count
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_text_without_a_label_counts_in_nothing(balanced: bool, smoothing: float):
+    data = texts(10, classes=3)
+    class_weights = torch.tensor([0.5, 1, 2]) if balanced else torch.ones(3)
+    whole = data(range(10))
+    hidden = whole._replace(labels=torch.where(torch.arange(10) % 3 == 0, IGNORED, whole.labels))
+    kept = [row for row in range(10) if row % 3]
+    steps, found = [], []
+    for window in ([hidden], hidden.split(1), [data(kept)]):  # alone in a micro-batch as well
+        model = network(classes=3).double()
+        optimizers = build_optimizers(model, "adam", 0.0, 0.0)
+        steps.append(train_step(model, window, optimizers, OFF, torch.float32, NEVER_CLIP, class_weights, smoothing))
+        found.append({name: parameter.grad.to_dense() for name, parameter in model.named_parameters()})
+    for step, gradient in zip(steps[:2], found[:2], strict=True):
+        assert (step.correct, step.labels) == (steps[2].correct, 6)
+        assert step.loss == pytest.approx(steps[2].loss, abs=1e-6)  # float32
+        for name in gradient:
+            assert (gradient[name] - found[2][name]).abs().max() < 1e-7, name  # the loss is in float32, gradients < 1
+
+
+# Too little memory
+
+
+class Cramped(nn.Module):
+    """A network that a batch of more than `room` texts is too much for; it notes the sizes of the batches."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inside, self.room, self.sizes = network().double(), room, []
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        if self.training:
+            self.sizes.append(len(ids))
+            if len(ids) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inside(ids, mask)
+
+
+def test_a_batch_that_is_too_large_is_halved_until_it_fits_and_the_update_stays_the_same(tmp_path):
+    lines: list[str] = []
+    for name in ("cramped", "roomy"):
+        (tmp_path / name).mkdir()
+    data, options = texts(20), dataclasses.replace(SMALL, batch=10, epochs=2)
+    cramped, _ = train(tmp_path / "cramped", options, data, model=Cramped(3), say=lines.append)
+    roomy, _ = train(tmp_path / "roomy", options, data, model=Cramped(100))
+    for name, tensor in weights_of(roomy).items():
+        # in float64; Adam and its divisions amplify what the float32 loss leaves
+        assert (cramped.state_dict()[name] - tensor).abs().max() < 1e-6, name
+    assert cramped.sizes == [10, 5, *[2] * 5 * 4]  # found once, kept for the three updates that follow
+    assert [line for line in lines if "memory" in line] == [
+        f"out of GPU memory: going on with --micro-batch {limit}, the update stays the same" for limit in (5, 2)
+    ]
+
+
+def test_memory_that_runs_out_in_the_middle_of_a_window_leaves_no_gradient_behind(tmp_path):
+    """The first piece's gradient is there already when the second one fails."""
+    data = texts(10)
+    window, model = [data(range(3)), data(range(3, 10))], Cramped(4)
+    optimizers = build_optimizers(model, "adam", 0.0, 0.0)
+
+    def step(parts: list[Batch]) -> Step:
+        return train_step(model, parts, optimizers, OFF, torch.float32, NEVER_CLIP, torch.ones(2))
+
+    _, limit = within_memory(step, window, 10, ALONE, lambda line: None)
+    assert (limit, model.sizes) == (3, [3, 7, 3, 3, 3, 1])
+    expected = gradients(network().double(), [data(range(10))], torch.ones(2))
+    for name, parameter in model.inside.named_parameters():
+        assert (parameter.grad.to_dense() - expected[name]).abs().max() < 1e-7, name  # a float32 loss
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_memory_that_runs_out_in_the_optimizer_is_tried_again_with_half(monkeypatch, enabled: bool):
+    """The moments are made in the first step: there the memory may end as well."""
+    data, model, plain = texts(8), network(), network()
+    scaler = GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+    optimizers = build_optimizers(model, "adam", 0.1, 0.0)
+    real, calls = optimizers[0].step, []
+
+    def failing_once() -> None:
+        calls.append(0)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real()
+
+    monkeypatch.setattr(optimizers[0], "step", failing_once)
+    step, limit = within_memory(
+        lambda parts: train_step(model, parts, optimizers, scaler, torch.float32, 1.0, torch.ones(2)),
+        [data(range(8))], 8, ALONE, lambda line: None,
+    )  # fmt: skip
+    assert (step.stepped, limit) == (True, 4)
+    train_step(plain, [data(range(8))], build_optimizers(plain, "adam", 0.1, 0.0), OFF, torch.float32, 1.0,
+               torch.ones(2))  # fmt: skip
+    for name, tensor in weights_of(plain).items():
+        assert (model.state_dict()[name] - tensor).abs().max() < 1e-5, name  # float32 sums in another order
+
+
+def test_one_text_that_is_too_much_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(UserError, match="with 1 texts at once; lower --micro-batch or --max-length"):
+        train(tmp_path, model=Cramped(0))
+
+
+def test_in_a_team_memory_that_runs_out_ends_the_run_since_the_others_cannot_be_told():
+    def step(parts: list[Batch]) -> Step:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    lines: list[str] = []
+    with pytest.raises(UserError, match="with 4 texts at once; lower --micro-batch"):
+        within_memory(step, texts(4)(range(4)).split(9), 8, Team(0, 2), lines.append)
+    assert not lines
+
+
+def test_other_errors_than_memory_s_are_not_tried_again():
+    calls = []
+
+    def step(parts: list[Batch]) -> Step:
+        calls.append(0)
+        raise RuntimeError("shapes")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        within_memory(step, texts(4)(range(4)).split(9), 8, ALONE, lambda line: None)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 10, 11])
+def test_a_batch_is_split_into_pieces_with_its_texts_in_their_order(most: int):
+    whole = texts(10)(range(10))
+    pieces = whole.split(most)
+    assert all(len(piece.rows) <= most for piece in pieces)
+    assert len(pieces) == math.ceil(10 / most)
+    for place, tensor in enumerate(whole):
+        assert torch.equal(torch.cat([piece[place] for piece in pieces]), tensor)
 
 
 # Overflows and losses that are not finite

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minitext.bert import BertConfig, Classifier
 from minitext.errors import UserError
 from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.optim import (
@@ -15,6 +16,7 @@ from minitext.optim import (
     build_optimizers,
     clip_gradients,
     decay_groups,
+    layer_groups,
     rate_share,
     set_rate,
     warmup_updates,
@@ -88,6 +90,86 @@ def test_a_step_without_gradient_shrinks_what_decays_and_nothing_else():
         assert torch.equal(model.state_dict()[name], before[name])
     # decoupled: 1 - lr * decay; float32 has 7 digits
     assert torch.allclose(model.first.weight, 0.95 * before["first.weight"], rtol=1e-6, atol=0)
+
+
+# Layers that learn at rates of their own
+
+
+def small_bert(token_width: int | None = None, freeze: int = 0) -> Classifier:
+    torch.manual_seed(0)
+    model = Classifier(BertConfig(10, 4, 2, 2, 8, 6, token_width=token_width), 3)
+    if freeze:
+        model.encoder.requires_grad_(False)
+        model.encoder.layers[freeze:].requires_grad_(True)
+    return model
+
+
+def level(name: str) -> int:
+    """How far below the head a parameter of a model with two layers stands."""
+    levels = {"encoder.layers.1.": 1, "encoder.layers.0.": 2, "encoder.": 3}
+    return next((levels[start] for start in levels if name.startswith(start)), 0)
+
+
+@pytest.mark.parametrize("token_width", [None, 2])
+@pytest.mark.parametrize("freeze", [0, 1, 2])
+def test_each_trainable_parameter_of_a_bert_is_in_one_group_and_a_frozen_one_in_none(token_width, freeze: int):
+    model = small_bert(token_width, freeze)
+    placed = [id(parameter) for group in layer_groups(model, 0.1, 0.9) for parameter in group["params"]]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert len(placed) < len(list(model.parameters())) or not freeze
+
+
+@pytest.mark.parametrize("token_width", [None, 2])
+def test_a_parameter_s_share_is_the_decay_to_the_power_of_its_depth_below_the_head(token_width):
+    model = small_bert(token_width)
+    groups = layer_groups(model, 0.1, 0.5)
+    shares = {id(parameter): group["share"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert shares[id(parameter)] == [1, 0.5, 0.25, 0.125][level(name)], name
+
+
+def test_in_every_layer_matrices_decay_and_biases_and_norms_do_not():
+    for group in layer_groups(small_bert(), 0.1, 0.5):
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
+
+
+def test_the_rate_is_multiplied_by_each_group_s_share_anew_at_every_update():
+    model = small_bert()
+    optimizers = build_optimizers(model, "adamw", 0.3, 0.1, layer_groups(model, 0.1, 0.5))
+    for rate in (0.3, 0.08, 0.0):  # shares multiply the rate, not what the last update made of it
+        set_rate(optimizers, rate)
+        assert [group["lr"] for group in optimizers[0].param_groups[::2]] == [rate, rate / 2, rate / 4, rate / 8]
+        assert [group["lr"] for group in optimizers[0].param_groups[1::2]] == [rate, rate / 2, rate / 4, rate / 8]
+
+
+def updated(groups: list[dict] | None, model: Classifier, updates: int) -> dict[str, Tensor]:
+    optimizers = build_optimizers(model, "adamw", 0.01, 0.1, groups)
+    for number in range(updates):
+        torch.manual_seed(number)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        set_rate(optimizers, 0.01)
+        optimizers[0].step()
+    return model.state_dict()
+
+
+def test_a_layer_decay_of_one_gives_the_updates_of_the_usual_groups():
+    usual, layered = small_bert(), small_bert()
+    expected = updated(None, usual, 3)
+    found = updated(layer_groups(layered, 0.1, 1.0), layered, 3)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not torch.equal(expected["output.weight"], small_bert().output.weight)
+
+
+def test_an_update_moves_each_layer_by_its_share():
+    model = small_bert()
+    before = copy.deepcopy(model.state_dict())
+    after = updated(layer_groups(model, 0.0, 0.5), model, 1)
+    for name in before:
+        # Adam's first step is the rate in the gradient's direction; weights near 1 in float32
+        assert (after[name] - before[name]).abs().max().item() == pytest.approx(0.01 * 0.5 ** level(name), rel=1e-3)
 
 
 # The schedule
