@@ -33,7 +33,7 @@ from minitext.report import score_rows, text_table
 from minitext.team import join, leave
 from minitext.tokens import TRUNCATIONS, digest, encode, pad_id, special_ids
 
-CPU_MICRO_BATCH = 16  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
+CPU_MICRO_BATCH = 8  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
 
 
 @dataclass(frozen=True)

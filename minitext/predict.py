@@ -21,7 +21,7 @@ from minitext.pretrained import load_classifier
 from minitext.static import StaticClassifier
 from minitext.tokens import encode, load_tokenizer, pad_id
 
-PREDICTION_BATCH = 16  # texts in a forward pass
+PREDICTION_BATCH = 8  # texts in a forward pass
 BAR = 30  # characters of a probability of 1
 
 

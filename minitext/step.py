@@ -87,8 +87,12 @@ def train_step(
     if not finite and not scaler.is_enabled():
         raise FloatingPointError(f"the gradient's norm is {norm}")
     if finite:  # else float16 overflowed: no optimizer may step, also not one whose own gradients are finite
-        for optimizer in optimizers:
-            scaler.step(optimizer)
+        try:
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+        except torch.OutOfMemoryError:  # no room for Adam's moments, which are made before any weight is changed
+            scaler.update()  # forgets that these gradients were unscaled, so that the step can be tried again
+            raise
     scaler.update()  # a smaller scale after an overflow, from time to time a larger one
     return Step(loss_sum, int(correct), norm, finite, int(labels))
 

@@ -47,7 +47,7 @@ class Echo(nn.Module):
 class Threads(Team):
     """A team in one process."""
 
-    barrier: Barrier = Barrier(1)
+    barrier: Barrier = dataclasses.field(default_factory=lambda: Barrier(1))
     values: list = dataclasses.field(default_factory=list)
 
     def total(self, value: Tensor) -> Tensor:

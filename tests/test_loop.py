@@ -23,8 +23,8 @@ from minitext.feedforward import FeedForward, NetworkOptions
 from minitext.journal import Journal
 from minitext.loop import LoopOptions, fit, predict_all, split_windows, validate, weigh_classes
 from minitext.optim import build_optimizers, rate_share
-from minitext.team import ALONE, Team
 from minitext.step import IGNORED, Step, train_step, within_memory
+from minitext.team import ALONE, Team
 from minitext.tokens import Ragged
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@
     python tests/benchmarks/fit_finetune.py --model MiniLM/ --data aclImdb_v1.tar.gz --fraction 0.04 0.02 [--rounds 3]
     python tests/benchmarks/fit_finetune.py --shape base --tokenizer MiniLM/ --data aclImdb_v1.tar.gz --steps 100
 
-Both get the same token ids. minitext updates from 64 texts (on the CPU in micro-batches of 16), Trainer from its
+Both get the same token ids. minitext updates from 64 texts (on the CPU in micro-batches of 8), Trainer from its
 default 8 or from --peer-batch, padded by DataCollatorWithPadding; each evaluates as many at once. Printed, medians:
 
     training    real tokens (no padding) a second, from the end of the update that completes the first 64 texts, the
@@ -47,7 +47,7 @@ from minitext.tokens import encode, pad_id, train_tokenizer
 
 DEVICE = pick_device("auto")
 LOOP = LoopOptions(epochs=1, optimizer="adamw", lr=3e-5, weight_decay=0.01)  # as in train_finetune.py; 64 texts
-CPU_MICRO_BATCH = 16  # as in train_finetune.py
+CPU_MICRO_BATCH = 8  # as in train_finetune.py
 WARM_UP = 64  # texts: one update of minitext, eight of Trainer's default
 SHAPES = {"base": {}, "small": {"width": 384, "layers": 6, "heads": 12, "inner": 1536}}  # BERT-base, MiniLM-L6
 SHAPES["tiny"] = {"width": 64, "layers": 2, "heads": 2, "inner": 128}  # only to see that it all runs
