@@ -39,6 +39,7 @@ from minitext.team import join, leave
 from minitext.tokens import Ragged, digest, encode, pad_id, special_ids, train_tokenizer
 
 MASK_TOKENS = ("[MASK]", "<mask>")
+FEWEST = 20  # texts; fewer cannot spare any to check on
 WHOLE = 1 << 30  # tokens; a text is not cut, the blocks are
 VALIDATION_EPOCH = 1 << 30  # the same tokens are hidden at each check, and others than in any epoch of training
 
@@ -100,6 +101,8 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
         raise UserError(f"{out}: exists; choose another --out, or replace a checkpoint of minitext with --overwrite")
 
     texts = [text for source in options.data for text in read_texts(source)]
+    if len(texts) < FEWEST:
+        raise UserError(f"{', '.join(options.data)}: {len(texts)} texts are too few to train on; give {FEWEST} or more")
     order = np.random.default_rng(run.seed).permutation(len(texts))
     held = max(round(options.held_out * len(texts)), 1)
     parts = [[texts[row] for row in rows] for rows in (order[held:], order[:held])]

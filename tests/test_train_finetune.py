@@ -22,9 +22,9 @@ from minitext.tokens import train_tokenizer
 
 TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "neg"), ("good fun for all", "pos"),
          ("bad, and far too long", "neg"), ("", "neg"), ("good " * 100_000, "pos")] * 8  # fmt: skip
-FILES = set(
-    ["settings.json", "journal.jsonl", "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "scores.json", "predictions.csv", "curves.png", "confusion.png", "probabilities.png", "report.md"]
-)
+MODEL_FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"}
+RUN_FILES = {"settings.json", "journal.jsonl", "scores.json", "predictions.csv", "report.md"}
+FILES = MODEL_FILES | RUN_FILES | {"curves.png", "confusion.png", "probabilities.png"}
 
 
 @pytest.fixture(scope="module")
