@@ -137,6 +137,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate
     `max_length` counts these as well. `truncate` says which of a longer text's tokens are kept: `head`, `tail`, or
     `head+tail` (Sun et al. 2019, "How to fine-tune BERT for text classification", section 5.3.1).
     """
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     before, after = special_ids(tokenizer)
     room = max_length - len(before) - len(after)
     flat, lengths = [np.empty(0, dtype=np.int32)], []

@@ -56,7 +56,7 @@ def saved_run(folder: Path, names: list[str], epochs: int, unit: str = "epoch") 
 
 
 def test_curves_say_what_their_axes_mean():
-    assert labels_of(curves(journal_rows(3))) == [("epoch", "loss (nats a text)"), ("epoch", "accuracy")]
+    assert labels_of(curves(journal_rows(3))) == [("epoch", "loss (nats)"), ("epoch", "accuracy")]
 
 
 def test_curves_count_iterations_where_the_journal_does():
