@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from minitext.batches import Padder
+from minitext.bert import Classifier
 from minitext.device import pick_device
 from minitext.errors import UserError, first_line
 from minitext.evaluate import predict_all
+from minitext.families import family_of, read_config
 from minitext.feedforward import FeedForward
-from minitext.pretrained import load_classifier
+from minitext.pretrained import load_weights
 from minitext.static import StaticClassifier
 from minitext.tokens import encode, load_tokenizer, pad_id
 
@@ -60,7 +62,10 @@ def load_scratch(folder: Path, config: dict) -> Predictor:
 
 def load_finetune(folder: Path, config: dict) -> Predictor:
     names = tuple(config["id2label"][str(row)] for row in range(len(config["id2label"])))
-    model, _ = load_classifier(folder, names)
+    model = Classifier(read_config(config, str(folder)), len(names))
+    new, _ = load_weights(model, folder, family_of(config, str(folder)))
+    if new:  # drawn at random: no answer is better than a guess
+        raise UserError(f"{folder}: damaged (its weights lack {new[0]} for {len(names)} classes); train it again")
     settings = config["minitext"]
     return Predictor(names, predict_tokens(model, folder, settings["max_length"], settings["truncate"]))
 

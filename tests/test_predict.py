@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import BertProcessing
 
 from minitext import __main__ as command_line
+from minitext.bert import BertConfig, Classifier
 from minitext.encoder import MeanEncoder
 from minitext.errors import UserError
+from minitext.families import write_config
 from minitext.predict import json_prediction, load_run, show_prediction
+from minitext.pretrained import save_model
 from minitext.static import LogisticRegression, StaticClassifier, build_mlp
+from minitext.tokens import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +76,92 @@ def test_a_run_predicts_what_its_classifier_predicts(tmp_path, mlp: bool):
 def test_probabilities_by_hand(folder):
     found = load_run(folder).predict(["good", "bad", "good bad"])[:, 1].tolist()
     assert found == pytest.approx([POS, 1 - POS, 0.5], abs=1e-6)  # float32
+
+
+# Fine-tuned runs
+
+
+def save_finetuned(folder: Path, truncate: str = "head") -> tuple[Classifier, dict[str, int]]:
+    """As much of a fine-tuned run as predicting needs: its model, and the ids of its words."""
+    folder.mkdir(parents=True)
+    tokenizer = train_tokenizer(["good bad so"] * 9, 100)
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    torch.manual_seed(0)
+    config = BertConfig(len(ids), 8, 2, 2, 16, 8, init_std=0.5)
+    model = Classifier(config, 3).eval()
+    save_model(model, tokenizer, folder, write_config(config), ("neg", "pos", "so-so"),
+               track="finetune", max_length=6, truncate=truncate)  # fmt: skip
+    (folder / "scores.json").write_text("{}")
+    return model, ids
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("head", "GGGB"), ("tail", "BSBS"), ("head+tail", "GSBS")])
+def test_a_fine_tuned_run_predicts_its_model_s_softmax_of_the_text_it_may_see(tmp_path, truncate: str, kept: str):
+    model, ids = save_finetuned(tmp_path / "run", truncate)
+    predictor = load_run(tmp_path / "run")
+    assert predictor.names == ("neg", "pos", "so-so")
+    words = {"G": ids["good"], "B": ids["bad"], "S": ids["so"]}
+    rows = [[ids["[CLS]"], *(words[word] for word in text), ids["[SEP]"]] for text in ("G", kept, "")]
+    with torch.no_grad():
+        expected = torch.cat([model(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool)) for row in rows])
+    found = predictor.predict(["GOOD", "good good good bad so bad so", ""])
+    assert (found - expected.softmax(dim=1)).abs().max() < 1e-6  # float32; here the three are padded
+    assert (found[0] - found[1]).abs().max() > 1e-3  # the case tells
+
+
+FINETUNED_DAMAGES = {
+    "model cut short": ("model.safetensors", lambda path: cut(path)),
+    "model missing": ("model.safetensors", Path.unlink),
+    "config cut short": ("config.json", lambda path: cut(path)),
+    "config without our settings": ("config.json", lambda path: change(path, minitext={"track": "finetune"})),
+    "config of an unknown track": ("config.json", lambda path: change(path, minitext={"track": "guess"})),
+    "config of other classes": ("config.json", lambda path: change(path, id2label={"0": "a", "2": "b"})),
+    "config of another width": ("config.json", lambda path: change(path, hidden_size=16)),
+    "config of another model": ("config.json", lambda path: change(path, model_type="gpt2")),
+    "tokenizer missing": ("tokenizer.json", Path.unlink),
+    "tokenizer cut short": ("tokenizer.json", lambda path: cut(path)),
+}
+
+
+def change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("damage", FINETUNED_DAMAGES)
+def test_a_damaged_fine_tuned_run_is_refused_in_one_line(monkeypatch, capsys, tmp_path, damage: str):
+    folder = tmp_path / "run"
+    save_finetuned(folder)
+    name, harm = FINETUNED_DAMAGES[damage]
+    harm(folder / name)
+    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert str(folder) in error
+
+
+@pytest.mark.parametrize("names", [("neg", "pos"), ("neg", "pos", "so-so", "none")])
+def test_a_head_for_another_number_of_classes_is_refused(monkeypatch, capsys, tmp_path, names: tuple[str, ...]):
+    """A new head would be drawn, and its guesses would pass for the run's."""
+    folder = tmp_path / "run"
+    save_finetuned(folder)
+    change(folder / "config.json", id2label={str(row): name for row, name in enumerate(names)})
+    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert "output.weight" in error
+
+
+def test_a_run_whose_weights_lack_a_part_of_the_head_is_refused(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "run"
+    save_finetuned(folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.pooler.dense.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert "dense.weight" in error
 
 
 # What is shown

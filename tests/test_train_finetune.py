@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 import train_finetune
+from minitext import plots
 from minitext.bert import BertConfig, Classifier
 from minitext.errors import exit_status
 from minitext.families import write_config
@@ -54,12 +58,18 @@ def data(tmp_path) -> Path:
 def train(tmp_path, data, checkpoint, monkeypatch):
     """Run the script in this process; returns its exit status and the run's folder."""
 
-    def run(*arguments: str, out: str = "run", model: str | None = None) -> tuple[int, Path]:
+    def run(*arguments: str, out: str = "run", model: str | None = None, figures: bool = False) -> tuple[int, Path]:
         folder = tmp_path / out
+        with monkeypatch.context() as patch:
+            if not figures:  # half of a run's time
+                patch.setattr(plots, "draw", lambda folder: None)
+            return call(folder, *arguments, model=model), folder
+
+    def call(folder: Path, *arguments: str, model: str | None) -> int:
         command = ["--data", str(data), "--model", model or str(checkpoint), "--max-length", "16", "--epochs", "2",
                    "--batch", "8", "--lr", "1e-3", "--out", str(folder), "--quiet", *arguments]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["train_finetune.py", *command])
-        return exit_status(train_finetune.main), folder
+        return exit_status(train_finetune.main)
 
     return run
 
@@ -73,7 +83,7 @@ def farthest(a: Path, b: Path) -> float:
 
 
 def test_a_run_leaves_a_whole_folder_that_predicts_what_it_says(train):
-    status, folder = train()
+    status, folder = train(figures=True)
     assert status == 0 and {path.name for path in folder.iterdir()} == FILES
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -94,6 +104,122 @@ def test_transformers_opens_the_run_and_gives_the_same_probabilities(train):
     assert model.config.id2label == {0: "neg", 1: "pos"}
     # float32, other order of sums
     assert torch.allclose(load_run(folder).predict(texts), theirs, atol=1e-6)
+
+
+THREE = ["sea", "sky", "city"]
+
+
+@pytest.fixture
+def topics(tmp_path) -> Path:
+    """Three classes that one word each decides, at the start or at the end of a text of up to 49 words."""
+    rows = [(f"{word} {'x ' * (i // 3)}{word}", word) for i in range(144) for word in [THREE[i % 3]]]
+    with open(tmp_path / "topics.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return tmp_path / "topics.csv"
+
+
+@pytest.fixture
+def topics_checkpoint(tmp_path) -> Path:
+    """Names of its classes in another order than the data's; weights large enough that the head tells texts apart."""
+    folder = tmp_path / "topics"
+    folder.mkdir()
+    save_classifier(folder, [*THREE, "x and more"], tuple(THREE))
+    return folder
+
+
+def save_classifier(folder: Path, texts: list[str], names: tuple[str, ...]) -> None:
+    tokenizer = train_tokenizer(texts, 200)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0, head_dropout=0.0, init_std=0.3)
+    torch.manual_seed(1)  # not the script's own
+    save_model(Classifier(config, len(names)), tokenizer, folder, write_config(config), names)
+
+
+def read_predictions(folder: Path, data: Path) -> tuple[list[str], torch.Tensor]:
+    """The texts of `predictions.csv`, and their probabilities (N, C)."""
+    with open(data, encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name.startswith("p(")]
+    places = [int(row["id"].rpartition(":")[2]) - 2 for row in rows]  # line 1 is the header
+    return [texts[place] for place in places], torch.tensor([[float(row[name]) for name in columns] for row in rows])
+
+
+@pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
+def test_a_run_s_predictions_are_those_of_minitext_predict(train, topics, topics_checkpoint, truncate: str):
+    status, folder = train("--data", str(topics), "--lr", "1e-2", "--truncate", truncate, model=str(topics_checkpoint))
+    texts, written = read_predictions(folder, topics)
+    assert (status, written.shape) == (0, (len(texts), 3))
+    assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
+    # float32 in other batches
+    assert (load_run(folder).predict(texts) - written).abs().max() < 1e-6
+
+
+@pytest.mark.oracle
+def test_transformers_gives_the_written_probabilities_of_texts_cut_by_hand(train, topics, topics_checkpoint):
+    transformers = pytest.importorskip("transformers")
+    _, folder = train("--data", str(topics), "--lr", "1e-2", "--truncate", "head+tail", model=str(topics_checkpoint))
+    texts, written = read_predictions(folder, topics)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert model.config.id2label == {0: "city", 1: "sea", 2: "sky"}
+    for text, probabilities in zip(texts, written, strict=True):
+        ids = tokenizer(text).input_ids
+        if len(ids) > 16:  # 14 of the text's own: a quarter from its start, the rest from its end
+            ids = [*ids[:4], *ids[-12:]]
+        with torch.no_grad():
+            theirs = model(torch.tensor([ids])).logits[0].softmax(dim=0)
+        assert (theirs - probabilities).abs().max() < 1e-6  # float32
+
+
+def test_three_classes_are_learnt(train, topics, topics_checkpoint):
+    _, folder = train("--data", str(topics), "--lr", "1e-2", "--epochs", "4", model=str(topics_checkpoint))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["test"]["accuracy"]["value"] > 0.8  # one word decides; chance is 0.33, of 30 texts
+
+
+STILL = ("--lr", "1e-30")  # moves a zero to 1e-29, other weights not at all
+
+
+def test_a_checkpoint_s_head_is_kept_in_the_order_of_the_data_s_classes(train, topics, topics_checkpoint):
+    _, folder = train("--data", str(topics), *STILL, model=str(topics_checkpoint))
+    before, after = weights(topics_checkpoint), weights(folder)
+    order = [THREE.index(name) for name in sorted(THREE)]
+    assert order != [0, 1, 2]  # the case tells
+    for name in before:
+        expected = before[name][order] if name.startswith("classifier.") else before[name]
+        assert (after[name] - expected).abs().max() < 1e-25, name
+
+
+def test_a_head_for_other_classes_is_drawn_anew_and_the_rest_is_kept(train, checkpoint, tmp_path):
+    (tmp_path / "other").mkdir()
+    save_classifier(tmp_path / "other", [text[:100] for text, _ in TEXTS], ("happy", "sad"))
+    _, folder = train(*STILL, model=str(tmp_path / "other"))
+    before, after = weights(tmp_path / "other"), weights(folder)
+    moved = {name for name in before if (before[name] - after[name]).abs().max() > 1e-25}
+    assert moved == {"classifier.weight"}
+
+
+def test_half_precision_keeps_float32_weights_and_comes_near(train, topics, topics_checkpoint):
+    arguments = ("--data", str(topics), "--lr", "1e-3")
+    _, whole = train(*arguments, model=str(topics_checkpoint))
+    _, half = train(*arguments, "--precision", "bf16", out="half", model=str(topics_checkpoint))
+    assert {tensor.dtype for tensor in weights(half).values()} == {torch.float32}
+    difference = (read_predictions(whole, topics)[1] - read_predictions(half, topics)[1]).abs().max()
+    assert 0 < difference < 0.1  # bfloat16 has 8 bits; wrong predictions would differ by up to 1
+
+
+def test_with_layer_decay_the_embeddings_move_least(train, topics, topics_checkpoint):
+    arguments = ("--data", str(topics), "--epochs", "1", "--batch", "200", "--warmup", "0", "--weight-decay", "0")
+    _, folder = train(*arguments, "--layer-decay", "0.5", model=str(topics_checkpoint))
+    moved = {name: tensor - weights(topics_checkpoint)[name] for name, tensor in weights(folder).items()}
+    names = ["bert.pooler.dense", "bert.encoder.layer.1.output.dense", "bert.encoder.layer.0.output.dense",
+             "bert.embeddings.word_embeddings"]  # fmt: skip
+    found = [moved[f"{name}.weight"].abs().max().item() for name in names]
+    # Adam's first step is the rate, 1e-3, in the gradient's direction; weights near 0.3 in float32
+    assert found == pytest.approx([1e-3, 5e-4, 2.5e-4, 1.25e-4], rel=1e-3)
 
 
 def test_micro_batches_and_gradient_checkpointing_change_nothing_but_rounding(train):
@@ -170,11 +296,27 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
         (("--layer-decay", "0"), "--layer-decay"),
         (("--dropout", "1"), "--dropout"),
     ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when it was imported
+    large = damage(checkpoint, tmp_path / "large")
+    train_tokenizer(["of many other words than those of the reviews, each letter: bcdfghjklmnpqrstuvwxyz"], 500).save(
+        str(tmp_path / "large" / "tokenizer.json")
+    )
+    bare = damage(checkpoint, tmp_path / "bare")
+    train_tokenizer([text[:100] for text, _ in TEXTS], 200).save(str(tmp_path / "bare" / "tokenizer.json"))
+    cases += [
+        (("--model", large), "the two are not from one checkpoint"),
+        (("--model", bare), "no token before and after a text"),
+        (("--model", "nobody/no-such-model"), "not in the Hub's cache"),
+        (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
+        (("--model", str(tmp_path)), "has no config.json"),
+        (("--reinit", "3"), "2 layers"),
+        (("--warmup", "1000"), "--warmup 1000"),
+    ]
     for arguments, remedy in cases:
         assert train(*arguments)[0] == 2, arguments
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and remedy in lines[0], (arguments, lines)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() and not (tmp_path / "run.partial").exists()
 
 
 def test_a_finished_run_is_not_replaced_unasked(train, capsys):
@@ -197,3 +339,49 @@ def test_two_processes_end_with_the_weights_of_one(train, data, checkpoint, tmp_
     assert farthest(alone, tmp_path / "team") < 1e-6  # the order of sums
     updates = [json.loads(line).get("update") for line in open(tmp_path / "team" / "journal.jsonl")]  # noqa: SIM115
     assert sorted(set(updates)) == list(range(1, max(updates) + 1))
+
+
+def script(folder: Path, data: Path, checkpoint: Path, *more: str) -> list[str]:
+    """The command of a run in a process of its own, with dropout and many checks."""
+    settings = "--max-length 16 --batch 4 --lr 1e-3 --dropout 0.2 --check-every 3 --epochs 20 --device cpu --quiet"
+    places = ["--data", str(data), "--model", str(checkpoint), "--out", str(folder)]
+    return [sys.executable, "train_finetune.py", *places, *settings.split(), *more]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(data, checkpoint, tmp_path):
+    place = {"cwd": Path(train_finetune.__file__).parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    subprocess.run(script(tmp_path / "whole", data, checkpoint), check=True, timeout=120, **place)
+    process = subprocess.Popen(script(tmp_path / "killed", data, checkpoint), **place)
+    journal = tmp_path / "killed.partial" / "journal.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 40:
+        time.sleep(0.002)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    subprocess.run(script(tmp_path / "killed", data, checkpoint, "--resume"), check=True, timeout=120, **place)
+    for name in ("model.safetensors", "journal.jsonl", "predictions.csv", "scores.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train, topics, topics_checkpoint):
+    """Texts of many lengths: an encoder that is compiled anew for each would take minutes."""
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile on the CPU needs g++")
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    arguments = ("--data", str(topics), "--max-length", "40")
+    _, plain = train(*arguments, model=str(topics_checkpoint))
+    status, compiled = train(*arguments, "--compile", out="compiled", model=str(topics_checkpoint))
+    assert status == 0
+    # fused kernels sum in another order; Adam magnifies that, predictions hardly
+    assert (read_predictions(plain, topics)[1] - read_predictions(compiled, topics)[1]).abs().max() < 1e-3
+    rows = [[json.loads(line) for line in open(run / "journal.jsonl")] for run in (plain, compiled)]  # noqa: SIM115
+    losses = [[row["loss"] for row in part if "rate" in row] for part in rows]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+    assert counters["stats"]["unique_graphs"] <= 12, counters["stats"]  # two layers, training or not, first_only, mask
+    assert not counters["graph_break"], counters["graph_break"]
