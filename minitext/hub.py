@@ -38,7 +38,7 @@ def fetch_checkpoint(source: str) -> Path:
             try:
                 return Path(hf_hub_download(repository, name, revision=revision, local_files_only=listed is None))
             except LocalEntryNotFoundError:
-                if name == "config.json":
+                if name == "config.json" or listed is not None:
                     raise
                 return None  # not in the cache: if these were the weights, reading them will say so
 
@@ -54,7 +54,7 @@ def fetch_checkpoint(source: str) -> Path:
 
 
 def list_files(repository: str, revision: str) -> set[str] | None:
-    """The files of a repository at a revision; None where the Hub cannot be reached.
+    """The files of a repository at a revision; None where the Hub cannot be reached, is out of order or too busy.
 
     One question for all: asked for file by file, an unreachable Hub would be waited for each time.
     """
@@ -63,7 +63,11 @@ def list_files(repository: str, revision: str) -> set[str] | None:
 
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT)
-    except (HfHubHTTPError, HFValidationError):  # it answered, or was never asked
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500 or error.response.status_code == 429:
+            return None
+        raise
+    except HFValidationError:  # it was never asked
         raise
     except Exception:  # noqa: BLE001 (no connection, or offline mode: the class is that of some HTTP library)
         return None
@@ -97,16 +101,26 @@ def hub_errors(source: str) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"{source}: not in the Hub's cache, and the Hub cannot be reached; "
-            "connect once, or give a folder with the checkpoint"
+            "connect or try again later, or give a folder with the checkpoint"
         ) from error
     except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            raise UserError(
+                f"{source}: the Hub asks for a valid token; log in with `hf auth login` or set HF_TOKEN"
+            ) from error
         raise UserError(f"{source}: the Hub refused ({first_line(error)})") from error
+    except UserError:
+        raise
+    except Exception as error:  # offline, or a connection broke: the class is that of some HTTP library
+        raise UserError(f"{source}: the exchange with the Hub failed ({first_line(error)}); try again") from error
 
 
 def open_repository(repository: str) -> None:
     """Make a repository on the Hub if there is none; called before training, so that a wrong name fails at once."""
     from huggingface_hub import create_repo
 
+    if "/" not in repository:  # would be made in the user's name, but a push needs the whole id
+        raise UserError(f"{repository}: not a Hub repository to push to; give user/name")
     with hub_errors(repository):
         create_repo(repository, exist_ok=True)
 
