@@ -64,11 +64,14 @@ class MaskingPadder:
 
     def __call__(self, rows: Sequence[int]) -> MaskedBatch:
         ids, mask, _, places = self.padder(rows)
-        draws = np.stack([np.random.default_rng([self.seed, self.epoch, int(row)]).random((3, ids.shape[1]))
-                          for row in places])  # fmt: skip
+        draws = np.zeros((len(places), 3, ids.shape[1]))
+        for draw, row, length in zip(draws, places.tolist(), mask.sum(dim=1).tolist(), strict=True):
+            draw[:, :length] = np.random.default_rng([self.seed, self.epoch, row]).random((3, length))
         which, how, what = torch.from_numpy(draws).unbind(dim=1)  # each (B, T), from 0 to below 1
-        chosen = mask & ~torch.isin(ids, torch.tensor(self.special)) & (which < CHOSEN)
-        chosen[0, 1] |= not chosen.any()  # a loss needs one token at least
+        special = torch.isin(ids, torch.tensor(self.special))
+        chosen = mask & ~special & (which < CHOSEN)
+        # one a block at least, as BERT does: a special one only where there is no other, padding never
+        chosen[torch.arange(len(places)), (which + special.int() + 2 * ~mask).argmin(dim=1)] = True
         labels = ids[chosen]
         ordinary = torch.tensor(sorted(set(range(self.vocabulary)) - set(self.special)))
         hidden = torch.where(how < MASKED, self.mask_id, ids)
@@ -89,4 +92,4 @@ def pack_blocks(texts: Ragged, length: int, before: Sequence[int], after: Sequen
     blocks = [np.concatenate([before, stream[first : first + room], after]).astype(np.int32)
               for first in range(0, len(stream), room)]  # fmt: skip
     offsets = torch.tensor([0, *map(len, blocks)], dtype=torch.int64).cumsum(0)
-    return Ragged(torch.from_numpy(np.concatenate(blocks)), offsets)
+    return Ragged(torch.from_numpy(np.concatenate([*blocks, np.empty(0, dtype=np.int32)])), offsets)

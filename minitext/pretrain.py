@@ -5,6 +5,7 @@ language model of Devlin et al. 2019 on the loop of the three scripts; going on 
 task is within-task further pretraining (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
 """
 
+import hashlib
 import json
 import math
 import shutil
@@ -26,7 +27,7 @@ from minitext.checkpoint import NAME as CHECKPOINT
 from minitext.device import pick_device, pick_precision
 from minitext.errors import UserError
 from minitext.families import FAMILIES, family_of, read_config, write_config
-from minitext.files import write_text
+from minitext.files import sync_folder, write_text
 from minitext.glove import Vectors
 from minitext.glove_train import read_texts
 from minitext.hub import fetch_checkpoint
@@ -96,15 +97,17 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
     precision = pick_precision(settings.precision, device)
     team = join(device)
     quiet = run.quiet or team.rank > 0
-    out, folder = Path(run.out), Path(run.out + ".partial")
-    if out.exists() and not (run.overwrite and (out / "journal.jsonl").exists()):
+    out = Path(run.out)
+    ours = (out / "journal.jsonl").exists() and not (out / "scores.json").exists()  # scores: a classifier's run
+    if out.exists() and not (run.overwrite and ours):
         raise UserError(f"{out}: exists; choose another --out, or replace a checkpoint of minitext with --overwrite")
+    folder = out.with_name(out.name + ".partial")
 
-    texts = [text for source in options.data for text in read_texts(source)]
+    texts = [text for source in options.data for text in read_texts(source) if text.strip()]
     if len(texts) < FEWEST:
         raise UserError(f"{', '.join(options.data)}: {len(texts)} texts are too few to train on; give {FEWEST} or more")
     order = np.random.default_rng(run.seed).permutation(len(texts))
-    held = max(round(options.held_out * len(texts)), 1)
+    held = min(max(round(options.held_out * len(texts)), 1), len(texts) - 1)
     parts = [[texts[row] for row in rows] for rows in (order[held:], order[:held])]
 
     torch.manual_seed(run.seed)
@@ -117,6 +120,8 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
     before, after = special_ids(tokenizer)
     encoded = [encode_whole(tokenizer, part, quiet) for part in parts]
     blocks = [pack_blocks(ids, options.max_length, before, after) for ids in encoded]
+    if not all(len(part.ids) for part in blocks):
+        raise UserError(f"{', '.join(options.data)}: the tokenizer finds no tokens in the texts")
     train, valid = (hide_tokens(ids, tokenizer, run.seed) for ids in blocks)
     say(
         f"{len(texts):,} texts, {len(blocks[0].ids):,} tokens in {len(blocks[0].offsets) - 1:,} blocks to learn from, "
@@ -128,7 +133,8 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
     if team.rank == 0:
         start_folder(
             folder, run.resume,
-            {"pretrain": asdict(options), "loop": asdict(settings), "seed": run.seed, "tokenizer": digest(tokenizer)},
+            {"pretrain": asdict(options), "loop": asdict(settings), "seed": run.seed, "tokenizer": digest(tokenizer),
+             "tokens": [hashlib.sha256(part.ids.numpy().tobytes()).hexdigest() for part in blocks]},
         )  # fmt: skip
     team.wait()
     model.to(device)
@@ -177,6 +183,8 @@ def start_from(model: MaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
         raise UserError(f"--vectors are {vectors.table.shape[1]} wide, the encoder is {model.config.embedding_width}; "
                         "give --width accordingly")  # fmt: skip
     known = [(row, vectors.index[token]) for token, row in tokenizer.get_vocab().items() if token in vectors.index]
+    if not known:
+        raise UserError("--vectors know none of the tokenizer's words; give others")
     rows, places = torch.tensor(known, dtype=torch.int64).reshape(-1, 2).T
     model.encoder.tokens.weight[rows] = vectors.table[places] * (model.config.init_std / vectors.table.std())
 
@@ -191,7 +199,11 @@ def going_on(source: str) -> tuple[MaskedLM, Tokenizer, dict]:
                         f"{', '.join(kind for kind, member in FAMILIES.items() if member.masked_lm)}")  # fmt: skip
     model = MaskedLM(read_config(config, source))
     load_weights(model, folder, family)
-    return model, load_hub_tokenizer(folder), config
+    tokenizer = load_hub_tokenizer(folder)
+    if tokenizer.get_vocab_size() > model.config.vocabulary:
+        raise UserError(f"{source}: its tokenizer has {tokenizer.get_vocab_size():,} word pieces, its encoder "
+                        f"{model.config.vocabulary:,}; the two are not from one checkpoint")  # fmt: skip
+    return model, tokenizer, config
 
 
 def encode_whole(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> Ragged:
@@ -251,6 +263,11 @@ def finish_folder(folder: Path, out: Path, overwrite: bool) -> None:
     save(curves([row for row in rows if "valid" in row]), folder / "curves.png")
     for name in (CHECKPOINT, BEST):
         (folder / name).unlink(missing_ok=True)
+    old = out.with_name(out.name + ".old")
     if overwrite and out.exists():
-        shutil.rmtree(out)
+        shutil.rmtree(old, ignore_errors=True)  # left there by a run that was killed in the lines below
+        out.rename(old)
     folder.rename(out)
+    sync_folder(out.parent)
+    if overwrite:
+        shutil.rmtree(old, ignore_errors=True)
