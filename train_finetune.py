@@ -28,7 +28,7 @@ from minitext.loop import fit, plan_training
 from minitext.optim import layer_groups
 from minitext.options import option, parse
 from minitext.predict import show_prediction
-from minitext.pretrained import load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.pretrained import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
 from minitext.report import score_rows, text_table
 from minitext.team import join, leave
 from minitext.tokens import TRUNCATIONS, digest, encode, pad_id, special_ids
@@ -128,9 +128,7 @@ def main() -> None:
     # Tokens, by the checkpoint's own tokenizer; each text is cut to what the encoder may see.
     start = time.perf_counter()
     tokenizer = load_hub_tokenizer(checkpoint)
-    if tokenizer.get_vocab_size() > model.config.vocabulary:
-        raise UserError(f"{chosen.model}: its tokenizer has {tokenizer.get_vocab_size():,} word pieces, its encoder "
-                        f"{model.config.vocabulary:,}; the two are not from one checkpoint")  # fmt: skip
+    check_vocabulary(tokenizer, model.config, chosen.model)
     if not all(special_ids(tokenizer)):
         raise UserError(f"{chosen.model}: its tokenizer puts no token before and after a text, which the head needs")
     encoded = [encode(tokenizer, part.texts, chosen.max_length, chosen.truncate, quiet) for part in splits]

@@ -146,7 +146,7 @@ def hub_names(ours: str, family: Family, masked_lm: bool) -> tuple[str, ...]:
     return (f"{theirs}.{kind}" if kind else theirs,)
 
 
-def write_config(config: BertConfig, kind: str = "bert") -> dict:
+def write_config(config: BertConfig) -> dict:
     """The contents of a Hub `config.json` for a new encoder of BERT's own shape."""
     values = {names[0]: getattr(config, ours) for ours, (names, _) in SETTINGS.items()}
-    return {"model_type": kind, **values, "type_vocab_size": config.types, "pad_token_id": 0}
+    return {"model_type": "bert", **values, "type_vocab_size": config.types, "pad_token_id": 0}

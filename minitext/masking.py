@@ -6,6 +6,7 @@ chosen anew in each epoch. Letters: B blocks, T tokens of a block, M chosen toke
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ class MaskingPadder:
     vocabulary: int
     epoch: int = 0
 
+    @cached_property
+    def ordinary(self) -> Tensor:
+        """Ids that may be put in a chosen one's place."""
+        return torch.tensor(sorted(set(range(self.vocabulary)) - set(self.special)))
+
     @property
     def data(self) -> Ragged:
         return self.padder.data
@@ -73,9 +79,8 @@ class MaskingPadder:
         # one a block at least, as BERT does: a special one only where there is no other, padding never
         chosen[torch.arange(len(places)), (which + special.int() + 2 * ~mask).argmin(dim=1)] = True
         labels = ids[chosen]
-        ordinary = torch.tensor(sorted(set(range(self.vocabulary)) - set(self.special)))
         hidden = torch.where(how < MASKED, self.mask_id, ids)
-        hidden = torch.where(how >= 1 - RANDOM, ordinary[(what * len(ordinary)).long()], hidden)
+        hidden = torch.where(how >= 1 - RANDOM, self.ordinary[(what * len(self.ordinary)).long()], hidden)
         return MaskedBatch(torch.where(chosen, hidden, ids), mask, chosen, labels, places)
 
 

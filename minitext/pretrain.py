@@ -8,7 +8,6 @@ task is within-task further pretraining (Sun et al. 2019, section 5.4; Gururanga
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,20 +21,17 @@ from torch import nn
 from minitext import glove, loop
 from minitext.batches import Padder, load_batches, plan_evaluation
 from minitext.bert import BertConfig, MaskedLM
-from minitext.checkpoint import BEST
-from minitext.checkpoint import NAME as CHECKPOINT
 from minitext.device import pick_device, pick_precision
 from minitext.errors import UserError
 from minitext.families import FAMILIES, family_of, read_config, write_config
-from minitext.files import sync_folder, write_text
 from minitext.glove import Vectors
 from minitext.glove_train import read_texts
 from minitext.hub import fetch_checkpoint
 from minitext.loop import fit, plan_training
 from minitext.masking import MaskingPadder, pack_blocks
 from minitext.options import option
-from minitext.pretrained import load_hub_tokenizer, load_weights, read_json, save_model
-from minitext.run import RunOptions, differences, say
+from minitext.pretrained import check_vocabulary, load_hub_tokenizer, load_weights, read_json, save_model
+from minitext.run import RunOptions, say, start_folder, take_name
 from minitext.team import join, leave
 from minitext.tokens import Ragged, digest, encode, pad_id, special_ids, train_tokenizer
 
@@ -132,7 +128,7 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
     plan_training(blocks[0].lengths().numpy(), settings, run.seed)
     if team.rank == 0:
         start_folder(
-            folder, run.resume,
+            folder, run.resume and (folder / "settings.json").exists(),
             {"pretrain": asdict(options), "loop": asdict(settings), "seed": run.seed, "tokenizer": digest(tokenizer),
              "tokens": [hashlib.sha256(part.ids.numpy().tobytes()).hexdigest() for part in blocks]},
         )  # fmt: skip
@@ -147,7 +143,8 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
     )  # fmt: skip
     if team.rank == 0:
         save_model(model, tokenizer, folder, config, track="pretrain", updates=progress.updates)
-        finish_folder(folder, out, run.overwrite)
+        draw_curves(folder)
+        take_name(folder, out)
     say(f"{out}: epoch {progress.best_epoch:g}, the best of {progress.epoch}; {progress.seconds:.0f} s", quiet)
     leave(team)
 
@@ -200,9 +197,7 @@ def going_on(source: str) -> tuple[MaskedLM, Tokenizer, dict]:
     model = MaskedLM(read_config(config, source))
     load_weights(model, folder, family)
     tokenizer = load_hub_tokenizer(folder)
-    if tokenizer.get_vocab_size() > model.config.vocabulary:
-        raise UserError(f"{source}: its tokenizer has {tokenizer.get_vocab_size():,} word pieces, its encoder "
-                        f"{model.config.vocabulary:,}; the two are not from one checkpoint")  # fmt: skip
+    check_vocabulary(tokenizer, model.config, source)
     return model, tokenizer, config
 
 
@@ -242,32 +237,9 @@ def check_held_out(
     return {"loss": loss / count, "accuracy": right / count, "perplexity": math.exp(min(loss / count, 700))}
 
 
-def start_folder(folder: Path, resume: bool, settings: dict) -> None:
-    """A new folder with the settings, or the one that is there, if they are the same."""
-    saved = folder / "settings.json"
-    if resume and saved.exists():
-        changed = list(differences(json.loads(saved.read_text(encoding="utf-8")), json.loads(json.dumps(settings))))
-        if changed:
-            raise UserError(f"{folder}: cannot be resumed with other settings: {'; '.join(changed)}")
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_text(saved, json.dumps(settings, indent=2) + "\n")
-
-
-def finish_folder(folder: Path, out: Path, overwrite: bool) -> None:
-    """Draw the curves, drop the training state, and give the folder its name."""
+def draw_curves(folder: Path) -> None:
+    """Loss and accuracy at each check."""
     from minitext.plots import curves, save  # here: matplotlib is slow to import
 
     rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     save(curves([row for row in rows if "valid" in row]), folder / "curves.png")
-    for name in (CHECKPOINT, BEST):
-        (folder / name).unlink(missing_ok=True)
-    old = out.with_name(out.name + ".old")
-    if overwrite and out.exists():
-        shutil.rmtree(old, ignore_errors=True)  # left there by a run that was killed in the lines below
-        out.rename(old)
-    folder.rename(out)
-    sync_folder(out.parent)
-    if overwrite:
-        shutil.rmtree(old, ignore_errors=True)

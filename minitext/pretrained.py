@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
-from minitext.bert import Classifier, MaskedLM
+from minitext.bert import BertConfig, Classifier, MaskedLM
 from minitext.errors import UserError, first_line
 from minitext.families import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.files import atomic, write_text
@@ -183,6 +183,15 @@ def load_hub_tokenizer(folder: Path) -> Tokenizer:
         return load_tokenizer(str(folder))
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))._tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, source: str) -> None:
+    """Raises UserError where the tokenizer has ids that the encoder has no row for."""
+    if tokenizer.get_vocab_size() > config.vocabulary:
+        raise UserError(
+            f"{source}: its tokenizer has {tokenizer.get_vocab_size():,} word pieces, its encoder "
+            f"{config.vocabulary:,}; the two are not from one checkpoint"
+        )
 
 
 def save_model(

@@ -86,19 +86,7 @@ class Run:
         """Make the folder with `settings.json`. A run that resumes keeps its folder, if its settings are the same; else
         an unfinished run of the same name is dropped.
         """
-        if self.resumes:
-            before = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
-            changed = list(differences(before, json.loads(json.dumps(settings))))
-            if changed:
-                raise UserError(
-                    f"{self.folder}: cannot be resumed with other settings: {'; '.join(changed)}; "
-                    "give the old ones, or leave --resume away"
-                )
-            return
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
-        write_text(self.folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        start_folder(self.folder, self.resumes, settings)
 
     def finish(self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str]) -> dict:
         """Score the three parts, (N, C) probabilities each; write everything that is made from them; take the name.
@@ -116,16 +104,38 @@ class Run:
 
         draw(self.folder)
         write_report(self.folder, self.out.name, facts)
-        for name in (CHECKPOINT, BEST):  # a finished run needs them no more
-            (self.folder / name).unlink(missing_ok=True)
-        old = self.out.with_name(self.out.name + ".old")
-        if self.out.exists():
-            shutil.rmtree(old, ignore_errors=True)  # left there by a run that was killed in the lines below
-            self.out.rename(old)
-        self.folder.rename(self.out)
-        sync_folder(self.out.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        take_name(self.folder, self.out)
         return scores
+
+
+def start_folder(folder: Path, resumes: bool, settings: Mapping) -> None:
+    """Make `folder` anew with `settings.json`; one that resumes is kept. Raises UserError where its settings differ."""
+    if resumes:
+        before = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        changed = list(differences(before, json.loads(json.dumps(settings))))
+        if changed:
+            raise UserError(
+                f"{folder}: cannot be resumed with other settings: {'; '.join(changed)}; "
+                "give the old ones, or leave --resume away"
+            )
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    write_text(folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def take_name(folder: Path, out: Path) -> None:
+    """Drop the training state and rename `folder` to `out`; what stood there is deleted after that."""
+    for name in (CHECKPOINT, BEST):  # a finished run needs them no more
+        (folder / name).unlink(missing_ok=True)
+    old = out.with_name(out.name + ".old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left there by a run that was killed in the lines below
+        out.rename(old)
+    folder.rename(out)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
