@@ -5,11 +5,13 @@ In: a run's folder and texts. Out: `(texts, classes)` probabilities, and how a p
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from minitext.batches import Padder
@@ -27,11 +29,27 @@ PREDICTION_BATCH = 8  # texts in a forward pass
 BAR = 30  # characters of a probability of 1
 
 
-class Predictor(NamedTuple):
+@dataclass(frozen=True)
+class Predictor:
     """A trained classifier, whatever its track."""
 
     names: tuple[str, ...]
-    predict: Callable[[Sequence[str]], Tensor]  # texts to (B, C) probabilities
+    model: nn.Module  # a StaticClassifier, FeedForward or Classifier
+    logits: Callable[[Sequence[str]], Tensor]  # texts to (B, C)
+    temperature: float = 1.0  # what logits are divided by (Guo et al. 2017, section 4.2)
+    tokens: "TokenSettings | None" = None  # None: the model reads words
+
+    def predict(self, texts: Sequence[str]) -> Tensor:
+        """`(B, C)` probabilities."""
+        return (self.logits(texts) / self.temperature).softmax(dim=1)
+
+
+class TokenSettings(NamedTuple):
+    """How a run cuts a text into tokens."""
+
+    tokenizer: Tokenizer
+    max_length: int
+    truncate: str
 
 
 def load_run(folder: str | Path) -> Predictor:
@@ -52,12 +70,11 @@ def load_run(folder: str | Path) -> Predictor:
 
 def load_static(folder: Path, config: dict) -> Predictor:
     model = StaticClassifier.load(folder)
-    return Predictor(tuple(config["names"]), model.predict)
+    return Predictor(tuple(config["names"]), model, model.logits, config.get("temperature", 1.0))
 
 
 def load_scratch(folder: Path, config: dict) -> Predictor:
-    model = FeedForward.load(folder)
-    return Predictor(tuple(config["names"]), predict_tokens(model, folder, config["max_length"], config["truncate"]))
+    return on_tokens(tuple(config["names"]), FeedForward.load(folder), folder, config)
 
 
 def load_finetune(folder: Path, config: dict) -> Predictor:
@@ -66,22 +83,21 @@ def load_finetune(folder: Path, config: dict) -> Predictor:
     new, _ = load_weights(model, folder, family_of(config, str(folder)))
     if new:  # drawn at random: no answer is better than a guess
         raise UserError(f"{folder}: damaged (its weights lack {new[0]} for {len(names)} classes); train it again")
-    settings = config["minitext"]
-    return Predictor(names, predict_tokens(model, folder, settings["max_length"], settings["truncate"]))
+    return on_tokens(names, model, folder, config["minitext"])
 
 
-def predict_tokens(model: nn.Module, folder: Path, max_length: int, truncate: str) -> Callable[[Sequence[str]], Tensor]:
-    """What a run on tokens does with texts: tokenizer, padded batches, softmax; on a GPU if there is one."""
-    tokenizer = load_tokenizer(str(folder))
+def on_tokens(names: tuple[str, ...], model: nn.Module, folder: Path, settings: dict) -> Predictor:
+    """A run on tokens: tokenizer, padded batches, logits; on a GPU if there is one."""
+    tokens = TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
     device = pick_device("auto")
     model.to(device)
 
-    def predict(texts: Sequence[str]) -> Tensor:
-        ids = encode(tokenizer, texts, max_length, truncate)
-        data = Padder(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokenizer))
-        return predict_all(model, data, PREDICTION_BATCH, device, torch.float32).softmax(dim=1)
+    def logits(texts: Sequence[str]) -> Tensor:
+        ids = encode(tokens.tokenizer, texts, tokens.max_length, tokens.truncate)
+        data = Padder(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokens.tokenizer))
+        return predict_all(model, data, PREDICTION_BATCH, device, torch.float32)
 
-    return predict
+    return Predictor(names, model, logits, settings.get("temperature", 1.0), tokens)
 
 
 def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float]) -> str:

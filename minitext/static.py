@@ -200,7 +200,7 @@ def losses(model: nn.Module, train: Examples, valid: Examples) -> dict[str, dict
 
 
 class StaticClassifier(nn.Module):
-    """Encoder and classifier together: raw texts to class probabilities; what a run's folder holds."""
+    """Encoder and classifier together: raw texts to logits; what a run's folder holds."""
 
     def __init__(self, encoder: MeanEncoder, classifier: nn.Module, names: Sequence[str]):
         super().__init__()
@@ -209,10 +209,10 @@ class StaticClassifier(nn.Module):
         self.names = tuple(names)
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> Tensor:
-        """`(B, C)` probabilities."""
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """`(B, C)` logits."""
         self.eval()
-        return self.classifier(self.encoder.encode(texts).vectors).softmax(dim=1)
+        return self.classifier(self.encoder.encode(texts).vectors)
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, `words.txt` and `model.safetensors` into `folder`."""

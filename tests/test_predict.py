@@ -70,7 +70,7 @@ def test_a_run_predicts_what_its_classifier_predicts(tmp_path, mlp: bool):
     texts = ["good", "bad bad good", "", "unknown"]
     predictor = load_run(folder)
     assert predictor.names == ("neg", "pos")
-    assert torch.equal(predictor.predict(texts), StaticClassifier.load(folder).predict(texts))
+    assert torch.equal(predictor.predict(texts), StaticClassifier.load(folder).logits(texts).softmax(dim=1))
 
 
 def test_probabilities_by_hand(folder):

@@ -270,7 +270,7 @@ def train_classifier(kind: str) -> torch.nn.Module:
 @pytest.mark.parametrize("kind", ["logistic", "mlp"])
 def test_five_classes_work_end_to_end(kind: str):
     encoder, texts, _ = topic_data()
-    probabilities = StaticClassifier(encoder, train_classifier(kind), TOPICS).predict([*texts, ""])
+    probabilities = StaticClassifier(encoder, train_classifier(kind), TOPICS).logits([*texts, ""]).softmax(dim=1)
     assert probabilities.shape == (21, 5)
     assert [TOPICS[c] for c in probabilities[:20].argmax(dim=1)] == TOPICS * 4
     assert probabilities.sum(dim=1).tolist() == pytest.approx([1] * 21, abs=1e-6)  # float32
@@ -286,14 +286,14 @@ def test_a_saved_classifier_gives_the_same_probabilities(tmp_path, kind: str, we
     model.save(tmp_path)
     loaded = StaticClassifier.load(tmp_path)
     assert loaded.names == tuple(TOPICS)
-    assert torch.equal(loaded.predict([*texts, "", "unknown"]), model.predict([*texts, "", "unknown"]))
+    assert torch.equal(loaded.logits([*texts, "", "unknown"]), model.logits([*texts, "", "unknown"]))
 
 
 def test_a_saved_classifier_of_two_classes_comes_back(tmp_path):
     encoder = MeanEncoder(WORDS, TABLE)
     model = StaticClassifier(encoder, LogisticRegression(2, 2), ("neg", "pos"))
     model.save(tmp_path)
-    assert torch.equal(StaticClassifier.load(tmp_path).predict(["good film"]), model.predict(["good film"]))
+    assert torch.equal(StaticClassifier.load(tmp_path).logits(["good film"]), model.logits(["good film"]))
 
 
 def test_words_beyond_ascii_keep_their_vectors(tmp_path):
@@ -305,4 +305,4 @@ def test_words_beyond_ascii_keep_their_vectors(tmp_path):
 def test_prediction_turns_dropout_off():
     model = StaticClassifier(MeanEncoder(WORDS, TABLE), build_mlp(2, 16, 2, dropout=0.9), ("neg", "pos"))
     model.train()
-    assert torch.equal(model.predict(["good film"]), model.predict(["good film"]))
+    assert torch.equal(model.logits(["good film"]), model.logits(["good film"]))
