@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -10,35 +10,53 @@ from minitext import __version__, glove
 from minitext.errors import UserError, exit_status
 from minitext.glove_train import TrainOptions, train_vectors
 from minitext.options import add_group, fill
-from minitext.predict import json_prediction, load_run, show_prediction
+from minitext.predict import Predictor, json_prediction, json_unread, load_run, show_prediction, show_unread
+from minitext.predict_file import PredictOptions, open_input, predict_file
 from minitext.pretrain import LoopOptions as PretrainLoopOptions
 from minitext.pretrain import PretrainOptions, PretrainRunOptions
 from minitext.pretrain import pretrain as pretrain_bert
+from minitext.table import TextRow, line_rows, read_rows
 
 CHUNK = 256  # texts predicted at once
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Class probabilities of the texts given as words on the command line, or of each line of a file or of stdin."""
+    """Class probabilities of the texts given as words on the command line, else of the rows of --input, else of each
+    line of stdin; printed, or with --output written to a file of any size.
+    """
+    options = fill(PredictOptions, arguments)
+    if arguments.texts and options.input:
+        raise UserError(f"--input {options.input}: give texts or a file, not both")
+    if options.output:
+        if arguments.json:
+            raise UserError("--json: prints; with --output, name a .jsonl file")
+        counts = predict_file(arguments.run, options)
+        predicted = counts.rows - counts.below - counts.unread
+        print(
+            f"{options.output}: {counts.rows:,} rows, {predicted:,} predicted, {counts.below:,} below the threshold, "
+            f"{counts.unread:,} without a text"
+        )
+        return
     run = load_run(arguments.run)
-    show = json_prediction if arguments.json else show_prediction
-    if arguments.input and not Path(arguments.input).is_file():
-        raise UserError(f"{arguments.input}: there is no such file")
     if arguments.texts:
-        predict_each(run, arguments.texts, show)
-    elif arguments.input:
-        with open(arguments.input, encoding="utf-8", errors="replace") as file:
-            predict_each(run, file, show)
+        predict_each(run, line_rows(arguments.texts), options.threshold, arguments.json)
+    elif options.input:
+        with open_input(Path(options.input)) as file:
+            rows = read_rows(Path(options.input), file, options.text_column)
+            predict_each(run, rows, options.threshold, arguments.json)
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-        predict_each(run, sys.stdin, show)
+        predict_each(run, line_rows(sys.stdin), options.threshold, arguments.json)
 
 
-def predict_each(run, lines: Iterable[str], show) -> None:
-    texts = (line.rstrip("\n") for line in lines)
-    while chunk := list(islice(texts, CHUNK)):
-        for text, probabilities in zip(chunk, run.predict(chunk).tolist(), strict=True):
-            print(show(text, run.names, probabilities), flush=True)
+def predict_each(run: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
+    """Print an answer for each row; one without a text gets its note instead."""
+    show = json_prediction if as_json else show_prediction
+    unread = json_unread if as_json else show_unread
+    while chunk := list(islice(rows, CHUNK)):
+        for row, probabilities in zip(chunk, run.predict([row.text for row in chunk]).tolist(), strict=True):
+            shown = unread(row.line, row.note) if row.note else show(row.text, run.names, probabilities, threshold)
+            print(shown, flush=True)
 
 
 def nearest(arguments: argparse.Namespace) -> None:
@@ -78,11 +96,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("predict", help="class probabilities of new texts", description=predict.__doc__)
     command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
-    command.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="without any, each line of --input or stdin is a text"
-    )
-    command.add_argument("--input", metavar="FILE", help="a UTF-8 file with a text a line")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="without any, --input is read, or each line of stdin")
     command.add_argument("--json", action="store_true", help="print a JSON object a line")
+    add_group(command, PredictOptions)
     command.set_defaults(act=predict)
 
     vectors = commands.add_parser("vectors", help="train word vectors, look into them").add_subparsers(

@@ -4,7 +4,7 @@ In: raw texts, words and their vectors. Out: `(B, D)` vectors, and how much of t
 texts, D vector width, V words, N training texts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,18 +60,21 @@ class MeanEncoder(nn.Module):
             vectors = vectors - (vectors @ self.common)[:, None] * self.common
         return vectors
 
-    @torch.no_grad()
     def encode(self, texts: Iterable[str]) -> Encoded:
         """Raw texts to `(B, D)` vectors on the table's device."""
-        vectors, known, total = [self.table.new_zeros(0, self.table.shape[1])], 0, 0
+        nothing = Encoded(self.table.new_zeros(0, self.table.shape[1]), 0, 0)
+        vectors, known, total = zip(nothing, *self.encode_in_chunks(texts), strict=True)
+        return Encoded(torch.cat(vectors), sum(known), sum(total))
+
+    @torch.no_grad()
+    def encode_in_chunks(self, texts: Iterable[str]) -> Iterator[Encoded]:
+        """The same for a stream of texts, CHUNK at a time and in order; only a few chunks are taken in ahead."""
         for ids, offsets in word_ids_in_chunks(texts, self.index, CHUNK):
             has_vector = ids != UNKNOWN
             known_before = np.concatenate(([0], np.cumsum(has_vector)))
             rows = torch.from_numpy(ids[has_vector]).to(self.table.device)
             kept_offsets = torch.from_numpy(known_before[offsets].astype(np.int32)).to(self.table.device)
-            vectors.append(self(rows, kept_offsets))
-            known, total = known + len(rows), total + len(ids)
-        return Encoded(torch.cat(vectors), known, total)
+            yield Encoded(self(rows, kept_offsets), len(rows), len(ids))
 
 
 def fit_sif(words: Sequence[str], table: Tensor, texts: Sequence[str]) -> MeanEncoder:

@@ -4,8 +4,9 @@ In: a run's folder and texts. Out: `(texts, classes)` probabilities, and how a p
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,9 @@ from minitext.static import StaticClassifier
 from minitext.tokens import encode, load_tokenizer, pad_id
 
 PREDICTION_BATCH = 8  # texts in a forward pass
+TOKEN_CHUNK = 1024  # texts of a stream that are sorted by length together: 128 batches, so that hardly any is padded
 BAR = 30  # characters of a probability of 1
+BELOW = "below threshold"  # why a run abstains
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> Tensor:
         """`(B, C)` probabilities."""
         return (self.logits(texts) / self.temperature).softmax(dim=1)
+
+    def predict_in_chunks(self, texts: Iterable[str]) -> Iterator[Tensor]:
+        """`(B, C)` probabilities of a stream of texts, a chunk at a time and in order; only a few chunks are taken in
+        ahead. Where a chunk ends depends on the number of texts alone, so that a stream that goes on behind a chunk
+        gives the same bits.
+        """
+        if self.tokens is None:
+            logits = static_logits_in_chunks(self.model, texts)
+        else:
+            texts = iter(texts)
+            logits = map(self.logits, iter(lambda: list(islice(texts, TOKEN_CHUNK)), []))
+        for some in logits:
+            yield (some / self.temperature).softmax(dim=1)
 
 
 class TokenSettings(NamedTuple):
@@ -73,6 +89,14 @@ def load_static(folder: Path, config: dict) -> Predictor:
     return Predictor(tuple(config["names"]), model, model.logits, config.get("temperature", 1.0))
 
 
+@torch.no_grad()
+def static_logits_in_chunks(model: StaticClassifier, texts: Iterable[str]) -> Iterator[Tensor]:
+    """Words are looked up in other processes meanwhile."""
+    model.eval()
+    for encoded in model.encoder.encode_in_chunks(texts):
+        yield model.classifier(encoded.vectors)
+
+
 def load_scratch(folder: Path, config: dict) -> Predictor:
     return on_tokens(tuple(config["names"]), FeedForward.load(folder), folder, config)
 
@@ -100,19 +124,40 @@ def on_tokens(names: tuple[str, ...], model: nn.Module, folder: Path, settings: 
     return Predictor(names, model, logits, settings.get("temperature", 1.0), tokens)
 
 
-def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float]) -> str:
-    """Lines for a terminal: the text, then a bar for each class, the likeliest marked."""
-    best = max(range(len(names)), key=lambda c: probabilities[c])
+def choose(probabilities: Sequence[float], threshold: float) -> int | None:
+    """The likeliest class; None where no class is as probable as `threshold`."""
+    highest = max(probabilities)
+    return probabilities.index(highest) if highest >= threshold else None
+
+
+def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
+    """Lines for a terminal: the text, then a bar for each class, the likeliest marked if it reaches `threshold`."""
+    best = choose(probabilities, threshold)
     width = max(map(len, names))
     lines = [text if len(text) <= 100 else text[:99] + "…"]
     for c, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
         bar = "█" * round(BAR * probability)
         lines.append(f"  {'>' if c == best else ' '} {name:<{width}} {probability:7.2%} {bar}")
-    return "\n".join(lines)
+    return "\n".join(lines if best is not None else [*lines, f"  abstains: {BELOW}"])
 
 
-def json_prediction(text: str, names: Sequence[str], probabilities: Sequence[float]) -> str:
-    """One JSON object on one line: text, class, probabilities by name."""
-    best = max(range(len(names)), key=lambda c: probabilities[c])
-    record = {"text": text, "class": names[best], "probabilities": dict(zip(names, probabilities, strict=True))}
+def json_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
+    """One JSON object on one line: text, class (null below `threshold`), probabilities by name, note."""
+    best = choose(probabilities, threshold)
+    record = {
+        "text": text,
+        "class": None if best is None else names[best],
+        "probabilities": dict(zip(names, probabilities, strict=True)),
+        "note": BELOW if best is None else "",
+    }
     return json.dumps(record, ensure_ascii=False)
+
+
+def show_unread(line: int, note: str) -> str:
+    """A line for a terminal in place of an answer, where a row holds no text."""
+    return f"line {line}: {note}"
+
+
+def json_unread(line: int, note: str) -> str:
+    """The JSON object for a row that holds no text."""
+    return json.dumps({"text": "", "class": None, "probabilities": None, "note": f"line {line}: {note}"})

@@ -4,7 +4,10 @@ In: strings. Out: lists of words, or ragged row numbers of a vocabulary for many
 """
 
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,9 +87,17 @@ def word_ids_in_chunks(
 
 
 def share_index(index: Mapping[str, int]) -> None:
-    """In a worker process: keep the index that it was forked with."""
+    """In a worker process: keep the index that it was forked with; end with the parent, and only with it."""
     global shared_index
     shared_index = index
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent answers it
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """In a worker process: a killed parent cannot stop its workers, which would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def shared_word_ids(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

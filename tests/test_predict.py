@@ -188,7 +188,8 @@ def test_a_long_text_is_cut():
 def test_a_program_gets_one_json_object_on_one_line():
     line = json_prediction("two\nlines, é", ("neg", "pos"), (0.25, 0.75))
     assert "\n" not in line
-    assert json.loads(line) == {"text": "two\nlines, é", "class": "pos", "probabilities": {"neg": 0.25, "pos": 0.75}}
+    probabilities = {"neg": 0.25, "pos": 0.75}
+    assert json.loads(line) == {"text": "two\nlines, é", "class": "pos", "probabilities": probabilities, "note": ""}
 
 
 # On the command line
