@@ -118,7 +118,7 @@ def digest_of_run(folder: Path) -> str:
         if (folder / name).exists():
             with open(folder / name, "rb") as file:
                 total.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    return total.hexdigest()[:16]  # against accidents, in a message of one line
 
 
 class Partial:
