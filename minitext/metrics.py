@@ -1,12 +1,15 @@
 """Scores from labels and probabilities, each with a bootstrap interval.
 
 In: labels (N,) int64 in 0..C-1 and probabilities (N, C). Out: plain numbers, as scikit-learn defines them: a ratio with
-nothing below the line is 0. Letters: N texts, C classes, R resamples.
+nothing below the line is 0. Letters: N texts, C classes, R resamples of a block.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
-RESAMPLES = 1000
+RESAMPLES = 10_000
+BLOCK = 2**16  # weights held at once; arrays over 0.5 MB go back to the system each time, which costs more than sums
 LEVEL = 0.95  # of the intervals
 AVERAGES = ("macro", "weighted", "micro")
 
@@ -18,13 +21,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 of each class, from (…, C, C) confusion matrices to (…, C)."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    called, support = confusion.sum(-2), confusion.sum(-1)
-    return {
-        "precision": divide(hits, called),
-        "recall": divide(hits, support),
-        "f1": divide(2 * hits, called + support),
-    }
+    return class_scores(*class_counts(confusion))
 
 
 def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -33,12 +30,30 @@ def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
     Macro: the plain mean over classes that occur or were called. Weighted: by support. Micro: over all decisions; with
     one label a text it equals the accuracy, and is given because people look for it.
     """
-    support = confusion.sum(-1)
+    return average_scores(*class_counts(confusion))
+
+
+def class_counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All that precision, recall and F1 depend on: for each class its hits, how often it was called, how often it
+    occurs; (…, C) each, from (…, C, C) confusion matrices.
+    """
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1)
+
+
+def class_scores(hits: np.ndarray, called: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "precision": divide(hits, called),
+        "recall": divide(hits, support),
+        "f1": divide(2 * hits, called + support),
+    }
+
+
+def average_scores(hits: np.ndarray, called: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
     total = support.sum(-1)
-    accuracy = divide(np.trace(confusion, axis1=-2, axis2=-1), total)
-    seen = (support + confusion.sum(-2)) > 0
+    accuracy = divide(hits.sum(-1), total)
+    seen = (support + called) > 0
     result = {"accuracy": accuracy}
-    for name, values in per_class(confusion).items():
+    for name, values in class_scores(hits, called, support).items():
         result[f"macro_{name}"] = divide((values * seen).sum(-1), seen.sum(-1))
         result[f"weighted_{name}"] = divide((values * support).sum(-1), total)
         result[f"micro_{name}"] = accuracy
@@ -62,23 +77,28 @@ class RankCurve:
     """One class against the rest: the area under the ROC curve, for any weighing of the texts.
 
     The area is the probability that a text of the class gets a higher score than another text, ties counting half
-    (Hanley & McNeil 1982). Sorting happens once; each resample then costs two cumulative sums.
+    (Hanley & McNeil 1982). Sorting happens once; each resample then costs one cumulative sum.
     """
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray):
-        self.order = np.argsort(scores, kind="stable")
-        self.positive = positive[self.order]
-        ordered = scores[self.order]
-        self.group_starts = np.concatenate(([0], np.flatnonzero(np.diff(ordered)) + 1))  # equal scores make one group
+        order = np.argsort(scores, kind="stable")
+        ordered = scores[order]
+        self.own = order[positive[order]]  # the class's texts by rising score
+        self.lower = np.searchsorted(ordered, scores[self.own], "left")  # for each: how many have lower scores
+        self.not_higher = np.searchsorted(ordered, scores[self.own], "right")
+        self.order = np.concatenate(([0], order))  # behind a text that does not count, so that sums begin with 0
+        self.rest = np.concatenate(([False], ~positive[order]))
 
-    def area(self, weights: np.ndarray) -> float:
-        """The area under the curve; NaN where `weights`, (N,), leave only one kind of text."""
-        weights = weights[self.order]
-        positives = np.add.reduceat(weights * self.positive, self.group_starts)
-        negatives = np.add.reduceat(weights * ~self.positive, self.group_starts)
-        total = positives.sum() * negatives.sum()
-        below = np.cumsum(negatives) - negatives
-        return float((positives * (below + negatives / 2)).sum() / total) if total else float("nan")
+    def area(self, weights: np.ndarray) -> np.ndarray:
+        """The areas (…) under the curve for weights (…, N); NaN where they leave only one kind of text."""
+        own = np.take(weights, self.own, axis=-1)
+        rest = np.take(weights, self.order, axis=-1)
+        rest *= self.rest
+        rest = np.cumsum(rest, axis=-1, out=rest)  # (…, N + 1): weight of the other texts among the k lowest
+        below_twice = np.take(rest, self.lower, axis=-1) + np.take(rest, self.not_higher, axis=-1)
+        pairs = np.asarray(own.sum(-1) * rest[..., -1])
+        right = np.einsum("...n,...n->...", own, below_twice) / 2
+        return np.divide(right, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
 def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RankCurve]:
@@ -97,28 +117,28 @@ def score(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...],
     """
     classes, count = len(names), len(labels)
     predicted = probabilities.argmax(1)
-    cell = labels * classes + predicted
+    cell = labels * classes + predicted  # of the confusion matrix
+    by_cell = np.argsort(cell, kind="stable")
+    cells, starts = np.unique(cell[by_cell], return_index=True)
     losses = log_losses(labels, probabilities)
     curves = roc_curves(labels, probabilities)
 
-    def all_scores(weights: np.ndarray) -> dict[str, float]:
-        confusion = np.bincount(cell, weights, minlength=classes**2).reshape(classes, classes)
-        areas = [curve.area(weights) for curve in curves]
-        return {
-            **{name: float(value) for name, value in averages(confusion).items()},
-            "log_loss": float(weights @ losses / count),
-            "roc_auc": float(np.mean(areas)),
-        }
+    def sums(weights: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What the scores of each row of weights (R, N) are made of: hits, called, support (R, C); loss, area (R,)."""
+        confusion = np.zeros((len(weights), classes**2))
+        confusion[:, cells] = np.add.reduceat(np.take(weights, by_cell, axis=1), starts, axis=1)
+        loss = np.einsum("rn,n->r", weights, losses)  # no matrix product: for so few rows its threads cost more
+        area = np.mean([curve.area(weights) for curve in curves], axis=0)
+        return *class_counts(confusion.reshape(-1, classes, classes)), loss, area
 
-    values = all_scores(np.ones(count))
-    generator = np.random.default_rng(seed)
-    resampled: dict[str, list[float]] = {name: [] for name in values}
-    for _ in range(RESAMPLES):
-        weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
-        for name, value in all_scores(weights).items():
-            resampled[name].append(value)
+    def scores(hits, called, support, loss, area) -> dict[str, np.ndarray]:
+        return {**average_scores(hits, called, support), "log_loss": loss / count, "roc_auc": area}
 
-    result: dict = {name: interval(value, np.array(resampled[name])) for name, value in values.items()}
+    values = scores(*sums(np.ones((1, count), dtype=np.int64)))
+    blocks = [sums(weights) for weights in resamples(count, seed)]
+    resampled = scores(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+
+    result: dict = {name: interval(float(value), resampled[name]) for name, (value,) in values.items()}
     confusion = confusion_matrix(labels, predicted, classes)
     columns = per_class(confusion)
     result["count"] = count
@@ -128,6 +148,21 @@ def score(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...],
     }
     result["confusion"] = confusion.tolist()
     return result
+
+
+def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of N texts is drawn in each of RESAMPLES draws of N texts with replacement: blocks (R, N) int64.
+
+    What is drawn depends on `seed` and `count` alone, not on the size of the blocks, and is what
+    `scipy.stats.bootstrap` draws from `np.random.default_rng(seed)`.
+    """
+    generator = np.random.default_rng(seed)
+    size = max(1, BLOCK // count)
+    for start in range(0, RESAMPLES, size):
+        rows = min(size, RESAMPLES - start)
+        drawn = generator.integers(count, size=(rows, count))
+        drawn += np.arange(rows)[:, None] * count  # one histogram for all rows
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
 def interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:

@@ -217,10 +217,10 @@ def test_resamples_without_a_value_are_left_out():
 
 
 def test_a_value_that_no_resample_has_is_without_an_interval():
-    labels = np.arange(12)  # one text a class: a resample with all twelve classes is one of 19,000
+    labels = np.arange(20)  # one text a class: a resample with all twenty classes is one of 40 million
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        area = score(labels, np.eye(12), names_of(12), seed=0)["roc_auc"]
+        area = score(labels, np.eye(20), names_of(20), seed=0)["roc_auc"]
     assert area == {"value": 1.0, "low": None, "high": None}
 
 
@@ -293,3 +293,35 @@ def test_ties_in_a_binary_score_are_scikit_learns():
         positive, scores = generator.random(30) < 0.4, generator.integers(4, size=30) / 4
         area = RankCurve(positive, scores).area(np.ones(30))
         assert area == pytest.approx(roc_auc_score(positive, scores), abs=1e-9)
+
+
+@pytest.mark.oracle
+def test_intervals_are_scipys_from_the_same_resamples(monkeypatch):
+    bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    monkeypatch.setattr(metrics, "RESAMPLES", 500)
+    labels, probabilities = random_case(2, 80, seed=3)
+    losses, curve = log_losses(labels, probabilities), RankCurve(labels == 1, probabilities[:, 1])
+    right = labels == probabilities.argmax(1)
+    statistics = {
+        "accuracy": lambda texts: right[texts].mean(),
+        "log_loss": lambda texts: losses[texts].mean(),
+        "roc_auc": lambda texts: curve.area(np.bincount(texts, minlength=80)),
+    }
+    result = score(labels, probabilities, names_of(2), seed=4)
+    for name, statistic in statistics.items():
+        expected = bootstrap(
+            (np.arange(80),), statistic, n_resamples=500, method="percentile", vectorized=False,
+            random_state=np.random.default_rng(4),
+        ).confidence_interval  # fmt: skip
+        # float64 sums in another order
+        assert (result[name]["low"], result[name]["high"]) == pytest.approx(tuple(expected), abs=1e-9), name
+
+
+def test_resamples_do_not_depend_on_the_size_of_a_block(monkeypatch):
+    monkeypatch.setattr(metrics, "RESAMPLES", 7)
+    at_once = np.concatenate(list(metrics.resamples(10, seed=0)))
+    monkeypatch.setattr(metrics, "BLOCK", 30)
+    in_blocks = list(metrics.resamples(10, seed=0))
+    assert [len(block) for block in in_blocks] == [3, 3, 1]
+    assert np.array_equal(np.concatenate(in_blocks), at_once)
+    assert (at_once.sum(1) == 10).all()
