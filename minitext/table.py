@@ -70,7 +70,8 @@ def read_rows(
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); copy or compress it again") from error
     finally:
-        lines.detach()  # `file` is the caller's to close
+        if not file.closed:  # rows may be given up after it
+            lines.detach()  # else `file`, which is the caller's, would be closed with it
 
 
 def line_rows(lines: Iterable[str]) -> Iterator[TextRow]:
