@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minitext import __version__, glove
 from minitext.errors import UserError, exit_status
+from minitext.explain import explain, json_explanation, show
 from minitext.glove_train import TrainOptions, train_vectors
 from minitext.options import add_group, fill
 from minitext.predict import Predictor, json_prediction, json_unread, load_run, show_prediction, show_unread
@@ -59,6 +60,23 @@ def predict_each(run: Predictor, rows: Iterator[TextRow], threshold: float, as_j
             print(shown, flush=True)
 
 
+def explain_texts(arguments: argparse.Namespace) -> None:
+    """What each word of a text adds to a class's score: exact on mean vectors under a logistic regression, integrated
+    gradients elsewhere (Sundararajan et al. 2017).
+    """
+    run = load_run(arguments.run)
+    if arguments.target is not None and arguments.target not in run.names:
+        raise UserError(f"--class {arguments.target}: the classes of {arguments.run} are {', '.join(run.names)}")
+    target = None if arguments.target is None else run.names.index(arguments.target)
+    for row in line_rows(arguments.texts):
+        if row.note:
+            raise UserError(f"text {row.line}: {row.note}; give at least one word")
+        explanation = explain(run, row.text, target)
+        if row.line > 1 and not arguments.json:
+            print()
+        print(json_explanation(explanation) if arguments.json else show(explanation), flush=True)
+
+
 def nearest(arguments: argparse.Namespace) -> None:
     """The words whose vectors point the same way."""
     if arguments.k < 1:
@@ -100,6 +118,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print a JSON object a line")
     add_group(command, PredictOptions)
     command.set_defaults(act=predict)
+
+    command = commands.add_parser("explain", help="what each word speaks for", description=explain_texts.__doc__)
+    command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
+    command.add_argument("texts", nargs="+", metavar="TEXT")
+    command.add_argument("--class", dest="target", metavar="NAME", help="the class to explain (default: the likeliest)")
+    command.add_argument("--json", action="store_true", help="print a JSON object a line")
+    command.set_defaults(act=explain_texts)
 
     vectors = commands.add_parser("vectors", help="train word vectors, look into them").add_subparsers(
         required=True, metavar="COMMAND"
