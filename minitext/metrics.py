@@ -73,6 +73,22 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(own, epsilon, 1 - epsilon))
 
 
+class CellCounts:
+    """The confusion matrix for any weighing of the texts. Sorting happens once; each resample then adds up runs."""
+
+    def __init__(self, labels: np.ndarray, predicted: np.ndarray, classes: int):
+        cell = labels * classes + predicted
+        self.classes = classes
+        self.order = np.argsort(cell, kind="stable")
+        self.cells, self.starts = np.unique(cell[self.order], return_index=True)
+
+    def matrices(self, weights: np.ndarray) -> np.ndarray:
+        """Weights (R, N) to confusion matrices (R, C, C)."""
+        counts = np.zeros((len(weights), self.classes**2))
+        counts[:, self.cells] = np.add.reduceat(np.take(weights, self.order, axis=1), self.starts, axis=1)
+        return counts.reshape(-1, self.classes, self.classes)
+
+
 class RankCurve:
     """One class against the rest: the area under the ROC curve, for any weighing of the texts.
 
@@ -117,19 +133,15 @@ def score(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...],
     """
     classes, count = len(names), len(labels)
     predicted = probabilities.argmax(1)
-    cell = labels * classes + predicted  # of the confusion matrix
-    by_cell = np.argsort(cell, kind="stable")
-    cells, starts = np.unique(cell[by_cell], return_index=True)
+    cells = CellCounts(labels, predicted, classes)
     losses = log_losses(labels, probabilities)
     curves = roc_curves(labels, probabilities)
 
     def sums(weights: np.ndarray) -> tuple[np.ndarray, ...]:
         """What the scores of each row of weights (R, N) are made of: hits, called, support (R, C); loss, area (R,)."""
-        confusion = np.zeros((len(weights), classes**2))
-        confusion[:, cells] = np.add.reduceat(np.take(weights, by_cell, axis=1), starts, axis=1)
         loss = np.einsum("rn,n->r", weights, losses)  # no matrix product: for so few rows its threads cost more
         area = np.mean([curve.area(weights) for curve in curves], axis=0)
-        return *class_counts(confusion.reshape(-1, classes, classes)), loss, area
+        return *class_counts(cells.matrices(weights)), loss, area
 
     def scores(hits, called, support, loss, area) -> dict[str, np.ndarray]:
         return {**average_scores(hits, called, support), "log_loss": loss / count, "roc_auc": area}
