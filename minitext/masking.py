@@ -55,6 +55,7 @@ class MaskingPadder:
     special: tuple[int, ...]  # ids that are never chosen, nor put in a chosen one's place
     vocabulary: int
     epoch: int = 0
+    summary: bool = False  # a block's first token has to name one of the hidden tokens, too
 
     @cached_property
     def ordinary(self) -> Tensor:
@@ -78,10 +79,13 @@ class MaskingPadder:
         chosen = mask & ~special & (which < CHOSEN)
         # one a block at least, as BERT does: a special one only where there is no other, padding never
         chosen[torch.arange(len(places)), (which + special.int() + 2 * ~mask).argmin(dim=1)] = True
-        labels = ids[chosen]
         hidden = torch.where(how < MASKED, self.mask_id, ids)
         hidden = torch.where(how >= 1 - RANDOM, self.ordinary[(what * len(self.ordinary)).long()], hidden)
-        return MaskedBatch(torch.where(chosen, hidden, ids), mask, chosen, labels, places)
+        hidden, labels = torch.where(chosen, hidden, ids), ids.clone()
+        if self.summary:
+            one = which.masked_fill(~chosen, 1.0).argmin(dim=1)  # (B,) any of the block's hidden tokens, as likely
+            labels[:, 0], chosen[:, 0] = ids[torch.arange(len(ids)), one], True
+        return MaskedBatch(hidden, mask, chosen, labels[chosen], places)
 
 
 def pack_blocks(texts: Ragged, length: int, before: Sequence[int], after: Sequence[int]) -> Ragged:

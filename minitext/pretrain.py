@@ -9,14 +9,14 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, processors
-from torch import nn
+from torch import Tensor, nn
 
 from minitext import glove, loop
 from minitext.batches import Padder, load_batches, plan_evaluation
@@ -56,6 +56,8 @@ class PretrainOptions:
     positions: int = option(512, "longest text that a new encoder can read, in tokens")
     vectors: str | None = option(None, "start a new encoder's tokens from word vectors of its width: a name, or a file")
     max_length: int = option(128, "tokens of a block; texts are packed end to end")
+    dropout: float = option(0.0, "while pretraining; what a new encoder tells fine-tuning is BERT's 0.1")
+    summary: bool = option(False, "a block's first token, which classifiers read, learns to name a hidden one, too")
     held_out: float = option(0.01, "share of the texts that is only checked on")
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class PretrainOptions:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}")
         if self.vectors and self.model:
             raise UserError("--vectors start a new encoder; --model goes on with one that has its own")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out {self.held_out}: a share between 0 and 1")
 
@@ -108,17 +112,22 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
 
     torch.manual_seed(run.seed)
     if options.model:
-        model, tokenizer, config = going_on(options.model)
+        model, tokenizer, config = going_on(options.model, options.dropout)
     else:
         model, tokenizer, config = from_nothing(options, parts[0])
     if options.max_length > model.config.longest:
         raise UserError(f"--max-length {options.max_length}: the encoder has {model.config.longest} positions")
     before, after = special_ids(tokenizer)
+    if options.summary and not before:
+        raise UserError("--summary: the tokenizer puts no token before a text")
     encoded = [encode_whole(tokenizer, part, quiet) for part in parts]
     blocks = [pack_blocks(ids, options.max_length, before, after) for ids in encoded]
     if not all(len(part.ids) for part in blocks):
         raise UserError(f"{', '.join(options.data)}: the tokenizer finds no tokens in the texts")
+    if not options.model:
+        start_bias(model, blocks[0].ids)
     train, valid = (hide_tokens(ids, tokenizer, run.seed) for ids in blocks)
+    train = replace(train, summary=options.summary)
     say(
         f"{len(texts):,} texts, {len(blocks[0].ids):,} tokens in {len(blocks[0].offsets) - 1:,} blocks to learn from, "
         f"{len(blocks[1].ids):,} held out; {sum(p.numel() for p in model.parameters()):,} parameters; {device}, "
@@ -164,10 +173,36 @@ def from_nothing(options: PretrainOptions, texts: Sequence[str]) -> tuple[Masked
     config = BertConfig(
         tokenizer.get_vocab_size(), options.width, options.layers, options.heads, 4 * options.width, options.positions
     )
-    model = MaskedLM(config)
+    model = MaskedLM(with_dropout(config, options.dropout))
+    start_positions(model)
     if options.vectors:
         start_from(model, tokenizer, glove.read(options.vectors, tokenizer.get_vocab()))
     return model, tokenizer, write_config(config)
+
+
+def with_dropout(config: BertConfig, share: float) -> BertConfig:
+    return replace(config, dropout=share, attention_dropout=share)
+
+
+@torch.no_grad()
+def start_positions(model: MaskedLM) -> None:
+    """Positions start as the sinusoids of Vaswani et al. 2017, section 3.5, with the spread of new weights.
+
+    Places that are near each other are then near from the first update, and those that no text reaches lie where their
+    neighbours point.
+    """
+    table = model.encoder.positions.weight  # (positions, E)
+    rows, width = table.shape
+    turns = torch.arange(rows)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width)  # (positions, E / 2)
+    waves = torch.stack((turns.sin(), turns.cos()), dim=2).flatten(1)[:, :width]
+    table.copy_(math.sqrt(2) * model.config.init_std * waves)
+
+
+@torch.no_grad()
+def start_bias(model: MaskedLM, ids: Tensor) -> None:
+    """The answers' biases start at the logarithm of how often a token occurs, once added: nobody has to learn that."""
+    counts = torch.bincount(ids.long(), minlength=model.config.vocabulary) + 1
+    model.bias.copy_((counts / counts.sum()).log())
 
 
 @torch.no_grad()
@@ -186,7 +221,7 @@ def start_from(model: MaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
     model.encoder.tokens.weight[rows] = vectors.table[places] * (model.config.init_std / vectors.table.std())
 
 
-def going_on(source: str) -> tuple[MaskedLM, Tokenizer, dict]:
+def going_on(source: str, dropout: float) -> tuple[MaskedLM, Tokenizer, dict]:
     """The encoder of a checkpoint, its masked-LM head where it has one, and its tokenizer."""
     folder = fetch_checkpoint(source)
     config = read_json(folder / "config.json")
@@ -194,7 +229,7 @@ def going_on(source: str) -> tuple[MaskedLM, Tokenizer, dict]:
     if family.masked_lm is None:
         raise UserError(f"{source}: a {config['model_type']} is no masked language model; these are: "
                         f"{', '.join(kind for kind, member in FAMILIES.items() if member.masked_lm)}")  # fmt: skip
-    model = MaskedLM(read_config(config, source))
+    model = MaskedLM(with_dropout(read_config(config, source), dropout))
     load_weights(model, folder, family)
     tokenizer = load_hub_tokenizer(folder)
     check_vocabulary(tokenizer, model.config, source)

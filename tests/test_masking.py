@@ -197,3 +197,22 @@ def test_a_batch_on_another_device_is_the_same_batch():
     batch = blocks_of(8, 8)(range(2)).to(torch.device("cpu"))
     assert [len(part) for part in batch.inputs] == [2, 2, 2]
     assert torch.equal(batch.ids, blocks_of(8, 8)(range(2)).ids)
+
+
+def test_with_a_summary_the_first_token_has_to_name_one_of_its_blocks_hidden_tokens():
+    data = dataclasses.replace(blocks_of(20, 30), summary=True)
+    plain = blocks_of(20, 30)([0, 1])
+    batch = data([0, 1])
+    assert batch.chosen[:, 0].all() and torch.equal(batch.chosen[:, 1:], plain.chosen[:, 1:])
+    assert torch.equal(batch.ids, plain.ids)  # the first token itself stays to be seen
+    start = 0
+    for row in range(2):
+        count = int(batch.chosen[row].sum())
+        named, *hidden = batch.labels[start : start + count].tolist()
+        assert named in hidden
+        start += count
+
+
+def test_the_token_that_a_summary_names_is_another_in_other_epochs():
+    data = dataclasses.replace(blocks_of(200), summary=True)
+    assert len({int(data.at_epoch(epoch)([0]).labels[0]) for epoch in range(10)}) > 5
