@@ -137,6 +137,7 @@ def main() -> None:
         + f"; {sum(len(part.ids) for part in encoded) / sum(map(len, (part.texts for part in splits))):.0f} a text"
     )
     say(f"tokens: {facts['tokens']}, {time.perf_counter() - start:.1f} s")
+    encoding_seconds = time.perf_counter() - start
     fixed = chosen.max_length if options.loop.pad == "fixed" else None
     train, valid, test = (
         Padder(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
@@ -159,17 +160,23 @@ def main() -> None:
     facts["trained in"] = f"{progress.seconds:.1f} s with checks, {progress.updates:,} updates"
 
     # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    start = time.perf_counter()
     texts_at_once = settings.micro_batch or settings.batch
     probabilities = [
         predict_all(model, part, texts_at_once, device, precision, quiet, team).softmax(dim=1).numpy()
         for part in (train, valid, test)
     ]
+    predicting_seconds = time.perf_counter() - start
     if team.rank == 0:
         save_model(
             model, tokenizer, job.folder, read_json(checkpoint / "config.json"), splits.train.names,
             track="finetune", max_length=chosen.max_length, truncate=chosen.truncate,
         )  # fmt: skip
-        scores = job.finish(splits, probabilities, facts)
+        costs = run.Costs(
+            sum(parameter.numel() for parameter in model.parameters()), progress.seconds,
+            encoding_seconds + predicting_seconds, sum(map(len, splits)),
+        )  # fmt: skip
+        scores = job.finish(splits, probabilities, facts, costs)
         say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
         say(f"\n{show_prediction(splits.test.texts[0], splits.test.names, probabilities[-1][0].tolist())}")
         say(f"  the label: {splits.test.names[splits.test.labels[0]]}")

@@ -86,6 +86,7 @@ def main() -> None:
         + " tokens"
     )
     say(f"tokens: {facts['tokens']}, {time.perf_counter() - start:.1f} s")
+    encoding_seconds = time.perf_counter() - start
     fixed = options.tokens.max_length if options.loop.pad == "fixed" else None
     train, valid, test = (
         Padder(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
@@ -115,17 +116,23 @@ def main() -> None:
     facts["trained in"] = f"{progress.seconds:.1f} s, {progress.updates:,} updates"
 
     # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    start = time.perf_counter()
     probabilities = [
         predict_all(model, part, options.loop.batch, device, precision, options.run.quiet).softmax(dim=1).numpy()
         for part in (train, valid, test)
     ]
+    predicting_seconds = time.perf_counter() - start
     model.save(
         job.folder,
         names=splits.train.names,
         max_length=options.tokens.max_length,
         truncate=options.tokens.truncate,
     )
-    scores = job.finish(splits, probabilities, facts)
+    costs = run.Costs(
+        sum(parameter.numel() for parameter in model.parameters()), progress.seconds,
+        encoding_seconds + predicting_seconds, sum(map(len, splits)),
+    )  # fmt: skip
+    scores = job.finish(splits, probabilities, facts, costs)
     say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
     say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
 

@@ -92,6 +92,7 @@ def main() -> None:
     say(f"tried: {facts['tried on a sentence']}")
     start = time.perf_counter()
     encoded = [encoder.encode(part.texts) for part in splits]
+    encoding_seconds = time.perf_counter() - start
     facts["words with a vector"] = ", ".join(
         f"{name} {part.known / max(part.total, 1):.1%}" for name, part in zip(Splits._fields, encoded, strict=True)
     )
@@ -104,25 +105,32 @@ def main() -> None:
     # Logistic regression, to convergence, for each penalty; then the perceptron, until validation says stop.
     start = time.perf_counter()
     fitted = {"logistic": fit_logistic(train, valid, classes, options.logistic)}
+    seconds = {"logistic": time.perf_counter() - start}
     say(
         f"logistic regression: {fitted['logistic'].epoch} iterations, L2 {fitted['logistic'].history[-1]['l2']:g} "
         f"chosen on validation, {seconds_since(start)}"
     )
     start = time.perf_counter()
     fitted["mlp"] = fit_mlp(train, valid, classes, options.mlp, options.run.seed, options.run.quiet)
+    seconds["mlp"] = time.perf_counter() - start
     say(f"perceptron: best epoch {fitted['mlp'].epoch} of {len(fitted['mlp'].history)}, {seconds_since(start)}")
 
     # Evaluation. The one look at test; scores, figures, report and model go into each run's folder.
     settings = run.describe(options, splits)
     for name, fit in fitted.items():
         model = StaticClassifier(encoder, fit.model, splits.train.names)
+        start = time.perf_counter()
         with torch.no_grad():
             probabilities = [fit.model(part.vectors).softmax(dim=1).cpu().numpy() for part in (train, valid, test)]
+        costs = run.Costs(
+            sum(tensor.numel() for tensor in model.state_dict().values()), seconds[name],
+            encoding_seconds + time.perf_counter() - start, sum(map(len, splits)),
+        )  # fmt: skip
         runs[name].start(settings)
         for row in fit.history:
             runs[name].journal.write(row)
         model.save(runs[name].folder)
-        scores = runs[name].finish(splits, probabilities, facts)
+        scores = runs[name].finish(splits, probabilities, facts, costs)
         say(f"\n{name}: {runs[name].out}/report.md\n{text_table(score_rows(scores))}")
 
 

@@ -5,6 +5,7 @@ validation part is carved from train by class; model choice uses it, so that tes
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ class Corpus:
     labels: np.ndarray  # (N,) int64, values 0..C-1
     names: tuple[str, ...]  # the C classes' names
     places: list[str]  # where each text was found, such as "reviews.csv:17"
+    tags: Sequence[str] = ()  # what kind of text each is; none at all where the source does not say
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -30,8 +32,9 @@ class Corpus:
     def subset(self, chosen: np.ndarray) -> "Corpus":
         """The texts at the indices `chosen`, (M,) int64, in that order."""
         return Corpus(
-            [self.texts[i] for i in chosen], self.labels[chosen], self.names, [self.places[i] for i in chosen]
-        )
+            [self.texts[i] for i in chosen], self.labels[chosen], self.names, [self.places[i] for i in chosen],
+            [self.tags[i] for i in chosen] if self.tags else (),
+        )  # fmt: skip
 
     def fingerprint(self) -> str:
         """A SHA-256 over texts, labels and names: two runs with the same one saw the same data."""
@@ -124,7 +127,8 @@ def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
 def to_corpus(rows: list[Row], names: tuple[str, ...]) -> Corpus:
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[row.label] for row in rows], dtype=np.int64)
-    return Corpus([row.text for row in rows], labels, names, [row.place for row in rows])
+    tags = [row.tag for row in rows] if any(row.tag for row in rows) else ()
+    return Corpus([row.text for row in rows], labels, names, [row.place for row in rows], tags)
 
 
 def carve(corpus: Corpus, share: float, seed: list[int], source: str) -> tuple[Corpus, Corpus]:

@@ -133,7 +133,7 @@ def push(folder: Path, repository: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
-             "scores.json", "curves.png", "confusion.png", "probabilities.png")  # fmt: skip
+             "scores.json", "curves.png", "confusion.png", "probabilities.png", "reliability.png")  # fmt: skip
     files = {name: folder / name for name in names} | {"README.md": folder / "report.md"}
     with hub_errors(repository):
         api = HfApi()

@@ -1,8 +1,8 @@
 """Figures from a run's saved numbers, so that each can be drawn again without training.
 
-In: `journal.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png` and
-`probabilities.png` beside them. Colours are from the palette of Okabe & Ito 2008, which colour-blind readers can tell
-apart.
+In: `journal.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png`,
+`probabilities.png` and `reliability.png` beside them. Colours are from the palette of Okabe & Ito 2008, which
+colour-blind readers can tell apart.
 """
 
 import csv
@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure  # no pyplot: it would look for a screen and keep every figure alive
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from minitext.calibration import calibration_error, reliability_bins, with_temperature
 from minitext.files import atomic
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -31,8 +32,11 @@ def draw(folder: Path) -> None:
     save(curves([row for row in rows if "valid" in row]), folder / "curves.png")
     save(confusion(np.array(scores["test"]["confusion"]), names), folder / "confusion.png")
     probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in predictions])  # (N, C)
+    labels = np.array([names.index(row["label"]) for row in predictions], dtype=np.int64)  # (N,)
     right = np.array([row["label"] == row["predicted"] for row in predictions])  # (N,)
     save(histogram(probabilities, right, names), folder / "probabilities.png")
+    temperature = scores["test"]["before_temperature"]["temperature"]
+    save(reliability(labels, probabilities, temperature), folder / "reliability.png")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -101,6 +105,34 @@ def histogram(probabilities: np.ndarray, right: np.ndarray, names: list[str]) ->
     axis.set(xlabel=f"predicted probability of '{plain(names[1])}'" if two else "probability of the predicted class",
              ylabel="test texts", xlim=(bins[0], 1))  # fmt: skip
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    return figure
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: float) -> Figure:
+    """Accuracy by confidence on test, before and after the temperature: on the diagonal, probabilities mean what they
+    say. Bars are 95 % intervals, areas grow with the number of texts. `probabilities`, (N, C), are those after.
+    """
+    figure, axes = new_figure(2, 9, 4.4)
+    before = with_temperature(probabilities, 1 / temperature)
+    for axis, given, title in (
+        (axes[0], before, "as trained"),
+        (axes[1], probabilities, f"temperature {temperature:.2f}"),
+    ):
+        rows = reliability_bins(labels, given)
+        said, found = (np.array([row[key] for row in rows]) for key in ("confidence", "accuracy"))
+        below, above = (np.array([row[key] for row in rows]) for key in ("accuracy_low", "accuracy_high"))
+        size = 12 + 300 * np.array([row["count"] for row in rows]) / len(labels)
+        lowest = 1 / given.shape[1]
+        axis.plot([lowest, 1], [lowest, 1], color=GREY, linestyle=":", label="said = found")
+        axis.vlines(said, below, above, color=BLUE, linewidth=1.2)
+        axis.scatter(said, found, s=size, color=BLUE, alpha=0.75, edgecolor="white", zorder=3, label="texts")
+        axis.set(title=f"{title}: calibration error {calibration_error(labels, given):.1%}",
+                 xlabel="confidence (mean probability of the predicted class)", ylabel="accuracy",
+                 xlim=(lowest - 0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -3,8 +3,10 @@
 In: a run's folder with settings and scores. Out: tables and figures in Markdown, and short tables for the terminal.
 """
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from minitext.files import write_text
@@ -16,9 +18,16 @@ SHOWN = {
     "macro_f1": "F1 (macro)",
     "roc_auc": "ROC-AUC",
     "log_loss": "log-loss (nats)",
+    "brier": "Brier score",
+    "ece": "calibration error",
 }
+CALIBRATION = (
+    "Calibration error: how far accuracy and mean confidence of a bin lie apart, in the mean (Guo et al. 2017). The "
+    "temperature was fitted on validation; it divides the logits and changes no prediction. `predict` applies it."
+)
 TOUCHED_ONCE = "The test texts were scored once, after every choice had been made on validation."
-IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1"}
+IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
+MISTAKES = 10  # shown; mistakes.csv has more, and the texts
 
 
 def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
@@ -33,6 +42,7 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
         "## Scores",
         markdown_table(score_rows(scores)),
         f"Brackets: 95 % bootstrap intervals over the texts ({counts}). {TOUCHED_ONCE}",
+        gap_line(scores["test"]["gap_to_train"]),
         "## Classes, on test",
         markdown_table(class_rows(scores["test"])),
         "![Confusion matrix on test](confusion.png)",
@@ -40,6 +50,16 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
         "![Loss and accuracy by epoch](curves.png)",
         "## Predicted probabilities on test",
         "![Histogram of predicted probabilities](probabilities.png)",
+        "## Calibration, on test",
+        markdown_table(calibration_rows(scores["test"])),
+        CALIBRATION,
+        "![Accuracy by confidence, before and after the temperature](reliability.png)",
+        "## Where it is right, on test",
+        markdown_table(slice_rows(scores["test"]["slices"])),
+        "Brackets: 95 % intervals (Wilson). Lengths and shares of words in quarters of the texts.",
+        "## The most confident mistakes, on test",
+        markdown_table(mistake_rows(folder / "mistakes.csv")),
+        "Either the model's faults or the labels'. Their texts, and more of them, are in `mistakes.csv`.",
         "## Found on the way",
         "\n".join(f"- {key}: {value}" for key, value in facts.items()),
         "## Settings",
@@ -62,6 +82,51 @@ def class_rows(scores: Mapping) -> list[list[str]]:
     for name, values in scores["per_class"].items():
         rows.append([name, *(f"{values[key]:.1%}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"])
     return rows
+
+
+def gap_line(gap: Mapping) -> str:
+    """How much better train is than test, and whether that is more than chance."""
+    size = f"{100 * gap['value']:.1f} points [{100 * gap['low']:.1f}, {100 * gap['high']:.1f}]"
+    verdict = (
+        "overfitted: the interval lies above one point" if gap["overfitting"] else "not more than chance and a point"
+    )
+    return f"Accuracy on train less that on test: {size}, {verdict}."
+
+
+def calibration_rows(scores: Mapping) -> list[list[str]]:
+    """A header and a row a measure, before and after the temperature."""
+    before, parts = scores["before_temperature"], scores["brier_parts"]
+    sum_of_parts = (
+        f"{parts['reliability']:.4f} - {parts['resolution']:.4f} + {parts['uncertainty']:.4f} "
+        f"+ {parts['within_bins']:.4f}"
+    )
+    return [
+        ["", "as trained", f"temperature {before['temperature']:.2f}"],
+        ["calibration error, 15 bins of equal width", f"{before['ece']:.1%}", show(scores["ece"], True)],
+        ["… 15 bins of equal mass", "", f"{scores['ece_equal_mass']['value']:.1%}"],
+        ["… of equal mass, root mean square, debiased", "", f"{scores['ece_debiased']['value']:.1%}"],
+        ["… of every class's probability", "", f"{scores['ece_classwise']['value']:.1%}"],
+        ["log-loss (nats)", f"{before['log_loss']:.3f}", show(scores["log_loss"], False)],
+        ["Brier score", f"{before['brier']:.3f}", show(scores["brier"], False)],
+        ["… reliability - resolution + uncertainty + within bins", "", sum_of_parts],
+    ]
+
+
+def slice_rows(slices: Sequence[Mapping]) -> list[list[str]]:
+    """A header and a row a part of the test texts."""
+    rows = [["by", "part", "texts", "accuracy"]]
+    for row in slices:
+        interval = {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
+        rows.append([row["by"], row["slice"], f"{row['count']:,}", show(interval, True)])
+    return rows
+
+
+def mistake_rows(path: Path) -> list[list[str]]:
+    """A header and a row for each of the first MISTAKES: without the texts, as a report may be published."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(islice(csv.DictReader(file), MISTAKES))
+    return [["text", "label", "predicted", "probability"],
+            *([row["id"], row["label"], row["predicted"], row["probability"]] for row in rows)]  # fmt: skip
 
 
 def show(score: Mapping[str, float | None], percent: bool) -> str:

@@ -16,20 +16,30 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import minitext
+from minitext.calibration import (
+    brier_scores,
+    calibration_error,
+    calibration_scores,
+    fit_temperature,
+    with_temperature,
+)
 from minitext.checkpoint import BEST
 from minitext.checkpoint import NAME as CHECKPOINT
 from minitext.corpus import Corpus, Splits
 from minitext.errors import UserError
 from minitext.files import atomic, sync_folder, write_text
 from minitext.journal import Journal
-from minitext.metrics import score
+from minitext.metrics import log_losses, score
 from minitext.options import option
 from minitext.report import write_report
+from minitext.significance import is_overfitted, train_test_gap
+from minitext.slices import slices, write_mistakes
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,15 @@ def say(message: str = "", quiet: bool = False) -> None:
         print(message, flush=True)
 
 
+class Costs(NamedTuple):
+    """What a run took, and what its model takes."""
+
+    parameters: int  # numbers in the model, word vectors included
+    train_seconds: float
+    predict_seconds: float  # from raw texts to probabilities, for `texts` texts
+    texts: int
+
+
 class Run:
     """A run's folder while it is being filled."""
 
@@ -88,18 +107,35 @@ class Run:
         """
         start_folder(self.folder, self.resumes, settings)
 
-    def finish(self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str]) -> dict:
+    def finish(
+        self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str], costs: Costs
+    ) -> dict:
         """Score the three parts, (N, C) probabilities each; write everything that is made from them; take the name.
 
+        The probabilities are calibrated first, by a temperature that validation chooses and `config.json` keeps.
         `facts` are lines for the report, name to text. Returns the scores.
         """
         seed = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))["run"]["seed"]
-        scores = {
-            name: score(part.labels, predicted, part.names, seed)
-            for name, part, predicted in zip(Splits._fields, splits, probabilities, strict=True)
-        }
+        temperature = fit_temperature(splits.valid.labels, probabilities[1])
+        keep_temperature(self.folder / "config.json", temperature)
+        scores, calibrated = {}, [with_temperature(part, temperature) for part in probabilities]
+        for name, part, before, after in zip(Splits._fields, splits, probabilities, calibrated, strict=True):
+            scores[name] = score(part.labels, after, part.names, seed) | calibration_scores(part.labels, after, seed)
+            scores[name]["before_temperature"] = {
+                "temperature": temperature,
+                "log_loss": float(log_losses(part.labels, before).mean()),
+                "ece": calibration_error(part.labels, before),
+                "brier": float(brier_scores(part.labels, before).mean()),
+            }
+        gap = train_test_gap(np.array(scores["train"]["confusion"]), np.array(scores["test"]["confusion"]), seed)
+        low, high = gap.interval()
+        scores["test"]["gap_to_train"] = {"value": gap.value, "low": low, "high": high,
+                                          "overfitting": is_overfitted(gap)}  # fmt: skip
+        scores["test"]["slices"] = slices(splits.test, splits.train, calibrated[-1])
         write_text(self.folder / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-        write_predictions(self.folder / "predictions.csv", splits.test, probabilities[-1])
+        write_text(self.folder / "costs.json", json.dumps(costs._asdict(), indent=2) + "\n")
+        write_predictions(self.folder / "predictions.csv", splits.test, calibrated[-1])
+        write_mistakes(self.folder / "mistakes.csv", splits.test, calibrated[-1])
         from minitext.plots import draw  # here: matplotlib is slow to import, and the first step need not wait for it
 
         draw(self.folder)
@@ -173,12 +209,19 @@ def differences(before: Mapping, now: Mapping, path: str = "") -> Iterator[str]:
             yield f"{name} was {old}, is {new}"
 
 
+def keep_temperature(config: Path, temperature: float) -> None:
+    """Write the temperature beside what else `predict` needs to know of the model."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.get("minitext", settings)["temperature"] = temperature
+    write_text(config, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_predictions(path: Path, corpus: Corpus, probabilities: np.ndarray) -> None:
-    """A row a text: where it stands, its label, the predicted class, each class's probability."""
+    """A row a text: where it stands, its label, the predicted class, each class's probability, its tag if any."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in corpus.names)])
-        for place, label, row in zip(corpus.places, corpus.labels, probabilities, strict=True):
-            writer.writerow(
-                [place, corpus.names[label], corpus.names[row.argmax()], *(f"{value:.9g}" for value in row)]
-            )
+        tag = ["tag"] if corpus.tags else []
+        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in corpus.names), *tag])
+        for i, (place, label, row) in enumerate(zip(corpus.places, corpus.labels, probabilities, strict=True)):
+            predicted, tag = corpus.names[row.argmax()], corpus.tags[i : i + 1]
+            writer.writerow([place, corpus.names[label], predicted, *(f"{value:.9g}" for value in row), *tag])

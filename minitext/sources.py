@@ -35,6 +35,7 @@ class Row(NamedTuple):
     text: str
     label: str
     split: str = ""  # "train", "valid", "test", or "" where the source does not say
+    tag: str = ""  # what kind of text it is, where a table has a column `tag`
 
 
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
@@ -75,7 +76,9 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
         if text_key is None:  # the first record shows the columns
             text_key = find_column(path, list(record), text_column, TEXT_COLUMNS, "--text-column")
             label_key = find_column(path, list(record), label_column, LABEL_COLUMNS, "--label-column")
-            split_key = next((name for name in record if name.lower() == "split"), None)
+            split_key, tag_key = (
+                next((name for name in record if name.lower() == column), None) for column in ("split", "tag")
+            )
         place = f"{path.name}:{line}"
         for key in (text_key, label_key):
             if not isinstance(record.get(key), str | int | float):
@@ -86,7 +89,8 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
         split = str(record.get(split_key) or "").strip().lower() if split_key else ""
         if split and split not in SPLIT_NAMES:
             raise UserError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLIT_NAMES)}")
-        rows.append(Row(place, str(record[text_key]), label, SPLIT_NAMES.get(split, "")))
+        tag = str(record.get(tag_key) or "").strip() if tag_key else ""
+        rows.append(Row(place, str(record[text_key]), label, SPLIT_NAMES.get(split, ""), tag))
     return rows
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from minitext.corpus import Corpus, DataOptions, Splits, choose_by_class, class_names, describe_splits, load
 from minitext.errors import UserError
-from minitext.sources import Row
+from minitext.sources import Row, read_rows
 
 
 def write(path: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("text", "label", "split")) -> str:
@@ -312,3 +312,10 @@ def test_a_lone_surrogate_from_json_has_a_fingerprint(tmp_path: Path):
 
 def test_the_splits_are_described_in_one_line():
     assert describe_splits(Splits(CORPUS, CORPUS, CORPUS)) == "train 2, valid 2, test 2; classes neg, pos"
+
+
+def test_tags_stay_with_their_texts_through_splits_and_fractions():
+    splits = load(DataOptions(fraction=(0.5, 0.5)), seed=0)
+    tag_of = {row.text: row.tag for row in read_rows("sample")}
+    for part in splits:
+        assert list(part.tags) == [tag_of[text] for text in part.texts]

@@ -265,8 +265,10 @@ def test_a_cached_config_whose_weights_never_came_is_one_line(hub: Hub, call: Ca
 RUN = {
     name: f"the bytes of {name}\n".encode()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "settings.json", "scores.json", "report.md")
-} | {name: bytes(range(256)) + name.encode()
-     for name in ("model.safetensors", "curves.png", "confusion.png", "probabilities.png")}  # fmt: skip
+} | {
+    name: bytes(range(256)) + name.encode()
+    for name in ("model.safetensors", "curves.png", "confusion.png", "probabilities.png", "reliability.png")
+}
 
 
 @pytest.fixture
@@ -274,7 +276,7 @@ def push(tmp_path: Path) -> str:
     """The line that pushes a finished run; the run."""
     folder = tmp_path / "run"
     folder.mkdir()
-    for name, content in (RUN | {"predictions.csv": b"the user's own"}).items():
+    for name, content in (RUN | {"predictions.csv": b"the user's own", "mistakes.csv": b"their texts"}).items():
         (folder / name).write_bytes(content)
     return f"hub.open_repository('user/new')\nprint(hub.push(Path({str(folder)!r}), 'user/new'))"
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from minitext import plots
-from minitext.plots import confusion, curves, draw, histogram
+from minitext.plots import confusion, curves, draw, histogram, reliability
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -34,12 +34,13 @@ def legend_of(figure: Figure) -> list[str]:
 
 
 def saved_run(folder: Path, names: list[str], epochs: int, unit: str = "epoch") -> Path:
-    """The three files that the figures are made from: four texts a class, one of them wrong."""
+    """The files that the figures are made from: four texts a class, one of them wrong."""
     folder.mkdir(exist_ok=True)
     classes = len(names)
     (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal_rows(epochs, unit, epochs)))
     matrix = 3 * np.eye(classes, dtype=int) + np.roll(np.eye(classes, dtype=int), 1, axis=1)
-    scores = {"test": {"per_class": {name: {} for name in names}, "confusion": matrix.tolist()}}
+    scores = {"test": {"per_class": {name: {} for name in names}, "confusion": matrix.tolist(),
+                       "before_temperature": {"temperature": 1.5}}}  # fmt: skip
     (folder / "scores.json").write_text(json.dumps(scores))
     with open(folder / "predictions.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -164,15 +165,35 @@ def test_the_histogram_tells_right_from_wrong():
     assert legend_of(figure) == ["right (75.0%)", "wrong (25.0%)"]
 
 
+# Reliability
+
+
+def test_the_reliability_diagram_shows_both_calibration_errors_and_the_temperature():
+    labels, probabilities = np.array([1, 1, 1, 0]), np.array([[0.2, 0.8]] * 4)  # said 80 %, found 75 %
+    left, right = reliability(labels, probabilities, temperature=2.0).axes
+    raw = 0.8**2 / (0.8**2 + 0.2**2)  # what was said before its logits were halved
+    assert left.get_title() == f"as trained: calibration error {raw - 0.75:.1%}"
+    assert right.get_title() == "temperature 2.00: calibration error 5.0%"
+
+
+def test_a_point_of_the_reliability_diagram_stands_where_its_bin_is():
+    labels, probabilities = np.array([1, 1, 1, 0]), np.array([[0.2, 0.8]] * 4)
+    _, right = reliability(labels, probabilities, temperature=1.0).axes
+    points = [tuple(point) for collection in right.collections for point in collection.get_offsets()]
+    assert any(point == pytest.approx((0.8, 0.75)) for point in points)
+
+
 # All figures of a run
 
 
 @pytest.mark.parametrize(("classes", "epochs"), [(2, 1), (5, 3)])
-def test_draw_writes_three_pictures(tmp_path, classes: int, epochs: int):
+def test_draw_writes_four_pictures(tmp_path, classes: int, epochs: int):
     folder = saved_run(tmp_path / "run", [f"class {c}" for c in range(classes)], epochs)
     draw(folder)
     pictures = sorted(folder.glob("*.png"))
-    assert [path.name for path in pictures] == ["confusion.png", "curves.png", "probabilities.png"]
+    assert [path.name for path in pictures] == [
+        "confusion.png", "curves.png", "probabilities.png", "reliability.png"
+    ]  # fmt: skip
     for path in pictures:
         content = path.read_bytes()
         assert content.startswith(PNG_SIGNATURE)

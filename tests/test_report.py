@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minitext.report import SHOWN, class_rows, markdown_table, score_rows, show, text_table, write_report
+from minitext.report import SHOWN, class_rows, gap_line, markdown_table, score_rows, show, text_table, write_report
 
 SETTINGS = {
     "run": {"seed": 3},
@@ -29,12 +29,21 @@ def part(value: float, count: int) -> dict:
 
 
 SCORES = {"train": part(0.9, 5000), "valid": part(0.8, 100), "test": part(0.7, 1207)}
+SCORES["test"] |= {
+    "gap_to_train": {"value": 0.2, "low": 0.15, "high": 0.25, "overfitting": True},
+    "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
+    **{key: {"value": 0.0625} for key in ("ece_equal_mass", "ece_debiased", "ece_classwise")},
+    "brier_parts": {"reliability": 0.01, "resolution": 0.05, "uncertainty": 0.25, "within_bins": 0.001},
+    "slices": [{"by": "tag", "slice": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
+}
+MISTAKES = "id,label,predicted,probability,text\nr.csv:7,neg,pos,0.9876,a secret text\n"
 
 
 @pytest.fixture
 def report(tmp_path) -> str:
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     (tmp_path / "scores.json").write_text(json.dumps(SCORES), encoding="utf-8")
+    (tmp_path / "mistakes.csv").write_text(MISTAKES, encoding="utf-8")
     write_report(tmp_path, "mlp", {"texts": "train 5,000", "words with a vector": "train 97 %"})
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
@@ -60,7 +69,8 @@ def test_scores_have_a_column_a_part_and_a_row_a_score():
     assert head == ["", "train", "valid", "test"]
     assert [row[0] for row in body] == list(SHOWN.values())
     assert body[0] == ["accuracy", "90.0 % [85.0, 95.0]", "80.0 % [75.0, 85.0]", "70.0 % [65.0, 75.0]"]
-    assert body[-1][3] == "0.700 [0.650, 0.750]"
+    assert body[-1] == ["calibration error", *(row for row in body[0][1:])]
+    assert body[-2][3] == "0.700 [0.650, 0.750]"
 
 
 def test_classes_have_a_row_each():
@@ -100,9 +110,30 @@ def test_the_report_counts_the_texts_behind_its_intervals(report):
     assert "5,000 train, 100 valid, 1,207 test" in report
 
 
-@pytest.mark.parametrize("figure", ["curves.png", "confusion.png", "probabilities.png"])
+@pytest.mark.parametrize("figure", ["curves.png", "confusion.png", "probabilities.png", "reliability.png"])
 def test_the_report_shows_every_figure(report, figure: str):
     assert f"]({figure})" in report
+
+
+def test_the_report_says_whether_train_and_test_lie_apart(report):
+    assert "Accuracy on train less that on test: 20.0 points [15.0, 25.0], overfitted" in report
+    calm = {"value": 0.005, "low": -0.01, "high": 0.02, "overfitting": False}
+    assert gap_line(calm).endswith("0.5 points [-1.0, 2.0], not more than chance and a point.")
+
+
+def test_the_report_shows_calibration_before_and_after_the_temperature(report):
+    assert "|  | as trained | temperature 1.50 |" in report
+    assert "| calibration error, 15 bins of equal width | 12.5% | 70.0 % [65.0, 75.0] |" in report
+    assert "0.0100 - 0.0500 + 0.2500 + 0.0010" in report
+
+
+def test_the_report_shows_accuracy_by_kind_of_text(report):
+    assert "| tag | irony | 1,200 | 50.0 % [40.0, 60.0] |" in report
+
+
+def test_the_report_names_the_most_confident_mistakes_without_their_texts(report):
+    assert "| r.csv:7 | neg | pos | 0.9876 |" in report
+    assert "secret" not in report
 
 
 def test_the_report_lists_what_was_found_on_the_way(report):
@@ -114,4 +145,6 @@ def test_the_report_ends_with_the_settings(report):
 
 
 def test_only_the_report_is_written(report, tmp_path: Path):
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "scores.json", "settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mistakes.csv", "report.md", "scores.json", "settings.json"
+    ]  # fmt: skip

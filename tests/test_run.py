@@ -4,14 +4,14 @@ and only at the end, and that its files hold what the run gave.
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from minitext import metrics, plots, run
+from minitext import calibration, metrics, plots, run
 from minitext.corpus import Corpus, Splits
 from minitext.errors import UserError
 from minitext.run import Run, describe
@@ -22,14 +22,17 @@ SETTINGS = {"run": {"seed": 3}, "command": "train.py --out é", "started": "toda
 ROWS = [{"epoch": i, "train": {"loss": 0.5, "accuracy": 1.0}, "valid": {"loss": 0.6, "accuracy": 0.5}} for i in (1, 2)]
 # three texts a part; the second is called wrongly
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
-FILES = ["confusion.png", "curves.png", "journal.jsonl", "predictions.csv", "probabilities.png", "report.md",
-         "scores.json", "settings.json"]  # fmt: skip
+FILES = ["config.json", "confusion.png", "costs.json", "curves.png", "journal.jsonl", "mistakes.csv", "predictions.csv",
+         "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json"]  # fmt: skip
+COSTS = run.Costs(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
-    """Few resamples and small pictures: neither is what these tests are about."""
+    """Few resamples and small pictures, and a temperature of 1: none of them is what these tests are about."""
     monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(calibration, "RESAMPLES", 20)
+    monkeypatch.setattr(run, "fit_temperature", lambda labels, probabilities: 1.0)
     monkeypatch.setattr(plots, "DPI", 30)
 
 
@@ -47,11 +50,12 @@ def begin(out: Path, overwrite: bool = False) -> Run:
     made.start(SETTINGS)
     for row in ROWS:
         made.journal.write(row)
+    (made.folder / "config.json").write_text('{"track": "static"}')
     return made
 
 
 def finish(made: Run, facts: dict[str, str] | None = None) -> dict:
-    return made.finish(splits(), [PROBABILITIES] * 3, facts or {"texts": "three"})
+    return made.finish(splits(), [PROBABILITIES] * 3, facts or {"texts": "three"}, COSTS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -87,7 +91,8 @@ def test_scores_are_those_of_each_part(tmp_path):
     written = json.loads((tmp_path / "mlp" / "scores.json").read_text(encoding="utf-8"))
     assert written == returned
     assert list(written) == ["train", "valid", "test"]
-    assert written["test"] == metrics.score(np.array([0, 1, 1]), PROBABILITIES, NAMES, seed=3)
+    expected = metrics.score(np.array([0, 1, 1]), PROBABILITIES.astype(np.float64), NAMES, seed=3)
+    assert expected.items() <= written["test"].items()
     assert written["test"]["accuracy"]["value"] == pytest.approx(2 / 3)
 
 
@@ -107,6 +112,38 @@ def test_predictions_hold_every_digit_of_a_float32(tmp_path):
     run.write_predictions(tmp_path / "p.csv", corpus("test"), probabilities)
     with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
         assert {np.float32(row["p(neg)"]) for row in csv.DictReader(file)} == {probabilities[0, 0]}
+
+
+def test_predictions_of_a_corpus_with_tags_have_them(tmp_path):
+    tagged = replace(corpus("test"), tags=["plain", "irony", "plain"])
+    run.write_predictions(tmp_path / "p.csv", tagged, PROBABILITIES)
+    with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
+        assert [row["tag"] for row in csv.DictReader(file)] == ["plain", "irony", "plain"]
+
+
+def test_the_temperature_is_chosen_on_validation_applied_to_all_and_kept_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "fit_temperature", calibration.fit_temperature)
+    valid = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]], dtype=np.float32)  # says 90 %, is right in two of three
+    scores = begin(tmp_path / "mlp").finish(splits(), [PROBABILITIES, valid, PROBABILITIES], {}, COSTS)
+    temperature = json.loads((tmp_path / "mlp" / "config.json").read_text())["temperature"]
+    assert temperature == calibration.fit_temperature(np.array([0, 1, 1]), valid) > 1.5
+    with open(tmp_path / "mlp" / "predictions.csv", encoding="utf-8", newline="") as file:
+        found = [float(row["p(pos)"]) for row in csv.DictReader(file)]
+    assert found == pytest.approx(calibration.with_temperature(PROBABILITIES, temperature)[:, 1].tolist(), abs=1e-8)
+    before = scores["test"]["before_temperature"]
+    assert before["temperature"] == temperature
+    assert before["log_loss"] == pytest.approx(metrics.log_losses(np.array([0, 1, 1]), PROBABILITIES).mean())
+
+
+def test_the_gap_between_train_and_test_is_there_with_its_verdict(tmp_path):
+    sure = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    gap = begin(tmp_path / "mlp").finish(splits(), [sure, sure, 1 - sure], {}, COSTS)["test"]["gap_to_train"]
+    assert gap == {"value": 1.0, "low": 1.0, "high": 1.0, "overfitting": True}
+
+
+def test_what_a_run_took_is_kept(tmp_path):
+    finish(begin(tmp_path / "mlp"))
+    assert json.loads((tmp_path / "mlp" / "costs.json").read_text()) == COSTS._asdict()
 
 
 def test_class_names_with_commas_and_quotes_are_quoted(tmp_path):

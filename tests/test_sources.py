@@ -444,3 +444,10 @@ def test_imdb_s_known_repeats_are_found(imdb_rows: list[Row]):
     assert sum(text in trained_on for text in test) == 123
     assert len(train) - len(trained_on) == 96
     assert len(test) - len(set(test)) == 199
+
+
+def test_a_column_of_tags_is_read_and_other_tables_have_none(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label,tag\ngood,pos,plain\nbad,neg,\n")
+    (tmp_path / "b.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    assert [row.tag for row in read_rows(str(tmp_path / "a.csv"))] == ["plain", ""]
+    assert [row.tag for row in read_rows(str(tmp_path / "b.csv"))] == ["", ""]

@@ -28,7 +28,11 @@ TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "
          ("bad, and far too long", "neg"), ("", "neg"), ("good " * 100_000, "pos")] * 8  # fmt: skip
 MODEL_FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"}
 RUN_FILES = {"settings.json", "journal.jsonl", "scores.json", "predictions.csv", "report.md"}
-FILES = MODEL_FILES | RUN_FILES | {"curves.png", "confusion.png", "probabilities.png"}
+FILES = (
+    MODEL_FILES
+    | RUN_FILES
+    | {"curves.png", "confusion.png", "probabilities.png", "reliability.png", "mistakes.csv", "costs.json"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +97,15 @@ def test_a_run_leaves_a_whole_folder_that_predicts_what_it_says(train):
 
 
 @pytest.mark.oracle
-def test_transformers_opens_the_run_and_gives_the_same_probabilities(train):
+def test_transformers_opens_the_run_and_gives_the_same_probabilities_at_its_temperature(train):
     transformers = pytest.importorskip("transformers")
     _, folder = train()
     texts = ["a good film, warm and funny", "bad"]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        theirs = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(dim=1)
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    theirs = (logits / model.config.minitext["temperature"]).softmax(dim=1)
     assert model.config.id2label == {0: "neg", 1: "pos"}
     # float32, other order of sums
     assert torch.allclose(load_run(folder).predict(texts), theirs, atol=1e-6)
@@ -170,7 +175,8 @@ def test_transformers_gives_the_written_probabilities_of_texts_cut_by_hand(train
         if len(ids) > 16:  # 14 of the text's own: a quarter from its start, the rest from its end
             ids = [*ids[:4], *ids[-12:]]
         with torch.no_grad():
-            theirs = model(torch.tensor([ids])).logits[0].softmax(dim=0)
+            logits = model(torch.tensor([ids])).logits[0]
+        theirs = (logits / model.config.minitext["temperature"]).softmax(dim=0)
         assert (theirs - probabilities).abs().max() < 1e-6  # float32
 
 
