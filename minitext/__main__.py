@@ -106,6 +106,18 @@ def plot(arguments: argparse.Namespace) -> None:
     draw(Path(arguments.run))
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    """Put finished runs on the same test texts side by side: a table here, and an HTML page that needs nothing else."""
+    from minitext.compare import compare as compare_runs  # here: with `explain` and `page`, it is slow to import
+    from minitext.compare import show_comparison
+    from minitext.page import write_page
+
+    comparison = compare_runs(arguments.runs)
+    print(show_comparison(comparison))
+    write_page(comparison, Path(arguments.out))
+    print(f"\npage: {arguments.out}")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="minitext", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
@@ -142,6 +154,11 @@ def parser() -> argparse.ArgumentParser:
     for settings in (PretrainOptions, PretrainLoopOptions, PretrainRunOptions):
         add_group(command, settings)
     command.set_defaults(act=pretrain)
+
+    command = commands.add_parser("compare", help="several runs side by side", description=compare.__doc__)
+    command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")
+    command.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
+    command.set_defaults(act=compare)
 
     command = commands.add_parser("plot", help="draw a run's figures again", description=plot.__doc__)
     command.add_argument("run")
