@@ -91,10 +91,15 @@ def load_static(folder: Path, config: dict) -> Predictor:
 
 @torch.no_grad()
 def static_logits_in_chunks(model: StaticClassifier, texts: Iterable[str]) -> Iterator[Tensor]:
-    """Words are looked up in other processes meanwhile."""
+    """`(B, C)` logits of a chunk after the other, while other processes look up the words of the next ones."""
     model.eval()
-    for encoded in model.encoder.encode_in_chunks(texts):
-        yield model.classifier(encoded.vectors)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the cores are taken: more threads wait for each other, at twice the processor time
+    try:
+        for encoded in model.encoder.encode_in_chunks(texts):
+            yield model.classifier(encoded.vectors)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load_scratch(folder: Path, config: dict) -> Predictor:

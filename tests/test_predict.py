@@ -78,6 +78,18 @@ def test_probabilities_by_hand(folder):
     assert found == pytest.approx([POS, 1 - POS, 0.5], abs=1e-6)  # float32
 
 
+def test_a_stream_of_texts_leaves_torch_its_threads(folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        stream = load_run(folder).predict_in_chunks(iter(["good"] * 9000))
+        next(stream)
+        stream.close()  # in the middle, as an error does
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 # Fine-tuned runs
 
 
@@ -192,6 +204,17 @@ def test_a_program_gets_one_json_object_on_one_line():
     assert json.loads(line) == {"text": "two\nlines, é", "class": "pos", "probabilities": probabilities, "note": ""}
 
 
+def test_a_person_sees_that_a_run_abstains_and_no_class_is_marked():
+    lines = show_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.95).splitlines()
+    assert lines == ["Good!", "    neg  10.00% ███", "    pos  90.00% " + "█" * 27, "  abstains: below threshold"]
+    assert show_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.9).splitlines()[2].startswith("  > pos")
+
+
+def test_a_program_sees_that_a_run_abstains():
+    record = json.loads(json_prediction("x", ("neg", "pos"), (0.25, 0.75), threshold=0.8))
+    assert (record["class"], record["note"], record["probabilities"]["pos"]) == (None, "below threshold", 0.75)
+
+
 # On the command line
 
 
@@ -218,6 +241,28 @@ def test_each_line_of_a_file_is_a_text(monkeypatch, capsys, folder, tmp_path):
     (tmp_path / "texts.txt").write_bytes("good café\n\nbad \xa0".encode() + b"\xff")  # one byte is not UTF-8
     _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", "--input", tmp_path / "texts.txt")
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["good café", "", "bad \xa0\ufffd"]
+
+
+def test_a_table_s_text_column_is_printed(monkeypatch, capsys, folder, tmp_path):
+    (tmp_path / "a.csv").write_text('id,body\n1,"good\nfilm"\n2,\n3,bad\n')
+    arguments = ("predict", folder, "--input", tmp_path / "a.csv", "--text-column", "body")
+    _, out, _ = call(monkeypatch, capsys, *arguments, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(record["text"], record["class"], record["note"]) for record in records] == [
+        ("good\nfilm", "pos", ""),
+        ("", None, "line 4: empty text"),
+        ("bad", "neg", ""),
+    ]
+    _, out, _ = call(monkeypatch, capsys, *arguments)
+    assert out.splitlines()[4] == "line 4: empty text"  # behind a text of two lines and two bars
+
+
+def test_the_threshold_holds_for_what_is_printed(monkeypatch, capsys, folder):
+    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "good bad", "--threshold", "0.8")
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("  >", "  abstains"))] == [
+        [">", "pos"],
+        ["abstains:", "below"],
+    ]
 
 
 def test_each_line_of_stdin_is_a_text(monkeypatch, capsys, folder):

@@ -354,6 +354,15 @@ def test_what_cannot_be_done_is_refused_in_one_line(monkeypatch, capsys, run, so
     assert (tmp_path / "old.csv").read_text() == "old" and source.read_text() == TABLE
 
 
+def test_a_damaged_run_is_refused_in_one_line_and_leaves_nothing(monkeypatch, capsys, run, source, tmp_path):
+    (run / "model.safetensors").write_bytes(b"")
+    status, out, error = call(monkeypatch, capsys, "predict", run, "--input", source, "--output", tmp_path / "out.csv")
+    assert (status, out) == (2, "")
+    assert_one_line(error)
+    assert f"{run}: damaged" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "in.csv"}
+
+
 def test_overwrite_replaces_the_output(run, source, tmp_path):
     (tmp_path / "out.csv").write_text("old")
     assert write(run, source, tmp_path / "out.csv", overwrite=True).startswith(b"line,")
