@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 def scatter(points: Sequence[Point]) -> str:
     """Accuracy against training time, the latter in powers of ten; each point with its interval and its name."""
-    width, height = 560, 340
+    width, height = 420, 300
     logs = [math.log10(max(point.seconds, 1e-3)) for point in points]
     x = Axis(*spread(logs, 1, 0.12), 58, width - 14)
     y = Axis(*spread([end for point in points for end in (point.low, point.high)], 0.02), height - 48, 14)
@@ -132,7 +132,7 @@ def confusion(run: int, matrix: Sequence[Sequence[int]], names: Sequence[str]) -
             parts.append(f'<text {turn} text-anchor="start">{escape(short)}</text>')
         for j, count in enumerate(row):
             share, left = count / total, margin + cell * j
-            tip = f"{name} called {names[j]}: {count:,} ({share:.1%})"
+            tip = f"{name} called {names[j]}: {count:,} ({100 * share:.1f} %)"
             parts.append(
                 f'<rect x="{left + 1:g}" y="{y + 1:g}" width="{cell - 2:g}" height="{cell - 2:g}" rx="3" '
                 f'class="cell s{run % COLOURS}" fill-opacity="{0.06 + 0.5 * share:.2f}">'
@@ -140,9 +140,9 @@ def confusion(run: int, matrix: Sequence[Sequence[int]], names: Sequence[str]) -
             )
             if cell >= 44:
                 parts.append(text(left + cell / 2, y + cell / 2, f"{count:,}", "name"))
-                parts.append(text(left + cell / 2, y + cell / 2 + 16, f"{share:.1%}"))
+                parts.append(text(left + cell / 2, y + cell / 2 + 16, f"{100 * share:.1f} %", "in"))
             elif cell >= 24:
-                parts.append(text(left + cell / 2, y + cell / 2 + 4, f"{count:,}"))
+                parts.append(text(left + cell / 2, y + cell / 2 + 4, f"{count:,}", "in"))
     hits = ", ".join(
         f"{row[i] / max(sum(row), 1):.0%} of {name}" for i, (row, name) in enumerate(zip(matrix, names, strict=True))
     )

@@ -186,10 +186,11 @@ def overview(comparison: Comparison) -> list[list[str]]:
 
 def show_pair(comparison: Comparison, pair: Pair) -> str:
     first, second = (comparison.runs[i].name for i in (pair.first, pair.second))
-    verdict = "they differ" if pair.differ else "may be chance"
+    verdict = "more than chance" if pair.differ else "may be chance"
+    corrected = "" if pair.corrected == pair.test.p else f" (corrected {show_p(pair.corrected)})"
     return (
         f"{first} - {second}: accuracy {show_points(pair.differences['accuracy'])}, "
-        f"log-loss {show_signed(pair.differences['log_loss'])}; {show_p(pair)}: {verdict}"
+        f"log-loss {show_signed(pair.differences['log_loss'])}; p {show_p(pair.test.p)}{corrected}: {verdict}"
     )
 
 
@@ -222,10 +223,8 @@ def show_gap(gap: Sampled) -> str:
     return show_points(gap) + (", overfitted" if significance.is_overfitted(gap) else "")
 
 
-def show_p(pair: Pair) -> str:
-    """`p 0.012 (corrected 0.036)`."""
-    shown = [f"{p:.3f}" if p >= 0.001 else "below 0.001" for p in (pair.test.p, pair.corrected)]
-    return f"p {shown[0]}" + (f" (corrected {shown[1]})" if pair.test.p != pair.corrected else "")
+def show_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "under 0.001"
 
 
 def texts_a_second(run: Result) -> float | None:

@@ -9,29 +9,14 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from minitext import charts, svg
-from minitext.calibration import reliability_bins, wilson
-from minitext.compare import (
-    CORRECTED,
-    INTERVALS,
-    Comparison,
-    Pair,
-    count_or_dash,
-    counted,
-    show_bytes,
-    show_p,
-    show_points,
-    show_seeds,
-    show_signed,
-    texts_a_second,
-    time_or_dash,
-)
+from minitext.calibration import reliability_bins
+from minitext.compare import Comparison, Pair, counted, show_seeds
 from minitext.disagreements import Disagreement, Side
 from minitext.files import write_text
 from minitext.significance import is_overfitted
 from minitext.style import STYLE
+from minitext.tables import by_tag, differences, name, scores, section
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -44,7 +29,7 @@ def page(comparison: Comparison) -> str:
     runs = comparison.runs
     title = f"{counted(len(runs), 'run')} on {counted(len(runs[0].labels), 'test text')}"
     sections = (
-        scores, differences, against_time, by_tag, texts, learning, confusion, reliability, commands
+        scores, differences, against_time, by_tag, reliability, confusion, learning, texts, commands
     )  # fmt: skip
     data, classes = runs[0].settings["data"]["data"], ", ".join(runs[0].names)
     subtitle = f"{data} · classes {classes} · compared on {datetime.now(UTC).date()}"
@@ -64,136 +49,28 @@ def page(comparison: Comparison) -> str:
     )
 
 
-def section(title: str, note: str, *parts: str) -> str:
-    """A titled part of the page; `note` is text, `parts` are HTML."""
-    return f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(parts)}</section>'
-
-
-def name(comparison: Comparison, run: int) -> str:
-    """A run's mark and name."""
-    return f'<span class="run">{svg.legend_mark(run)}{escape(comparison.runs[run].name)}</span>'
-
-
 def verdict(comparison: Comparison) -> str:
     """What the numbers come to, in a sentence for each other run."""
     best, value = comparison.best, comparison.scores[comparison.best]["accuracy"]["value"]
-    lead = f"{name(comparison, best)} has {value:.1%} of the texts right"
-    lines = [f'<li class="lead">{lead}{", the most of all" if len(comparison.runs) > 1 else ""}.</li>']
+    most = ", the most of all" if len(comparison.runs) > 1 else ""
+    lines = [f'<li class="lead">{name(comparison, best)} has {100 * value:.1f} % of the texts right{most}.</li>']
     for pair in comparison.pairs:
         if best in (pair.first, pair.second):
-            other = pair.second if pair.first == best else pair.first
-            lines.append(f"<li>{against(comparison, pair, other)}</li>")
-    for run, gap in enumerate(comparison.gaps):
-        if is_overfitted(gap):
-            low, _ = gap.interval()
-            lines.append(f'<li>{name(comparison, run)} <span class="flag">overfits</span>: it is at least '
-                         f"{100 * low:.1f} points better on the texts that it was trained on.</li>")  # fmt: skip
+            lines.append(f"<li>{behind(comparison, pair, pair.second if pair.first == best else pair.first)}</li>")
+    overfitted = [name(comparison, run) for run, gap in enumerate(comparison.gaps) if is_overfitted(gap)]
+    if overfitted:
+        lines.append(f'<li>{", ".join(overfitted)}: <span class="flag">overfitted</span>, better on the texts seen in '
+                     "training by more than a point, and by more than chance.</li>")  # fmt: skip
     lines += [f"<li>{escape(show_seeds(seeds))}.</li>" for seeds in comparison.seeds]
     return f'<ul class="verdict">{"".join(lines)}</ul>'
 
 
-def against(comparison: Comparison, pair: Pair, other: int) -> str:
+def behind(comparison: Comparison, pair: Pair, other: int) -> str:
     points = 100 * abs(pair.differences["accuracy"].value)
-    if pair.differ:
-        return f'{name(comparison, other)} is {points:.1f} points behind, <span class="sure">more than chance</span>.'
-    return f"{name(comparison, other)} is {points:.1f} points behind, which may be chance."
-
-
-def table(head: Sequence[str], rows: Sequence[str], cards: bool = False) -> str:
-    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    kind = ' class="cards"' if cards else ""
-    inside = f"<thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide-table"><table{kind}>{inside}</table></div>'
-
-
-def cell(label: str, inside: str, best: bool = False) -> str:
-    """A cell of HTML; `label` stands above it on a narrow screen."""
-    return f'<td data-label="{escape(label)}"{" class=best" if best else ""}>{inside}</td>'
-
-
-def scored(score: dict, in_percent: bool) -> str:
-    """A score, with its interval below it."""
-    factor, digits, unit = (100, 1, " %") if in_percent else (1, 3, "")
-    if score["value"] is None:
-        return "none"
-    value = f"<b>{factor * score['value']:.{digits}f}{unit}</b>"
-    if score["low"] is None:
-        return value
-    return (
-        value
-        + f'<span class="interval">{factor * score["low"]:.{digits}f} to {factor * score["high"]:.{digits}f}</span>'
-    )
-
-
-SCORES = (("accuracy", "accuracy", max), ("macro_f1", "F1 (macro)", max), ("log_loss", "log-loss (nats)", min),
-          ("ece", "calibration error", min))  # fmt: skip
-
-
-def scores(comparison: Comparison) -> str:
-    """The overview: a row a run."""
-    reach = reach_of([(score["accuracy"]["low"], score["accuracy"]["high"]) for score in comparison.scores], 0.02)
-    rows = []
-    for i, (run, own, gap) in enumerate(zip(comparison.runs, comparison.scores, comparison.gaps, strict=True)):
-        cells = []
-        for key, label, better in SCORES:
-            values = [score[key]["value"] for score in comparison.scores]
-            best = len(values) > 1 and own[key]["value"] == better(values)
-            inside = scored(own[key], key != "log_loss")
-            if key == "accuracy":
-                inside += svg.whisker(i, own[key]["value"], own[key]["low"], own[key]["high"], reach)
-            cells.append(cell(label, inside, best))
-        low, high = gap.interval()
-        flag = '<small class="flag">overfitted</small>' if is_overfitted(gap) else ""
-        cells.append(cell("train − test", f"{100 * gap.value:+.1f} points"
-                          f'<span class="interval">{100 * low:.1f} to {100 * high:.1f}</span>{flag}'))  # fmt: skip
-        cells.append(cell("parameters", count_or_dash(run.costs.get("parameters"))))
-        cells.append(cell("training", time_or_dash(run.costs.get("train_seconds"))))
-        cells.append(cell("texts a second", count_or_dash(texts_a_second(run))))
-        cells.append(cell("on disk", show_bytes(run.size)))
-        rows.append(f'<tr><th scope="row">{name(comparison, i)}</th>{"".join(cells)}</tr>')
-    head = [
-        "",
-        *(label for _, label, _ in SCORES),
-        "train − test",
-        "parameters",
-        "training",
-        "texts a second",
-        "on disk",
-    ]
-    note = "On test, with 95 % bootstrap intervals over the texts. ★ marks the best value, which may be so by chance."
-    return section("Scores", note, table(head, rows, cards=True))
-
-
-def reach_of(intervals: Sequence[tuple[float, float]], least: float) -> tuple[float, float]:
-    return svg.spread([end for interval in intervals for end in interval], least)
-
-
-def differences(comparison: Comparison) -> str:
-    """Every two runs: what they differ by, and whether it may be chance."""
-    if not comparison.pairs:
-        return ""
-    ends = [pair.differences["accuracy"].interval() for pair in comparison.pairs]
-    far = 1.08 * max(0.01, *(abs(end) for interval in ends for end in interval))
-    rows = []
-    for pair, (low, high) in zip(comparison.pairs, ends, strict=True):
-        gap = pair.differences["accuracy"]
-        ahead = pair.first if gap.value >= 0 else pair.second
-        only = f"{pair.test.only_first:,} and {pair.test.only_second:,}"
-        verdict = '<b class="sure">more than chance</b>' if pair.differ else "may be chance"
-        rows.append(
-            f'<tr><th scope="row">{name(comparison, pair.first)}<br><span class="soft">less </span>'
-            f"{name(comparison, pair.second)}</th>"
-            + cell(
-                "accuracy", escape(show_points(gap)) + svg.whisker(ahead, gap.value, low, high, (-far, far), zero=True)
-            )
-            + cell("F1 (macro)", escape(show_points(pair.differences["macro_f1"])))
-            + cell("log-loss", escape(show_signed(pair.differences["log_loss"])))
-            + cell("only one is right", f"{only}<small>texts, first and second</small>")
-            + cell("McNemar", f"{escape(show_p(pair))}<small>{verdict}</small>")
-            + "</tr>"
-        )
-    head = ["", "accuracy", "F1 (macro)", "log-loss (nats)", "only one is right", "McNemar"]
-    return section("Differences", f"{INTERVALS} {CORRECTED}", table(head, rows, cards=True))
+    if not points:
+        return f"{name(comparison, other)} has as many right."
+    chance = '<span class="sure">more than chance</span>' if pair.differ else "which may be chance"
+    return f"{name(comparison, other)} is {points:.1f} points behind, {chance}."
 
 
 def against_time(comparison: Comparison) -> str:
@@ -209,26 +86,6 @@ def against_time(comparison: Comparison) -> str:
         return ""
     note = "Accuracy on test with its 95 % interval, against the time that training took, in powers of ten."
     return section("What accuracy costs", note, f"<figure>{charts.scatter(points)}</figure>")
-
-
-def by_tag(comparison: Comparison) -> str:
-    """Accuracy in each kind of text, where the data say of what kind a text is."""
-    tags = comparison.runs[0].tags
-    if tags is None:
-        return ""
-    kinds, rows = np.array(tags, dtype=object), []
-    for kind in sorted(set(tags)):
-        inside, cells = kinds == kind, []
-        for i, run in enumerate(comparison.runs):
-            hits, count = int(run.right[inside].sum()), int(inside.sum())
-            low, high = wilson(hits, count)
-            own = {"value": hits / count, "low": low, "high": high}
-            cells.append(cell(run.name, scored(own, True) + svg.whisker(i, hits / count, low, high, (0, 1))))
-        label = f'{escape(kind or "(none)")}<small class="interval">{counted(int(inside.sum()), "text")}</small>'
-        rows.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
-    note = "Accuracy on test by tag, with 95 % intervals (Wilson); the scale of the bars is 0 to 100 %."
-    head = ["", *(run.name for run in comparison.runs)]
-    return section("By kind of text", note, table(head, rows, cards=True))
 
 
 def texts(comparison: Comparison) -> str:
@@ -255,7 +112,7 @@ def one_text(comparison: Comparison, shown: Disagreement) -> str:
     if shown.text is not None and not any(side.words for side in shown.sides):
         text = f'<div class="words">{escape(shown.text)}</div>'
     return (
-        f'<div class="text"><h3>{escape(shown.label)} <span class="soft">is right: {escape(shown.place)}</span></h3>'
+        f'<div class="text"><h3>{escape(shown.label)} <span class="soft">· {escape(shown.place)}</span></h3>'
         f'<div class="sides">{sides}</div>{text}</div>'
     )
 
@@ -264,7 +121,7 @@ def one_side(comparison: Comparison, shown: Disagreement, side: Side) -> str:
     right = side.predicted == shown.label
     sign = '<span class="sure">✓ right</span>' if right else '<span class="flag">✗ wrong</span>'
     words = f'<div class="words">{side.words}</div>' if side.words else ""
-    said = f"{escape(side.predicted)}, {side.probability:.1%}"
+    said = f"{escape(side.predicted)}, {100 * side.probability:.1f} %"
     return f"<div>{name(comparison, side.run)} says {said} {sign}{words}</div>"
 
 
@@ -279,12 +136,12 @@ def learning(comparison: Comparison) -> str:
     blocks = []
     for i, rows in enumerate(checks):
         inside = learning_curves(i, rows, reach) if len(rows) > 1 else single_check(rows)
-        blocks.append(f'<div class="block"><h3>{name(comparison, i)}</h3>{inside}</div>')
+        blocks.append(f"<div><h3>{name(comparison, i)}</h3>{inside}</div>")
     note = (
         "Solid: validation. Dashed: training texts, as they were met. The dotted line marks the check that was kept. "
         "The scales are the same for all runs."
     )
-    return section("Learning", note, *blocks)
+    return section("Learning", note, f'<div class="grid">{"".join(blocks)}</div>')
 
 
 def learning_curves(run: int, rows: Sequence[dict], reach: dict[str, tuple[float, float]]) -> str:
@@ -298,7 +155,7 @@ def learning_curves(run: int, rows: Sequence[dict], reach: dict[str, tuple[float
         ]
         drawn = [curve for curve in series if curve.points]
         figures.append(f"<figure>{charts.curves(run, title, unit, drawn, reach[key], kept, form)}</figure>")
-    return f'<div class="curves">{"".join(figures)}</div>'
+    return "".join(figures)
 
 
 def single_check(rows: Sequence[dict]) -> str:
@@ -306,7 +163,7 @@ def single_check(rows: Sequence[dict]) -> str:
         return '<p class="soft">No check was written down.</p>'
     valid = rows[0]["valid"]
     return (
-        f'<p class="soft">Checked once, at the end: validation accuracy {valid["accuracy"]:.1%}, '
+        f'<p class="soft">Checked once, at the end: validation accuracy {100 * valid["accuracy"]:.1f} %, '
         f"loss {valid['loss']:.3f}.</p>"
     )
 
@@ -317,7 +174,8 @@ def confusion(comparison: Comparison) -> str:
         drawing = charts.confusion(i, run.scores["test"]["confusion"], run.names)
         figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}</figure>")
     note = "True classes in rows, predicted ones in columns; per cent of the true class."
-    return section("Which classes are taken for which", note, f'<div class="grid">{"".join(figures)}</div>')
+    small = "grid small" if len(comparison.runs[0].names) <= 3 else "grid"
+    return section("Which classes are taken for which", note, f'<div class="{small}">{"".join(figures)}</div>')
 
 
 def reliability(comparison: Comparison) -> str:

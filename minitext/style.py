@@ -41,23 +41,24 @@ ul.verdict li.lead { border-color: var(--s2); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .5rem .75rem .5rem 0; border-top: 1px solid var(--rule); vertical-align: top; }
 thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: .85rem; vertical-align: bottom; }
-tbody th { font-weight: 600; overflow-wrap: anywhere; }
-td small, .interval { display: block; color: var(--soft); font-size: .8rem; white-space: nowrap; }
+tbody th { font-weight: 600; }
+.interval { display: block; color: var(--soft); font-size: .8rem; white-space: nowrap; }
 td.best b::after { content: " \\2605"; color: var(--s5); font-size: .8em; }
 td { white-space: nowrap; }
-.flag { color: var(--bad); font-weight: 600; }
+.flag, .interval.flag { color: var(--bad); font-weight: 600; }
 .sure { color: var(--good); font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: 1.25rem 1.5rem; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: .25rem 1.5rem; }
-.curves + h3, .block + .block { margin-top: 1.25rem; }
+.grid div > figure + figure { margin-top: .75rem; }
+.grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 215px), 1fr)); }
 figure { margin: 0; }
 svg { max-width: 100%; height: auto; display: block; overflow: visible; }
 svg.key { display: inline-block; }
 svg.whisker { margin-top: .15rem; }
-svg.wide { width: 100%; max-width: 640px; }
+svg.wide { width: 100%; max-width: 540px; }
 svg text { fill: var(--soft); font-size: 12px; font-family: inherit; }
+svg text.in { fill: var(--ink); }
 svg text.name { fill: var(--ink); font-weight: 600; font-size: 12.5px; }
-.grid-line, .grid line.grid, line.grid { stroke: var(--rule); stroke-width: 1; }
+line.grid { stroke: var(--rule); stroke-width: 1; }
 line.zero { stroke: var(--soft); stroke-width: 1; }
 line.ideal, line.kept { stroke: var(--soft); stroke-width: 1.25; stroke-dasharray: 5 4; }
 line.kept { stroke-dasharray: 1.5 3; }
@@ -68,7 +69,7 @@ line.kept { stroke-dasharray: 1.5 3; }
 .cell { fill: currentColor; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
-.text { border-top: 1px solid var(--rule); padding: 1rem 0 .25rem; }
+.text { border-top: 1px solid var(--rule); padding: 1rem 0; }
 .text:first-of-type { border-top: 0; padding-top: .5rem; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr)); gap: .75rem 1.5rem; }
 .words {
@@ -89,6 +90,7 @@ dl { margin: .5rem 0 0; } dt { margin-top: .6rem; } dd { margin: 0; }
 @media (max-width: 640px) {
   body { padding: 1.25rem .75rem 3rem; font-size: 15px; }
   section { padding: .9rem .9rem 1rem; }
+  .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 145px), 1fr)); gap: 1rem; }
   table.cards thead { display: none; }
   table.cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem 1rem; padding: .8rem 0;
     border-top: 1px solid var(--rule); }
