@@ -1,6 +1,7 @@
 """A pretrained BERT, fine-tuned: tokens, encoder, a head on the first token, and a loop with every step in sight.
 
-    python train_finetune.py --data imdb                                     bert-base on all of IMDB, as in the report
+    python train_finetune.py                                                 the small BERT and the sample of minitext
+    python train_finetune.py --data imdb --model google-bert/bert-base-uncased
     python train_finetune.py --data reviews.csv --model roberta-base         another of the family, your own texts
     python train_finetune.py --data reviews.csv --model folder/ --resume     your own checkpoint; go on where it stopped
     torchrun --nproc-per-node 8 train_finetune.py --data imdb                eight GPUs, the same update
@@ -12,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 
@@ -30,7 +32,8 @@ from minitext.options import option, parse
 from minitext.predict import show_prediction
 from minitext.pretrained import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
 from minitext.report import score_rows, text_table
-from minitext.team import join, leave
+from minitext.seeds import each_seed, summarise
+from minitext.team import Team, join, leave
 from minitext.tokens import TRUNCATIONS, digest, encode, pad_id, special_ids
 
 CPU_MICRO_BATCH = 8  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
@@ -40,7 +43,7 @@ CPU_MICRO_BATCH = 8  # texts whose activations stay near a CPU's caches; a GPU i
 class ModelOptions:
     """model"""
 
-    model: str = option("google-bert/bert-base-uncased", "Hub id, id@revision, or a folder with a checkpoint")
+    model: str = option("sample", "sample, a Hub id, id@revision, or a folder with a checkpoint")
     max_length: int = option(256, "most tokens of a text; special tokens count as well")
     truncate: str = option("head", "what is kept of longer texts", choices=TRUNCATIONS)
     dropout: float | None = option(None, "of hidden states and head (default: the checkpoint's)")
@@ -69,7 +72,7 @@ class LoopOptions(loop.LoopOptions):
     """training"""
 
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
-    lr: float = option(3e-5, "peak learning rate")
+    lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, more for fewer)")
     weight_decay: float = option(0.01, "of matrices; biases and norms do not decay")
 
 
@@ -81,17 +84,33 @@ class RunOptions(run.RunOptions):
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
+REPORT = {
+    "data": "imdb", "fraction": (0.04, 0.02), "model": "google-bert/bert-base-uncased", "batch": 64, "epochs": 10,
+    "lr": 3e-5, "warmup": 0.1, "weight_decay": 0.01, "best": "accuracy", "precision": "fp16", "attention_dropout": 0.1,
+}  # fmt: skip
+
+
 def main() -> None:
-    options = parse(__doc__, data=DataOptions, model=ModelOptions, loop=LoopOptions, run=RunOptions)
+    options = parse(
+        __doc__, presets={"report": REPORT}, data=DataOptions, model=ModelOptions, loop=LoopOptions, run=RunOptions
+    )
     device = pick_device(options.run.device)
-    precision = pick_precision(options.loop.precision, device)
     team = join(device)  # one process, or those that torchrun started
-    job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
+    for once in each_seed(options):
+        one_seed(once, device, team)
+    if options.run.seeds > 1 and team.rank == 0:
+        run.say(summarise(options), options.run.quiet)
+    leave(team)
+
+
+def one_seed(options: SimpleNamespace, device: torch.device, team: Team) -> None:
+    precision = pick_precision(options.loop.precision, device)
+    job = run.Run(options.run.folder(), options.run.overwrite, options.run.resume)
     quiet = options.run.quiet or team.rank > 0
     say = partial(run.say, quiet=quiet)
     say(f"data: {options.data.data} · model: {options.model.model} · device: {device}, {precision}")
-    if options.data.data == "sample":
-        say("      (a small sample; the real thing: --data imdb)")
+    if "sample" in (options.data.data, options.model.model):
+        say("      (what travels with minitext; the real ones: --data imdb --model google-bert/bert-base-uncased)")
     checkpoint = fetch_checkpoint(options.model.model)  # a wrong name fails now, not after the data has been read
     if options.model.push and team.rank == 0:
         open_repository(options.model.push)
@@ -146,6 +165,9 @@ def main() -> None:
 
     # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
     settings = options.loop
+    if settings.lr is None:
+        settings = replace(settings, lr=usual_rate(model.config.width))
+        facts["learning rate"] = f"{settings.lr:.2g}"
     if settings.micro_batch is None and device.type == "cpu":
         settings = replace(settings, micro_batch=min(CPU_MICRO_BATCH, settings.batch))
     plan_training(encoded[0].lengths().numpy(), settings, options.run.seed)
@@ -183,7 +205,11 @@ def main() -> None:
         say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
         if chosen.push:
             say(f"\npushed to {push(job.out, chosen.push)}")
-    leave(team)
+
+
+def usual_rate(width: int) -> float:
+    """BERT-base's 3e-5 (Devlin et al. 2019, A.3); narrower encoders bear, and need, more."""
+    return 3e-5 * (768 / width) ** 2
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 
@@ -27,6 +28,7 @@ from minitext.files import write_text
 from minitext.loop import LoopOptions, fit, plan_training
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
+from minitext.seeds import each_seed, summarise
 from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
 
 
@@ -45,9 +47,16 @@ class RunOptions(run.RunOptions):
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
+REPORT = {
+    "data": "imdb", "fraction": (0.04, 0.02), "tokenizer": "google-bert/bert-base-uncased", "max_length": 512,
+    "pad": "fixed",
+}  # fmt: skip
+
+
 def main() -> None:
     options = parse(
         __doc__,
+        presets={"report": REPORT},
         data=DataOptions,
         tokens=TokenOptions,
         network=NetworkOptions,
@@ -55,7 +64,14 @@ def main() -> None:
         loop=LoopOptions,
         run=RunOptions,
     )
-    job = run.Run(options.run.out, options.run.overwrite, options.run.resume)
+    for once in each_seed(options):
+        one_seed(once)
+    if options.run.seeds > 1:
+        run.say(summarise(options), options.run.quiet)
+
+
+def one_seed(options: SimpleNamespace) -> None:
+    job = run.Run(options.run.folder(), options.run.overwrite, options.run.resume)
     device = pick_device(options.run.device)
     precision = pick_precision(options.loop.precision, device)
     if options.start.vectors:

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -23,6 +23,7 @@ from minitext.encoder import MeanEncoder, fit_sif
 from minitext.errors import exit_status
 from minitext.options import option, parse
 from minitext.report import score_rows, text_table
+from minitext.seeds import each_seed, summarise
 from minitext.static import (
     Examples,
     LogisticOptions,
@@ -55,17 +56,29 @@ class RunOptions(run.RunOptions):
     out: str = option("runs/static", "folder of the two runs")
 
 
+RUNS = ("logistic", "mlp")
+REPORT = {"data": "imdb", "fraction": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
+
+
 def main() -> None:
     options = parse(
-        __doc__, data=DataOptions, vectors=VectorOptions, logistic=LogisticOptions, mlp=MlpOptions, run=RunOptions
-    )
-    runs = {name: run.Run(Path(options.run.out) / name, options.run.overwrite) for name in ("logistic", "mlp")}
+        __doc__, presets={"report": REPORT}, data=DataOptions, vectors=VectorOptions, logistic=LogisticOptions,
+        mlp=MlpOptions, run=RunOptions,
+    )  # fmt: skip
+    for once in each_seed(options, RUNS):
+        one_seed(once)
+    for name in RUNS if options.run.seeds > 1 else ():
+        run.say(summarise(options, name), options.run.quiet)
+
+
+def one_seed(options: SimpleNamespace) -> None:
+    runs = {name: run.Run(options.run.folder(name), options.run.overwrite) for name in RUNS}
     device = pick_device(options.run.device)
     glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
     say(f"data: {options.data.data} · vectors: {options.vectors.vectors} · device: {device}")
     if options.data.data == "sample":
-        say("      (a small sample; the real thing: --data imdb --vectors glove.6B.100d)")
+        say("      (what travels with minitext; the real ones: --data imdb --vectors glove.6B.100d)")
 
     # Data. Three parts; texts that stand in two of them are counted before anything is trained.
     splits, twins = check_twins(load(options.data, options.run.seed), options.data.drop_duplicates)

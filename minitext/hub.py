@@ -11,15 +11,19 @@ from minitext.errors import UserError, first_line
 from minitext.pretrained import WEIGHTS, shards
 
 TIMEOUT = 10  # seconds until an unreachable Hub is given up
+SAMPLE = Path(__file__).parent / "sample" / "bert"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def fetch_checkpoint(source: str) -> Path:
-    """The folder of a checkpoint: `source` itself where it is one, else the Hub's files in huggingface-hub's cache.
+    """The folder of a checkpoint: `sample`, which travels with minitext, or `source` itself where it is a folder, else
+    the Hub's files in huggingface-hub's cache.
 
     Safetensors are preferred to a legacy `pytorch_model.bin`; shards follow their index. Where the Hub cannot be
     reached, the cache has to do. Raises UserError for an unknown id, a gated one, or when nothing is cached.
     """
+    if source == "sample":
+        return SAMPLE
     if Path(source).is_dir():
         return Path(source)
     if Path(source).exists():

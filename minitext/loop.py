@@ -56,7 +56,8 @@ class FitOptions:
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
         for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:  # written so that NaN is refused as well
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:  # written so that NaN is refused as well
                 raise UserError(f"--{name} {getattr(self, name)}: a number above 0")
         if not (0 <= self.warmup < math.inf and 0 <= self.weight_decay < math.inf):
             raise UserError(f"--warmup {self.warmup} --weight-decay {self.weight_decay}: numbers not below 0")

@@ -6,8 +6,9 @@ In: dataclasses whose fields were made by `option`. Out: one filled instance of 
 import argparse
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 
@@ -16,18 +17,39 @@ def option(default: Any, help: str, **argparse_settings: Any) -> Any:
     return field(default=default, metadata={"help": help, **argparse_settings})
 
 
-def parse(description: str, arguments: list[str] | None = None, **groups: type) -> SimpleNamespace:
+def parse(
+    description: str,
+    arguments: list[str] | None = None,
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **groups: type,
+) -> SimpleNamespace:
     """Parse the command line into one instance of each dataclass in `groups`, under its keyword's name.
 
     A field `max_length: int = option(256, "…")` becomes `--max-length`, listed under its dataclass's first doc line.
+    A preset, `{"report": {"epochs": 10, …}}`, replaces defaults; options that are given win over it.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    if presets:
+        shown = "; ".join(f"{name}: {describe(preset)}" for name, preset in presets.items())
+        parser.add_argument("--preset", choices=tuple(presets), help=f"other defaults. {shown}".replace("%", "%%"))
     for settings in groups.values():
         add_group(parser, settings)
+    if presets:
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--preset")
+        parser.set_defaults(**presets.get(early.parse_known_args(arguments)[0].preset, {}))
     given = parser.parse_args(arguments)
     return SimpleNamespace(**{name: fill(settings, given) for name, settings in groups.items()})
+
+
+def describe(preset: Mapping[str, Any]) -> str:
+    """A preset as it would be typed."""
+    words = []
+    for name, value in preset.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return " ".join(words)
 
 
 def add_group(parser: argparse.ArgumentParser, settings: type) -> None:

@@ -73,6 +73,29 @@ def curves(rows: list[dict]) -> Figure:
     return figure
 
 
+def spread_curves(runs: list[list[dict]]) -> Figure:
+    """Loss and accuracy by epoch of several seeds: a thin line each, and a thick one through their means."""
+    figure, axes = new_figure(2, 9, 3.6)
+    unit = "epoch" if "epoch" in runs[0][0] else "iteration"
+    for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy"), strict=True):
+        for part, colour, style in (("train", BLUE, "-"), ("valid", ORANGE, "--")):
+            at: dict[float, list[float]] = {}
+            for rows in runs:
+                points = [(row[unit], row[part][key]) for row in rows if part in row]
+                axis.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=0.7, alpha=0.5)
+                for place, value in points:
+                    at.setdefault(place, []).append(value)
+            shared = sorted(place for place, values in at.items() if len(values) == len(runs))  # where none has stopped
+            axis.plot(shared, [np.mean(at[place]) for place in shared], color=colour, linestyle=style, linewidth=2,
+                      label=f"{'validation' if part == 'valid' else part}, mean of {len(runs)}")  # fmt: skip
+        axis.set(xlabel=unit, ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.25)
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes[0].legend(frameon=False)
+    return figure
+
+
 def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
     """(C, C) counts, shaded by the share of the true class."""
     names = [plain(name) for name in names]

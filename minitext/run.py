@@ -49,6 +49,7 @@ class RunOptions:
     out: str = option("runs/run", "folder of the run")
     overwrite: bool = option(False, "replace a finished run in --out")
     seed: int = option(0, "of whatever is drawn: splits, weights, dropout, the order of batches, intervals")
+    seeds: int = option(1, "run so many seeds, from --seed on, each into <out>/seed<N>, and sum them up")
     device: str = option("auto", "auto, cpu, cuda or mps")
     quiet: bool = option(False, "print nothing but errors")
     debug: bool = option(False, "show the traceback of an error")
@@ -56,6 +57,12 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: not below 0")
+        if self.seeds < 1:
+            raise UserError(f"--seeds {self.seeds}: at least 1")
+
+    def folder(self, name: str = "") -> Path:
+        """Where the run `name` of this seed goes."""
+        return Path(self.out) / name / (f"seed{self.seed}" if self.seeds > 1 else "")
 
 
 # settings that may change between a run's start and its resumption: they do not decide on its result

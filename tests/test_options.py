@@ -2,6 +2,7 @@
 one line that a shell and a person expect.
 """
 
+import importlib
 import sys
 from dataclasses import FrozenInstanceError, dataclass, fields
 
@@ -194,3 +195,44 @@ def test_the_status_of_argparse_passes_through(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SystemExit) as end:
         status_of(SystemExit(2), monkeypatch)
     assert end.value.code == 2
+
+
+# Presets
+
+REPORT = {"report": {"max_length": 512, "share": (0.04, 0.02)}}
+
+
+def with_presets(*arguments: str) -> TrainOptions:
+    return parse("A script.", list(arguments), presets=REPORT, train=TrainOptions).train
+
+
+def test_a_preset_replaces_defaults():
+    found = with_presets("--preset", "report")
+    assert (found.max_length, found.share, found.lr) == (512, (0.04, 0.02), 1e-3)
+
+
+def test_an_option_that_is_given_wins_over_the_preset():
+    assert with_presets("--max-length", "64", "--preset", "report").max_length == 64
+
+
+def test_without_a_preset_nothing_changes():
+    assert with_presets() == TrainOptions()
+
+
+def test_the_help_says_what_a_preset_sets(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        with_presets("--help")
+    assert "report: --max-length 512 --share 0.04 0.02" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["train_static", "train_scratch", "train_finetune"])
+def test_each_script_has_the_reports_settings_as_a_preset_of_options_that_it_has(script, monkeypatch):
+    module = importlib.import_module(script)
+    seen = {}
+    monkeypatch.setattr(module, "one_seed", lambda options, *_: seen.update(vars(options)))
+    monkeypatch.setattr(sys, "argv", [script, "--preset", "report"])
+    module.main()
+    values = {field.name: getattr(group, field.name) for group in seen.values() for field in fields(group)}
+    assert module.REPORT.items() <= values.items()
+    assert (values["data"], values["fraction"]) == ("imdb", (0.04, 0.02))
