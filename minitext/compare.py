@@ -122,7 +122,7 @@ def shown_scores(run: Result) -> dict:
 
 def gap_of(run: Result) -> Sampled:
     train, test = (np.array(run.scores[part]["confusion"]) for part in ("train", "test"))
-    return train_test_gap(train, test, SEED)
+    return train_test_gap(train, test, run.settings["run"]["seed"])  # as in the run's own report
 
 
 def pairs_of(runs: Sequence[Result], paired: Sequence[dict[str, Sampled]]) -> list[Pair]:

@@ -19,6 +19,14 @@ ABOUT = {"settings.json", "scores.json", "costs.json"}
 ABOUT_KINDS = {".jsonl", ".csv", ".png", ".md", ".html"}
 
 
+# what a comparison looks up, so that a damaged run is refused before anything is computed
+NEEDED = (
+    "settings data data", "settings run seed", "settings data_found test fingerprint", "settings command",
+    "settings started", "settings machine", "settings versions torch", "scores train confusion", "scores test confusion",
+    *(f"scores test {score} {end}" for score in ("accuracy", "macro_f1", "log_loss") for end in ("value", "low", "high")),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Result:
     """One run."""
@@ -91,6 +99,7 @@ def read_result(folder: Path, name: str) -> Result:
         raise UserError(f"{folder}: {unfinished}; {hint}")
     try:
         settings, scores = (read_json(folder / f"{part}.json") for part in ("settings", "scores"))
+        check_complete({"settings": settings, "scores": scores})
         names = tuple(settings["classes"])
         journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
         columns = read_predictions(folder / "predictions.csv", names)
@@ -106,13 +115,23 @@ def read_result(folder: Path, name: str) -> Result:
             **columns,
         )
         found = settings["data_found"]["test"]
-        if not len(result.labels) == found["texts"] == scores["test"]["count"] or not result.fingerprint:
+        if not len(result.labels) == found["texts"] == scores["test"]["count"]:
             raise ValueError(f"predictions.csv has {len(result.labels)} rows for {found['texts']} texts")
         return result
     # a file that is missing or not JSON, a key that is missing, a cell that is no number
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{folder}: damaged ({reason}); train it again") from error
+
+
+def check_complete(files: dict) -> None:
+    """Raises KeyError, or TypeError where a number stands in the place of more, unless NEEDED is all there."""
+    for path in NEEDED:
+        inside = files
+        for key in path.split():
+            if key not in inside:
+                raise KeyError(path.replace(" ", ".json ", 1))
+            inside = inside[key]
 
 
 def is_model(path: Path) -> bool:
