@@ -92,6 +92,7 @@ def one_seed(options: SimpleNamespace) -> None:
     saved = job.folder / "tokenizer.json"
     source = str(saved) if job.resumes and saved.exists() else options.tokens.tokenizer
     tokenizer = load_tokenizer(source) if source else train_tokenizer(splits.train.texts, options.tokens.vocabulary)
+    encoding = time.perf_counter()
     encoded = [
         encode(tokenizer, part.texts, options.tokens.max_length, options.tokens.truncate, options.run.quiet)
         for part in splits
@@ -102,7 +103,7 @@ def one_seed(options: SimpleNamespace) -> None:
         + " tokens"
     )
     say(f"tokens: {facts['tokens']}, {time.perf_counter() - start:.1f} s")
-    encoding_seconds = time.perf_counter() - start
+    encoding_seconds = time.perf_counter() - encoding
     fixed = options.tokens.max_length if options.loop.pad == "fixed" else None
     train, valid, test = (
         Padder(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
