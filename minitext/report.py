@@ -98,7 +98,7 @@ def calibration_rows(scores: Mapping) -> list[list[str]]:
     before, parts = scores["before_temperature"], scores["brier_parts"]
     sum_of_parts = (
         f"{parts['reliability']:.4f} - {parts['resolution']:.4f} + {parts['uncertainty']:.4f} "
-        f"+ {parts['within_bins']:.4f}"
+        f"{parts['within_bins']:+.4f}"
     )
     return [
         ["", "as trained", f"temperature {before['temperature']:.2f}"],

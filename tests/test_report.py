@@ -124,7 +124,7 @@ def test_the_report_says_whether_train_and_test_lie_apart(report):
 def test_the_report_shows_calibration_before_and_after_the_temperature(report):
     assert "|  | as trained | temperature 1.50 |" in report
     assert "| calibration error, 15 bins of equal width | 12.5% | 70.0 % [65.0, 75.0] |" in report
-    assert "0.0100 - 0.0500 + 0.2500 + 0.0010" in report
+    assert "0.0100 - 0.0500 + 0.2500 +0.0010" in report
 
 
 def test_the_report_shows_accuracy_by_kind_of_text(report):
