@@ -19,7 +19,7 @@ from minitext.disagreements import Disagreement, disagreements_of, with_texts
 from minitext.errors import UserError
 from minitext.metrics import RESAMPLES
 from minitext.report import show, text_table
-from minitext.results import Result, read_results
+from minitext.results import COMPARED, Result, read_results
 from minitext.significance import McNemar, Sampled, difference, mcnemar, paired_scores, train_test_gap
 
 SEED = 0  # of the resamples that all runs share
@@ -115,7 +115,7 @@ def check_same_test(first: Result, other: Result) -> None:
 def shown_scores(run: Result) -> dict:
     """The scores of the overview; the calibration error without interval where the run did not keep one."""
     test = run.scores["test"]
-    scores = {name: test[name] for name in ("accuracy", "macro_f1", "log_loss")}
+    scores = {name: test[name] for name in COMPARED}
     error = {"value": calibration_error(run.labels, run.probabilities), "low": None, "high": None}
     return {**scores, "ece": test.get("ece", error)}
 

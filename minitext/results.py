@@ -19,12 +19,14 @@ ABOUT = {"settings.json", "scores.json", "costs.json"}
 ABOUT_KINDS = {".jsonl", ".csv", ".png", ".md", ".html"}
 
 
+COMPARED = ("accuracy", "macro_f1", "log_loss")
 # what a comparison looks up, so that a damaged run is refused before anything is computed
 NEEDED = (
-    "settings data data", "settings run seed", "settings data_found test fingerprint", "settings command",
-    "settings started", "settings machine", "settings versions torch", "scores train confusion", "scores test confusion",
-    *(f"scores test {score} {end}" for score in ("accuracy", "macro_f1", "log_loss") for end in ("value", "low", "high")),
-)  # fmt: skip
+    *(f"settings {key}" for key in ("data data", "run seed", "data_found test fingerprint", "versions torch")),
+    *(f"settings {key}" for key in ("command", "started", "machine")),
+    *(f"scores {part} confusion" for part in ("train", "test")),
+    *(f"scores test {score} {end}" for score in COMPARED for end in ("value", "low", "high")),
+)
 
 
 @dataclass(frozen=True)
