@@ -63,9 +63,9 @@ def test_no_two_reviews_open_with_the_same_six_words(texts):
     assert [opening for opening, count in openings.items() if count > 1] == []
 
 
-def test_the_vectors_are_12000_of_width_100():
+def test_the_vectors_are_20000_of_width_100():
     vectors = glove.read("sample")
-    assert (len(vectors.words), vectors.table.shape, vectors.duplicates) == (12_000, (12_000, 100), 0)
+    assert (len(vectors.words), vectors.table.shape, vectors.duplicates) == (20_000, (20_000, 100), 0)
     assert vectors.table.isfinite().all()
 
 
