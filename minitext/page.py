@@ -52,7 +52,7 @@ def page(comparison: Comparison) -> str:
 def verdict(comparison: Comparison) -> str:
     """What the numbers come to, in a sentence for each other run."""
     best, value = comparison.best, comparison.scores[comparison.best]["accuracy"]["value"]
-    most = ", the most of all" if len(comparison.runs) > 1 else ""
+    most = "; no run has more" if len(comparison.runs) > 1 else ""
     lines = [f'<li class="lead">{name(comparison, best)} has {100 * value:.1f} % of the texts right{most}.</li>']
     for pair in comparison.pairs:
         if best in (pair.first, pair.second):
