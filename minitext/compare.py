@@ -28,7 +28,10 @@ INTERVALS = (
     "Brackets: 95 % bootstrap intervals over the texts. Differences are resampled in pairs, the same texts for both "
     f"runs, {RESAMPLES:,} times."
 )
-CORRECTED = "p: McNemar's exact test, two-sided; corrected for all pairs by Holm's method where there are several."
+CORRECTED = (
+    "p: McNemar's exact test, two-sided; corrected for all pairs by Holm's method where there are several. "
+    "Bootstrap p: two-sided, from the same resamples, not corrected."
+)
 
 
 class Pair(NamedTuple):
@@ -190,7 +193,8 @@ def show_pair(comparison: Comparison, pair: Pair) -> str:
     corrected = "" if pair.corrected == pair.test.p else f" (corrected {show_p(pair.corrected)})"
     return (
         f"{first} - {second}: accuracy {show_points(pair.differences['accuracy'])}, "
-        f"log-loss {show_signed(pair.differences['log_loss'])}; p {show_p(pair.test.p)}{corrected}: {verdict}"
+        f"log-loss {show_signed(pair.differences['log_loss'])} "
+        f"(bootstrap p {show_p(pair.differences['log_loss'].p_value())}); p {show_p(pair.test.p)}{corrected}: {verdict}"
     )
 
 

@@ -68,6 +68,10 @@ def tested(pair: Pair) -> str:
     return f'<b>p {show_p(pair.test.p)}</b><span class="interval">{corrected}{verdict}</span>'
 
 
+def bootstrap_p(sampled: Sampled) -> str:
+    return f'<span class="interval">bootstrap p {show_p(sampled.p_value())}</span>'
+
+
 def signed(sampled: Sampled, factor: float, digits: int) -> str:
     """A difference, with its interval below it."""
     value, low, high = (minus(factor * end, digits) for end in (sampled.value, *sampled.interval()))
@@ -136,8 +140,14 @@ def differences(comparison: Comparison) -> str:
             + cell(
                 "accuracy, points", signed(gap, 100, 1) + svg.whisker(ahead, gap.value, low, high, (-far, far), True)
             )
-            + cell("F1 (macro), points", signed(pair.differences["macro_f1"], 100, 1))
-            + cell("log-loss (nats)", signed(pair.differences["log_loss"], 1, 3))
+            + cell(
+                "F1 (macro), points",
+                signed(pair.differences["macro_f1"], 100, 1) + bootstrap_p(pair.differences["macro_f1"]),
+            )
+            + cell(
+                "log-loss (nats)",
+                signed(pair.differences["log_loss"], 1, 3) + bootstrap_p(pair.differences["log_loss"]),
+            )
             + cell("only one is right", f'{only}<span class="interval">texts, first and second</span>')
             + cell("McNemar", tested(pair))
             + "</tr>"
