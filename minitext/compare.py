@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext import significance
-from minitext.calibration import calibration_error
+from minitext.calibration import calibration_error, wilson
 from minitext.disagreements import Disagreement, disagreements_of, with_texts
 from minitext.errors import UserError
 from minitext.metrics import RESAMPLES
@@ -162,6 +162,8 @@ def show_comparison(comparison: Comparison) -> str:
     """Lines for a terminal."""
     blocks = [f"{counted(len(comparison.runs), 'run')} on {counted(len(comparison.runs[0].labels), 'test text')}"]
     blocks.append(text_table(overview(comparison)))
+    if comparison.runs[0].tags is not None:
+        blocks.append(text_table(tag_rows(comparison)))
     if comparison.pairs:
         blocks.append("\n".join(show_pair(comparison, pair) for pair in comparison.pairs))
     if comparison.seeds:
@@ -185,6 +187,30 @@ def overview(comparison: Comparison) -> list[list[str]]:
         ["texts a second", *(count_or_dash(texts_a_second(run)) for run in runs)],
         ["size on disk", *(show_bytes(run.size) for run in runs)],
     ]
+
+
+def tag_rows(comparison: Comparison) -> list[list[str]]:
+    """A header and a row a kind of text, with a column for each run."""
+    rows = [["accuracy on", *(run.name for run in comparison.runs)]]
+    for kind, count, scores in by_kind(comparison.runs):
+        rows.append([f"{kind} ({count:,})", *(show(score, True) for score in scores)])
+    return rows
+
+
+def by_kind(runs: Sequence[Result]) -> list[tuple[str, int, list[dict[str, float]]]]:
+    """For each tag its number of texts, and of each run the accuracy on them with Wilson's interval; nothing at all
+    where the data have no tags.
+    """
+    tags = np.array(runs[0].tags or [], dtype=object)
+    kinds = []
+    for tag in sorted(set(tags)):
+        chosen, scores = tags == tag, []
+        for run in runs:
+            hits, count = int(run.right[chosen].sum()), int(chosen.sum())
+            low, high = wilson(hits, count)
+            scores.append({"value": hits / count, "low": low, "high": high})
+        kinds.append((tag or "(none)", count, scores))
+    return kinds
 
 
 def show_pair(comparison: Comparison, pair: Pair) -> str:

@@ -31,7 +31,7 @@ from minitext.loop import fit, plan_training
 from minitext.masking import MaskingPadder, pack_blocks
 from minitext.options import option
 from minitext.pretrained import check_vocabulary, load_hub_tokenizer, load_weights, read_json, save_model
-from minitext.run import RunOptions, say, start_folder, take_name
+from minitext.run import FolderOptions, say, start_folder, take_name
 from minitext.team import join, leave
 from minitext.tokens import Ragged, digest, encode, pad_id, special_ids, train_tokenizer
 
@@ -84,7 +84,7 @@ class LoopOptions(loop.FitOptions):
 
 
 @dataclass(frozen=True)
-class PretrainRunOptions(RunOptions):
+class PretrainRunOptions(FolderOptions):
     """run"""
 
     out: str = option("runs/pretrain", "folder of the checkpoint")

@@ -43,13 +43,12 @@ from minitext.slices import slices, write_mistakes
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class FolderOptions:
     """run"""
 
     out: str = option("runs/run", "folder of the run")
     overwrite: bool = option(False, "replace a finished run in --out")
     seed: int = option(0, "of whatever is drawn: splits, weights, dropout, the order of batches, intervals")
-    seeds: int = option(1, "run so many seeds, from --seed on, each into <out>/seed<N>, and sum them up")
     device: str = option("auto", "auto, cpu, cuda or mps")
     quiet: bool = option(False, "print nothing but errors")
     debug: bool = option(False, "show the traceback of an error")
@@ -57,6 +56,16 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: not below 0")
+
+
+@dataclass(frozen=True)
+class RunOptions(FolderOptions):
+    """run"""
+
+    seeds: int = option(1, "run so many seeds, from --seed on, each into <out>/seed<N>, and sum them up")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: at least 1")
 

@@ -6,15 +6,13 @@ In: a `Comparison`. Out: HTML, everything from outside escaped. On a narrow scre
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
-
 from minitext import svg
-from minitext.calibration import wilson
 from minitext.compare import (
     CORRECTED,
     INTERVALS,
     Comparison,
     Pair,
+    by_kind,
     count_or_dash,
     counted,
     show_bytes,
@@ -158,19 +156,16 @@ def differences(comparison: Comparison) -> str:
 
 def by_tag(comparison: Comparison) -> str:
     """Accuracy in each kind of text, where the data say of what kind a text is."""
-    tags = comparison.runs[0].tags
-    if tags is None:
-        return ""
-    kinds, rows = np.array(tags, dtype=object), []
-    for kind in sorted(set(tags)):
-        inside, cells = kinds == kind, []
-        for i, run in enumerate(comparison.runs):
-            hits, count = int(run.right[inside].sum()), int(inside.sum())
-            low, high = wilson(hits, count)
-            own = {"value": hits / count, "low": low, "high": high}
-            cells.append(cell(run.name, scored(own, True) + svg.whisker(i, hits / count, low, high, (0, 1))))
-        label = f'{escape(kind or "(none)")}<small class="interval">{counted(int(inside.sum()), "text")}</small>'
+    rows = []
+    for kind, count, of_runs in by_kind(comparison.runs):
+        cells = []
+        for i, (run, own) in enumerate(zip(comparison.runs, of_runs, strict=True)):
+            whisker = svg.whisker(i, own["value"], own["low"], own["high"], (0, 1))
+            cells.append(cell(run.name, scored(own, True) + whisker))
+        label = f'{escape(kind)}<small class="interval">{counted(count, "text")}</small>'
         rows.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
+    if not rows:
+        return ""
     note = "Accuracy on test by tag, with 95 % intervals (Wilson); the scale of the bars is 0 to 100 %."
     head = ["", *(run.name for run in comparison.runs)]
     return section("By kind of text", note, table(head, rows, cards=True))

@@ -15,7 +15,7 @@ import torch
 from minitext import __main__ as command_line
 from minitext import compare as compare_file
 from minitext import disagreements, metrics
-from minitext.compare import compare, show_comparison
+from minitext.compare import by_kind, compare, show_comparison, tag_rows
 from minitext.corpus import DataOptions, load
 from minitext.encoder import MeanEncoder
 from minitext.errors import UserError
@@ -359,6 +359,19 @@ def test_the_size_is_that_of_the_model(two):
     for name in ("report.md", "curves.png", "costs.json", "mistakes.csv"):
         (two[0] / name).write_text("{}")
     assert compare(two).runs[0].size == before
+
+
+def test_accuracy_by_tag_has_a_row_a_tag_and_a_column_a_run(tmp_path, data):
+    tags = ["plain"] * 6 + ["irony"] * 2
+    runs = [save_run(tmp_path / "runs" / name, data, wrong, tags=tags) for name, wrong in (("a", [7]), ("b", range(8)))]
+    head, irony, plain = tag_rows(compare(runs))
+    assert head == ["accuracy on", "a", "b"]
+    assert (irony[0], plain[0]) == ("irony (2)", "plain (6)")
+    assert [cell.partition(" %")[0] for cell in (*irony[1:], *plain[1:])] == ["50.0", "0.0", "100.0", "0.0"]
+
+
+def test_data_without_tags_have_no_rows_by_tag(two):
+    assert by_kind(compare(two).runs) == []
 
 
 def test_the_command_prints_a_table_and_writes_the_page(two, tmp_path, monkeypatch, capsys):
