@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from minitext.metrics import LEVEL, resamples
+
 BINS = 15  # Guo et al. 2017, section 5
-RESAMPLES = 1000
-LEVEL = 0.95  # of the intervals
 TINY = float(np.finfo(np.float32).tiny)  # a probability that has been rounded to 0 still has a logarithm
 
 
@@ -28,12 +28,11 @@ def bin_of(values: np.ndarray, bins: int = BINS, equal: str = "width") -> np.nda
     return ranks * min(bins, len(values)) // max(len(values), 1)
 
 
-def sums_by_bin(places: np.ndarray, columns: list[np.ndarray], weights: np.ndarray | None = None) -> list[np.ndarray]:
+def sums_by_bin(places: np.ndarray, columns: list[np.ndarray]) -> list[np.ndarray]:
     """How many texts a bin holds, and of each column the sum over them; (K,) each, empty bins left out."""
-    weights = np.ones(len(places)) if weights is None else weights
-    counts = np.bincount(places, weights)
+    counts = np.bincount(places)
     full = counts > 0
-    return [counts[full], *(np.bincount(places, weights * column)[full] for column in columns)]
+    return [counts[full], *(np.bincount(places, column)[full] for column in columns)]
 
 
 def calibration_error(
@@ -47,13 +46,11 @@ def calibration_error(
     "Verified uncertainty calibration", section 4.1), and 0 where less than nothing is left.
     """
     confidence, right = probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
-    return gap_over_bins(bin_of(confidence, bins, equal), confidence, right, None, debiased)
+    return gap_over_bins(bin_of(confidence, bins, equal), confidence, right, debiased)
 
 
-def gap_over_bins(
-    places: np.ndarray, confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None, debiased: bool = False
-) -> float:
-    counts, confident, hits = sums_by_bin(places, [confidence, right], weights)
+def gap_over_bins(places: np.ndarray, confidence: np.ndarray, right: np.ndarray, debiased: bool = False) -> float:
+    counts, confident, hits = sums_by_bin(places, [confidence, right])
     gaps, accuracy = (hits - confident) / counts, hits / counts
     if not debiased:
         return float((counts * np.abs(gaps)).sum() / counts.sum())
@@ -68,7 +65,7 @@ def classwise_calibration_error(labels: np.ndarray, probabilities: np.ndarray, b
     """
     errors = []
     for c, column in enumerate(probabilities.T.astype(np.float64)):
-        errors.append(gap_over_bins(bin_of(column, bins), column, (labels == c).astype(np.float64), None))
+        errors.append(gap_over_bins(bin_of(column, bins), column, (labels == c).astype(np.float64)))
     return float(np.mean(errors))
 
 
@@ -173,13 +170,15 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
     & Hinkley 1997, 5.2), and cut off at 0.
     """
     confidence, right = probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
-    places, squares = bin_of(confidence), brier_scores(labels, probabilities)
-    generator, count = np.random.default_rng(seed), len(labels)
-    errors, briers = np.empty(RESAMPLES), np.empty(RESAMPLES)
-    for r in range(RESAMPLES):
-        weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
-        errors[r] = gap_over_bins(places, confidence, right, weights)
-        briers[r] = weights @ squares / count
+    places, count = bin_of(confidence), len(labels)
+    order = np.argsort(places, kind="stable")  # texts of a bin side by side
+    _, starts = np.unique(places[order], return_index=True)
+    gaps, squares = (right - confidence)[order], brier_scores(labels, probabilities)[order]
+    errors, briers = [], []
+    for weights in resamples(count, seed):  # (R, N)
+        errors.append(np.abs(np.add.reduceat(weights * gaps, starts, axis=1)).sum(1) / count)
+        briers.append(np.einsum("rn,n->r", weights, squares) / count)
+    errors, briers = np.concatenate(errors), np.concatenate(briers)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ece = calibration_error(labels, probabilities)
     low, high = np.maximum(2 * ece - np.quantile(errors, ends[::-1]), 0.0)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitext import metrics
 from minitext.calibration import (
     bin_of,
     brier_parts,
@@ -218,6 +219,23 @@ def test_every_score_is_there_and_the_intervals_hold_the_values():
     assert scores["ece"]["low"] < scores["ece"]["value"] < scores["ece"]["high"]
     assert scores["brier"]["low"] < scores["brier"]["value"] < scores["brier"]["high"]
     assert {"ece_equal_mass", "ece_debiased", "ece_classwise", "brier_parts"} < scores.keys()
+
+
+def test_the_intervals_are_those_of_the_definition_on_the_same_resamples(monkeypatch):
+    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    labels, probabilities = drawn(80, 3, 0.4)
+    generator, errors, briers = np.random.default_rng(5), [], []
+    order = np.argsort(bin_of(probabilities.max(1)), kind="stable")  # the order in which texts are drawn
+    for _ in range(200):
+        chosen = order[generator.integers(80, size=80)]
+        errors.append(calibration_error(labels[chosen], probabilities[chosen]))
+        briers.append(brier_scores(labels[chosen], probabilities[chosen]).mean())
+    scores = calibration_scores(labels, probabilities, seed=5)
+    ece = calibration_error(labels, probabilities)
+    expected = [max(2 * ece - np.quantile(errors, q), 0) for q in (0.975, 0.025)]
+    assert [scores["ece"]["low"], scores["ece"]["high"]] == pytest.approx(expected, abs=1e-9)
+    expected = np.quantile(briers, [0.025, 0.975]).tolist()
+    assert [scores["brier"]["low"], scores["brier"]["high"]] == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_same_seed_gives_the_same_intervals():

@@ -31,7 +31,6 @@ COSTS = run.Costs(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
 def quick(monkeypatch) -> None:
     """Few resamples and small pictures, and a temperature of 1: none of them is what these tests are about."""
     monkeypatch.setattr(metrics, "RESAMPLES", 20)
-    monkeypatch.setattr(calibration, "RESAMPLES", 20)
     monkeypatch.setattr(run, "fit_temperature", lambda labels, probabilities: 1.0)
     monkeypatch.setattr(plots, "DPI", 30)
 
