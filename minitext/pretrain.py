@@ -58,6 +58,7 @@ class PretrainOptions:
     max_length: int = option(128, "tokens of a block; texts are packed end to end")
     dropout: float = option(0.0, "while pretraining; what a new encoder tells fine-tuning is BERT's 0.1")
     summary: bool = option(False, "a block's first token, which classifiers read, learns to name a hidden one, too")
+    half: bool = option(False, "keep the result in half precision, in half the space")
     held_out: float = option(0.01, "share of the texts that is only checked on")
 
     def __post_init__(self) -> None:
@@ -151,6 +152,8 @@ def pretrain(options: PretrainOptions, settings: LoopOptions, run: PretrainRunOp
         ),
     )  # fmt: skip
     if team.rank == 0:
+        if options.half:
+            model.half()
         save_model(model, tokenizer, folder, config, track="pretrain", updates=progress.updates)
         draw_curves(folder)
         take_name(folder, out)

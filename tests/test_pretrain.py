@@ -561,3 +561,13 @@ def test_a_summary_is_learned_from_and_not_checked_on(lines, tmp_path):
     with_it, without = (json.loads((tmp_path / name / "settings.json").read_text()) for name in ("bert", "plain"))
     assert with_it["tokens"] == without["tokens"]
     assert abs(checks(tmp_path / "bert")[0]["loss"] - checks(tmp_path / "plain")[0]["loss"]) < 0.2
+
+
+def test_half_precision_takes_half_the_space_and_is_read_like_any_other(lines, tmp_path):
+    sizes = []
+    for name, arguments in (("whole", ()), ("half", ("--half",))):
+        assert pretrain(lines, tmp_path / name, "--epochs", "1", *arguments) == 0
+        sizes.append(sum(tensor.nbytes for tensor in load_file(tmp_path / name / "model.safetensors").values()))
+    assert sizes[0] == 2 * sizes[1]
+    whole, half = (going_on(str(tmp_path / name), 0.0)[0].state_dict() for name in ("whole", "half"))
+    assert all(torch.equal(whole[name].half().float(), half[name]) for name in whole)

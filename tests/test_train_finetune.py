@@ -391,3 +391,8 @@ def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train,
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
     assert counters["stats"]["unique_graphs"] <= 12, counters["stats"]  # two layers, training or not, first_only, mask
     assert not counters["graph_break"], counters["graph_break"]
+
+
+@pytest.mark.parametrize(("width", "rate"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
+def test_narrower_encoders_learn_faster(width: int, rate: float):
+    assert train_finetune.usual_rate(width) == pytest.approx(rate)
