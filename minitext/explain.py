@@ -262,21 +262,23 @@ def read_tokens(tokens: TokenSettings, text: str, device: torch.device) -> tuple
 
 
 def add_up(text: str, parts: Sequence[Part], shares: Sequence[float]) -> list[Word]:
-    """The parts of a word together. So are parts of the same characters: a byte-level tokenizer cuts within these."""
+    """The parts of a word together. So are parts that share a character: byte-level tokenizers cut within one."""
     words: list[Word] = []
     number = None
     for part in parts:
-        space = len(text[part.start : part.end]) - len(text[part.start : part.end].lstrip())
-        start = part.start if part.start + space == part.end else part.start + space  # "▁film" and "Ġfilm" hold it
-        share = 0.0 if part.place is None else shares[part.place]
-        if words and (part.word == number or start < words[-1].end or start == part.end):
-            last = words.pop()
-            words.append(Word(last.start, max(last.end, part.end), last.contribution + share,
-                              last.seen or part.place is not None))  # fmt: skip
-        else:
-            words.append(Word(start, part.end, share, part.place is not None))
+        word = Word(part.start, part.end, 0.0 if part.place is None else shares[part.place], part.place is not None)
+        if words and (part.word == number or part.start < words[-1].end or part.start == part.end):
+            start, end, contribution, seen = words.pop()
+            word = Word(start, max(end, word.end), contribution + word.contribution, seen or word.seen)
+        words.append(word)
         number = part.word
-    return words
+    return [trim(text, word) for word in words]
+
+
+def trim(text: str, word: Word) -> Word:
+    """Without the white space before it, which RoBERTa's pieces hold; of nothing else, it is the word."""
+    stretch = text[word.start : word.end]
+    return word._replace(start=word.end - len(stretch.lstrip())) if stretch.strip() else word
 
 
 def segments(explanation: Explanation) -> Iterator[tuple[str, Word | None]]:

@@ -212,13 +212,24 @@ def test_cut_at_any_byte_and_resumed_ends_with_the_same_bytes(run, source, tmp_p
     whole, partial, journal = stopped
     assert whole.startswith(partial) and partial.count(b"\r\n") == 7  # a header and three chunks of two
     cuts = [(partial[:end], journal) for end in range(len(partial) + 1)]
-    cuts += [(partial, journal[:end]) for end in range(len(journal) + 1)]
-    cuts += [(partial + b"6,half a r", journal), (partial, journal + b"\0" * 20)]  # what a power cut can leave
+    cuts += [(partial, journal[:end]) for end in range(0, len(journal) + 1, 11)]
+    cuts += [(partial + b"6,half a row" * 50, journal), (partial, journal + b"\0" * 20)]  # what a power cut can leave
     for partial_left, journal_left in cuts:
         (tmp_path / "out.csv.partial").write_bytes(partial_left)
         (tmp_path / "out.csv.partial.jsonl").write_bytes(journal_left)
         assert write(run, source, tmp_path / "out.csv", keep=("id",), resume=True) == whole
         (tmp_path / "out.csv").unlink()
+
+
+@pytest.mark.parametrize("lost", [1, 5])  # its line end alone, or half a line
+def test_a_half_written_journal_is_whole_again_after_the_next_stop(run, source, tmp_path, stopped, lost: int):
+    _, partial, journal = stopped
+    (tmp_path / "out.csv.partial.jsonl").write_bytes(journal[:-lost])
+    source.write_text(TABLE + '"never closed\n')
+    with pytest.raises(UserError):
+        write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+    assert (tmp_path / "out.csv.partial").read_bytes() == partial
+    assert (tmp_path / "out.csv.partial.jsonl").read_bytes() == journal
 
 
 def test_a_resumed_prediction_counts_all_rows(run, source, tmp_path, stopped):
