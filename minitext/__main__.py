@@ -8,8 +8,9 @@ from pathlib import Path
 
 from minitext import __version__, glove
 from minitext.errors import UserError, exit_status
-from minitext.explain import explain, json_explanation, show
+from minitext.explain import explain
 from minitext.glove_train import TrainOptions, train_vectors
+from minitext.highlight import json_explanation, show
 from minitext.options import add_group, fill
 from minitext.predict import Predictor, json_prediction, json_unread, load_run, show_prediction, show_unread
 from minitext.predict_file import PredictOptions, open_input, predict_file

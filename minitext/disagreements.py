@@ -12,7 +12,8 @@ import numpy as np
 
 from minitext.corpus import DataOptions, load
 from minitext.errors import UserError, first_line
-from minitext.explain import explain, html_words
+from minitext.explain import explain
+from minitext.highlight import html_words
 from minitext.predict import Predictor, load_run
 from minitext.results import Result
 

@@ -21,8 +21,9 @@ from minitext import __main__ as command_line
 from minitext import explain as module
 from minitext.bert import BertConfig, Classifier
 from minitext.encoder import MeanEncoder, fit_sif
-from minitext.explain import Explanation, Word, clenshaw_curtis, explain, html_words, integrate, show, word_spans
+from minitext.explain import Explanation, Word, clenshaw_curtis, explain, integrate, word_spans
 from minitext.feedforward import FeedForward, NetworkOptions
+from minitext.highlight import html_words, show
 from minitext.predict import Predictor, TokenSettings
 from minitext.static import LogisticRegression, StaticClassifier, build_mlp
 from minitext.tokens import encode, train_tokenizer
