@@ -7,10 +7,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from minitext import glove, glove_train
+from minitext import glove, glove_train, hub
 from minitext.corpus import Corpus, DataOptions, load
 from minitext.duplicates import find_twins
+from minitext.pretrain import going_on
+from minitext.pretrained import load_classifier, load_hub_tokenizer
 from minitext.sources import SAMPLE, json_records
 from minitext.words import words
 
@@ -82,3 +86,61 @@ def test_the_vectors_know_over_90_percent_of_the_samples_words(texts):
 
 def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
     assert glove_train.read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
+
+
+# The small BERT
+
+
+def test_all_that_travels_with_the_package_fits_into_12_megabytes():
+    files = [path for path in SAMPLE.parent.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"reviews.jsonl", "vectors.txt.gz", "model.safetensors", "tokenizer.json"}
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+
+
+def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
+    tensors = load_file(hub.SAMPLE / "model.safetensors")
+    assert 3_000_000 < sum(tensor.numel() for tensor in tensors.values()) < 5_000_000
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
+    _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
+    assert notes[0] == "newly drawn: dense.weight, dense.bias, output.weight, output.bias"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("this is one of the worst [MASK] i have ever seen.", {"movies", "films", "movie", "film"}),
+        ("the acting [MASK] terrible and the plot makes no sense.", {"is", "was"}),
+        ("i would [MASK] this film to anyone.", {"recommend"}),
+    ],
+)
+def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
+    model, tokenizer, _ = going_on("sample", 0.0)
+    model.eval()
+    ids = torch.tensor([tokenizer.encode(text).ids])
+    hidden = ids == tokenizer.token_to_id("[MASK]")
+    with torch.no_grad():
+        (row,) = model(ids, torch.ones_like(hidden), hidden)
+    assert tokenizer.id_to_token(int(row.argmax())) in expected
+
+
+def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
+    tokenizer = load_hub_tokenizer(hub.SAMPLE)
+    ids = [number for text in texts for number in tokenizer.encode(text).ids]
+    assert ids.count(tokenizer.token_to_id("[UNK]")) / len(ids) < 0.02
+
+
+@pytest.mark.oracle
+def test_transformers_opens_the_bert_and_names_the_same_words():
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
+    ours, tokenizer, _ = going_on("sample", 0.0)
+    ours.eval()
+    ids = torch.tensor([tokenizer.encode("a dull film with a [MASK] ending").ids])
+    hidden = ids == tokenizer.token_to_id("[MASK]")
+    with torch.no_grad():
+        expected = theirs(ids).logits[hidden]
+        torch.testing.assert_close(ours(ids, torch.ones_like(hidden), hidden), expected, atol=1e-4, rtol=0)  # float32
