@@ -59,6 +59,18 @@ def gap_over_bins(places: np.ndarray, confidence: np.ndarray, right: np.ndarray,
     return math.sqrt(max(float((counts * (gaps**2 - noise)).sum() / counts.sum()), 0.0))
 
 
+def chance_error(probabilities: np.ndarray, bins: int = BINS) -> float:
+    """The calibration error that a perfect model with these confidences would show on so many texts, in the mean.
+
+    In a bin of n texts said to be right with probability c, the share of right ones deviates from c by
+    sqrt(2 / pi * c (1 - c) / n) in the mean (of a normal distribution).
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    counts, said = sums_by_bin(bin_of(confidence, bins), [confidence])
+    deviations = np.sqrt(2 / np.pi * said / counts * (1 - said / counts) / counts)
+    return float((counts * deviations).sum() / counts.sum())
+
+
 def classwise_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
     """The same for every class's probability, not only the largest, in the mean over classes (Nixon et al. 2019,
     "Measuring calibration in deep learning", section 3, there "static"); equal width.
@@ -162,8 +174,8 @@ def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
 
 
 def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int) -> dict[str, dict]:
-    """`{"ece", "ece_equal_mass", "ece_debiased", "ece_classwise", "brier"}`, each {"value", "low", "high"} (the first
-    and the last with an interval), and `brier_parts`.
+    """Calibration errors `{"ece", "ece_equal_mass", "ece_debiased", "ece_by_chance", "ece_classwise"}` and `"brier"`,
+    each {"value"}, the first and the last with "low" and "high"; and the Brier score's parts, `"brier_parts"`.
 
     The Brier score's interval is the bootstrap's percentiles. Resampling adds to the calibration error what noise adds
     to it, once more; so its interval is the basic one, reflected at the value (Efron & Tibshirani 1993, 13.4; Davison
@@ -187,6 +199,7 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
         "ece": {"value": ece, "low": float(low), "high": float(high)},
         "ece_equal_mass": {"value": calibration_error(labels, probabilities, equal="mass")},
         "ece_debiased": {"value": calibration_error(labels, probabilities, equal="mass", debiased=True)},
+        "ece_by_chance": {"value": chance_error(probabilities)},
         "ece_classwise": {"value": classwise_calibration_error(labels, probabilities)},
         "brier": {"value": float(squares.mean()), "low": float(brier_low), "high": float(brier_high)},
         "brier_parts": brier_parts(labels, probabilities),

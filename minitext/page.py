@@ -14,6 +14,7 @@ from minitext.calibration import reliability_bins
 from minitext.compare import Comparison, Pair, counted, show_seeds
 from minitext.disagreements import Disagreement, Side
 from minitext.files import write_text
+from minitext.report import temperature_line
 from minitext.significance import is_overfitted
 from minitext.style import STYLE
 from minitext.tables import by_tag, differences, name, scores, section
@@ -182,7 +183,9 @@ def reliability(comparison: Comparison) -> str:
     figures = []
     for i, run in enumerate(comparison.runs):
         drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.names))
-        figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}</figure>")
+        test = run.scores["test"]
+        told = f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece" in test else ""
+        figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}{told}</figure>")
     note = (
         "How often a prediction is right, against the probability that the run gave it: on the dashed line, these "
         "mean what they say; below it, the run is too sure. Bars: how many texts, of 15 bins of equal width."

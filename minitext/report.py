@@ -52,7 +52,7 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
         "![Histogram of predicted probabilities](probabilities.png)",
         "## Calibration, on test",
         markdown_table(calibration_rows(scores["test"])),
-        CALIBRATION,
+        f"{temperature_line(scores['test'])} {CALIBRATION}",
         "![Accuracy by confidence, before and after the temperature](reliability.png)",
         "## Where it is right, on test",
         markdown_table(slice_rows(scores["test"]["slices"])),
@@ -93,6 +93,22 @@ def gap_line(gap: Mapping) -> str:
     return f"Accuracy on train less that on test: {size}, {verdict}."
 
 
+def temperature_line(scores: Mapping) -> str:
+    """What the temperature did to the calibration error, and why it did not halve it where it did not."""
+    before, after, chance = (
+        scores["before_temperature"]["ece"],
+        scores["ece"]["value"],
+        scores["ece_by_chance"]["value"],
+    )
+    change = f"The temperature took the calibration error from {before:.1%} to {after:.1%}"
+    if after <= before / 2:
+        return f"{change}, half of it or less."
+    floor = f"a model without any would show {chance:.1%} on so few texts"
+    if after < before:
+        return f"{change}, not half of it: {floor}, and one number cannot mend each bin."
+    return f"{change}, which is no better: {floor}, and what validation asked for need not suit the test texts."
+
+
 def calibration_rows(scores: Mapping) -> list[list[str]]:
     """A header and a row a measure, before and after the temperature."""
     before, parts = scores["before_temperature"], scores["brier_parts"]
@@ -105,6 +121,7 @@ def calibration_rows(scores: Mapping) -> list[list[str]]:
         ["calibration error, 15 bins of equal width", f"{before['ece']:.1%}", show(scores["ece"], True)],
         ["… 15 bins of equal mass", "", f"{scores['ece_equal_mass']['value']:.1%}"],
         ["… of equal mass, root mean square, debiased", "", f"{scores['ece_debiased']['value']:.1%}"],
+        ["… what chance alone would give on so many texts", "", f"{scores['ece_by_chance']['value']:.1%}"],
         ["… of every class's probability", "", f"{scores['ece_classwise']['value']:.1%}"],
         ["log-loss (nats)", f"{before['log_loss']:.3f}", show(scores["log_loss"], False)],
         ["Brier score", f"{before['brier']:.3f}", show(scores["brier"], False)],

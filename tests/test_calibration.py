@@ -14,6 +14,7 @@ from minitext.calibration import (
     brier_scores,
     calibration_error,
     calibration_scores,
+    chance_error,
     classwise_calibration_error,
     fit_temperature,
     reliability_bins,
@@ -85,6 +86,15 @@ def test_noise_adds_to_the_plain_error_of_a_perfect_model_and_not_to_the_debiase
         debiased.append(calibration_error(labels, probabilities, equal="mass", debiased=True))
     assert np.mean(plain) > 0.04  # 20 texts a bin: a deviation of about 0.1 each
     assert np.mean(debiased) < np.mean(plain) / 1.5
+
+
+def test_the_error_by_chance_is_what_perfect_models_show_in_the_mean():
+    errors, expected = [], []
+    for seed in range(40):
+        labels, probabilities = drawn(300, 3, seed=seed)
+        errors.append(calibration_error(labels, probabilities))
+        expected.append(chance_error(probabilities))
+    assert np.mean(expected) == pytest.approx(np.mean(errors), rel=0.1)  # 40 runs: 3 % of error, and bins are few
 
 
 def test_the_classwise_error_of_two_classes_counts_both_probabilities():

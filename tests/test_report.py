@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from minitext.report import SHOWN, class_rows, gap_line, markdown_table, score_rows, show, text_table, write_report
+from minitext.report import (
+    SHOWN,
+    class_rows,
+    gap_line,
+    markdown_table,
+    score_rows,
+    show,
+    temperature_line,
+    text_table,
+    write_report,
+)
 
 SETTINGS = {
     "run": {"seed": 3},
@@ -32,7 +42,7 @@ SCORES = {"train": part(0.9, 5000), "valid": part(0.8, 100), "test": part(0.7, 1
 SCORES["test"] |= {
     "gap_to_train": {"value": 0.2, "low": 0.15, "high": 0.25, "overfitting": True},
     "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
-    **{key: {"value": 0.0625} for key in ("ece_equal_mass", "ece_debiased", "ece_classwise")},
+    **{key: {"value": 0.0625} for key in ("ece_equal_mass", "ece_debiased", "ece_by_chance", "ece_classwise")},
     "brier_parts": {"reliability": 0.01, "resolution": 0.05, "uncertainty": 0.25, "within_bins": 0.001},
     "slices": [{"by": "tag", "slice": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
 }
@@ -125,6 +135,16 @@ def test_the_report_shows_calibration_before_and_after_the_temperature(report):
     assert "|  | as trained | temperature 1.50 |" in report
     assert "| calibration error, 15 bins of equal width | 12.5% | 70.0 % [65.0, 75.0] |" in report
     assert "0.0100 - 0.0500 + 0.2500 +0.0010" in report
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(0.12, 0.05, "half of it or less"), (0.12, 0.09, "not half of it: a model without any would show 4.0%"),
+     (0.05, 0.06, "no better: a model without any would show 4.0%")],
+)  # fmt: skip
+def test_the_report_says_what_the_temperature_did_and_why_not_more(before: float, after: float, said: str):
+    scores = {"before_temperature": {"ece": before}, "ece": {"value": after}, "ece_by_chance": {"value": 0.04}}
+    assert said in temperature_line(scores)
 
 
 def test_the_report_shows_accuracy_by_kind_of_text(report):
