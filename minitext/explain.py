@@ -26,7 +26,7 @@ FEWEST_STEPS = 16  # of the path; doubled until the contributions add up, or the
 MOST_STEPS = {"smooth": 512, "relu": 4096}  # a ReLU's slope jumps on the way, which takes many steps, but cheap ones
 COMPLETE = 0.01  # they add up when they miss the difference that they explain by less than this share of it
 SMALLEST = 0.1  # log-odds, 2.5 points of probability: of a smaller difference any error would be many per cent
-POINT_PARTS = 1024  # parts in a forward pass, over several points of the path: what fits a core's cache best
+POINT_PARTS = 1024  # parts in a forward and backward pass, over several points of the path: bounds the memory
 
 
 class Word(NamedTuple):
