@@ -71,11 +71,16 @@ class ModelOptions:
 class LoopOptions(loop.LoopOptions):
     """training"""
 
-    epochs: int = option(4, "passes over the training texts")
+    epochs: int = option(8, "passes over the training texts; of many texts two to four do")
     batch: int = option(16, "texts that one update sees")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, more for fewer)")
     weight_decay: float = option(0.01, "of matrices; biases and norms do not decay")
+    best: str = option(
+        "loss",
+        "what decides on the best check; of few texts the loss tells more",
+        choices=("accuracy", "macro_f1", "loss"),
+    )
 
 
 @dataclass(frozen=True)
