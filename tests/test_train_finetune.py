@@ -396,3 +396,26 @@ def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train,
 @pytest.mark.parametrize(("width", "rate"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
 def test_narrower_encoders_learn_faster(width: int, rate: float):
     assert train_finetune.usual_rate(width) == pytest.approx(rate)
+
+
+@pytest.mark.slow
+def test_when_nothing_is_named_the_sample_and_the_embedded_bert_are_used_and_the_first_lines_say_so(
+    tmp_path, monkeypatch, capsys
+):
+    arguments = ["--epochs", "1", "--max-length", "16", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train_finetune.py", *arguments])
+    assert exit_status(train_finetune.main) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "data: sample · model: sample · device: cpu, torch.float32"
+    assert "--data imdb --model google-bert/bert-base-uncased" in second
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["loop"]["lr"] is None  # by the encoder's width
+
+
+def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
+    status, folder = train("--seeds", "2", "--quiet")
+    assert status == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "seed0", "seed1", "seeds.json"]
+    values = json.loads((folder / "seeds.json").read_text())["test"]["accuracy"]["values"]
+    assert values == [
+        json.loads((folder / f"seed{seed}" / "scores.json").read_text())["test"]["accuracy"]["value"] for seed in (0, 1)
+    ]
