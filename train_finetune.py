@@ -101,6 +101,8 @@ def main() -> None:
     options = parse(
         __doc__, presets={"report": REPORT}, data=DataOptions, model=ModelOptions, loop=LoopOptions, run=RunOptions
     )
+    if options.model.push and options.run.seeds > 1:
+        raise UserError("--push uploads one run, --seeds makes several; choose the seed to push with --seed")
     device = pick_device(options.run.device)
     team = join(device)  # one process, or those that torchrun started
     for once in each_seed(options):

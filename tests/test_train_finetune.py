@@ -419,3 +419,9 @@ def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
     assert values == [
         json.loads((folder / f"seed{seed}" / "scores.json").read_text())["test"]["accuracy"]["value"] for seed in (0, 1)
     ]
+
+
+def test_several_seeds_are_not_pushed_over_each_other(train, capsys):
+    status, folder = train("--seeds", "2", "--push", "user/name")
+    assert (status, folder.exists()) == (2, False)
+    assert "--push uploads one run, --seeds makes several" in capsys.readouterr().err
