@@ -49,7 +49,7 @@ class PretrainOptions:
         ("sample",), "labelled texts (their test part is left out) or .txt files with a text a line", metavar="DATA"
     )
     model: str | None = option(None, "go on from this checkpoint: Hub id or folder (default: from nothing)")
-    vocabulary: int = option(8192, "word pieces of a new tokenizer")
+    vocabulary: int = option(4096, "word pieces of a new tokenizer")
     width: int = option(256, "hidden units of a new encoder")
     layers: int = option(4, "layers of a new encoder")
     heads: int = option(4, "attention heads of a new encoder")
