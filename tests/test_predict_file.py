@@ -207,7 +207,6 @@ def stopped(run, source, tmp_path, small_chunks) -> tuple[bytes, bytes, bytes]:
     return whole, *((tmp_path / name).read_bytes() for name in ("out.csv.partial", "out.csv.partial.jsonl"))
 
 
-@pytest.mark.slow
 def test_cut_at_any_byte_and_resumed_ends_with_the_same_bytes(run, source, tmp_path, stopped):
     whole, partial, journal = stopped
     assert whole.startswith(partial) and partial.count(b"\r\n") == 7  # a header and three chunks of two
