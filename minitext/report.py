@@ -103,7 +103,7 @@ def temperature_line(scores: Mapping) -> str:
     change = f"The temperature took the calibration error from {before:.1%} to {after:.1%}"
     if after <= before / 2:
         return f"{change}, half of it or less."
-    floor = f"a model without any would show {chance:.1%} on so few texts"
+    floor = f"a perfect model would show {chance:.1%} on as many texts"
     if after < before:
         return f"{change}, not half of it: {floor}, and one number cannot mend each bin."
     return f"{change}, which is no better: {floor}, and what validation asked for need not suit the test texts."

@@ -139,8 +139,8 @@ def test_the_report_shows_calibration_before_and_after_the_temperature(report):
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
-    [(0.12, 0.05, "half of it or less"), (0.12, 0.09, "not half of it: a model without any would show 4.0%"),
-     (0.05, 0.06, "no better: a model without any would show 4.0%")],
+    [(0.12, 0.05, "half of it or less"), (0.12, 0.09, "not half of it: a perfect model would show 4.0%"),
+     (0.05, 0.06, "no better: a perfect model would show 4.0%")],
 )  # fmt: skip
 def test_the_report_says_what_the_temperature_did_and_why_not_more(before: float, after: float, said: str):
     scores = {"before_temperature": {"ece": before}, "ece": {"value": after}, "ece_by_chance": {"value": 0.04}}
