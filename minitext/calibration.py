@@ -179,7 +179,7 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
 
     The Brier score's interval is the bootstrap's percentiles. Resampling adds to the calibration error what noise adds
     to it, once more; so its interval is the basic one, reflected at the value (Efron & Tibshirani 1993, 13.4; Davison
-    & Hinkley 1997, 5.2), and cut off at 0.
+    & Hinkley 1997, 5.2). It does not go below 0, nor end below the value, which noise alone may have raised.
     """
     confidence, right = probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
     places, count = bin_of(confidence), len(labels)
@@ -193,7 +193,7 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
     errors, briers = np.concatenate(errors), np.concatenate(briers)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ece = calibration_error(labels, probabilities)
-    low, high = np.maximum(2 * ece - np.quantile(errors, ends[::-1]), 0.0)
+    low, high = np.maximum(2 * ece - np.quantile(errors, ends[::-1]), (0.0, ece))
     brier_low, brier_high = np.quantile(briers, ends)
     return {
         "ece": {"value": ece, "low": float(low), "high": float(high)},
