@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from minitext.errors import UserError
 from minitext.files import sync_folder
+from minitext.interrupt import Interrupt
 from minitext.journal import Journal
 from minitext.options import option
 from minitext.predict import BELOW, choose, load_run
@@ -84,12 +85,15 @@ def predict_file(folder: str | Path, options: PredictOptions) -> Counts:
     ):
         rows = read_rows(source, file, options.text_column, keep)
         seen = pass_over(rows, partial, source)
-        with saying_how_to_go_on(partial):
+        # Ctrl-C counts between two chunks: anywhere else, a callback of the workers' pool could swallow it
+        with saying_how_to_go_on(partial), Interrupt() as interrupt:
             for chunk, probabilities in beside(rows, run.predict_in_chunks):
                 seen.update(identity(chunk))
                 partial.append(list(answers(chunk, probabilities, run.names, options.threshold)), seen.hexdigest())
                 bar.set_postfix_str(f"{partial.counts.rows:,} rows", refresh=False)
                 bar.update(file.tell() - bar.n)
+                if interrupt.asked:
+                    raise KeyboardInterrupt
         partial.finish()
     return partial.counts
 

@@ -383,9 +383,9 @@ def test_overwrite_replaces_the_output(run, source, tmp_path):
 
 @pytest.fixture
 def many(tmp_path) -> Path:
-    """150,000 short texts: 37 chunks."""
+    """400,000 short texts: 98 chunks, some seconds of work."""
     generator = random.Random(0)
-    lines = (" ".join(generator.choices(["good", "bad", "film"], k=5)) for _ in range(150_000))
+    lines = (" ".join(generator.choices(["good", "bad", "film"], k=5)) for _ in range(400_000))
     (tmp_path / "many.txt").write_text("".join(f"{line}\n" for line in lines))
     return tmp_path / "many.txt"
 
