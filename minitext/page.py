@@ -184,7 +184,9 @@ def reliability(comparison: Comparison) -> str:
     for i, run in enumerate(comparison.runs):
         drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.names))
         test = run.scores["test"]
-        told = f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece" in test else ""
+        told = (
+            f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece_by_chance" in test else ""
+        )
         figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}{told}</figure>")
     note = (
         "How often a prediction is right, against the probability that the run gave it: on the dashed line, these "
