@@ -57,7 +57,7 @@ def curves(rows: list[dict]) -> Figure:
     figure, axes = new_figure(2, 9, 3.6)
     unit = "epoch" if "epoch" in rows[0] else "iteration"
     kept = next((row[unit] for row in reversed(rows) if row.get("best")), None)  # later ones replaced earlier ones
-    for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy"), strict=True):
+    for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
         for part, colour, marker in (("train", BLUE, "o"), ("valid", ORANGE, "s")):
             points = [(row[unit], row[part][key]) for row in rows if part in row]
             few = len(points) <= 30
@@ -65,11 +65,7 @@ def curves(rows: list[dict]) -> Figure:
                       label="validation" if part == "valid" else part)  # fmt: skip
         if kept is not None:
             axis.axvline(kept, color=GREY, linestyle=":", label="kept")
-        axis.set(xlabel=unit, ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.25)
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes[0].legend(frameon=False)
+    label_curves(axes, unit)
     return figure
 
 
@@ -77,7 +73,7 @@ def spread_curves(runs: list[list[dict]]) -> Figure:
     """Loss and accuracy by epoch of several seeds: a thin line each, and a thick one through their means."""
     figure, axes = new_figure(2, 9, 3.6)
     unit = "epoch" if "epoch" in runs[0][0] else "iteration"
-    for axis, key, label in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy"), strict=True):
+    for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
         for part, colour, style in (("train", BLUE, "-"), ("valid", ORANGE, "--")):
             at: dict[float, list[float]] = {}
             for rows in runs:
@@ -88,12 +84,18 @@ def spread_curves(runs: list[list[dict]]) -> Figure:
             shared = sorted(place for place, values in at.items() if len(values) == len(runs))  # where none has stopped
             axis.plot(shared, [np.mean(at[place]) for place in shared], color=colour, linestyle=style, linewidth=2,
                       label=f"{'validation' if part == 'valid' else part}, mean of {len(runs)}")  # fmt: skip
+    label_curves(axes, unit)
+    return figure
+
+
+def label_curves(axes: list, unit: str) -> None:
+    """Loss on the left, accuracy on the right, both against epochs or iterations."""
+    for axis, label in zip(axes, ("loss (nats)", "accuracy"), strict=True):
         axis.set(xlabel=unit, ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes[0].legend(frameon=False)
-    return figure
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
