@@ -23,6 +23,7 @@ from minitext.evaluate import predict_all
 from minitext.families import family_of, read_config
 from minitext.feedforward import FeedForward
 from minitext.pretrained import load_weights
+from minitext.run import check_finished
 from minitext.static import StaticClassifier
 from minitext.tokens import encode, load_tokenizer, pad_id
 
@@ -71,10 +72,7 @@ class TokenSettings(NamedTuple):
 def load_run(folder: str | Path) -> Predictor:
     """The classifier of a finished run. Raises UserError when the folder is no run, unfinished, or damaged."""
     folder = Path(folder)
-    if not (folder / "scores.json").exists():
-        inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
-        hint = f"; did you mean {folder / inside[0]}?" if inside else "; give the folder that a script wrote (--out)"
-        raise UserError(f"{folder}: not a finished run{hint}")
+    check_finished(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         track = config["minitext"]["track"] if "minitext" in config else config["track"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from minitext.errors import UserError, first_line
+from minitext.run import check_finished
 
 # what a run writes about itself; the other files of its folder are the model
 ABOUT = {"settings.json", "scores.json", "costs.json"}
@@ -94,11 +95,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def read_result(folder: Path, name: str) -> Result:
     """One run's numbers. Raises UserError as `predict.load_run` does."""
-    if not (folder / "scores.json").exists():
-        unfinished = "unfinished" if (folder / "settings.json").exists() else "not a finished run"
-        inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
-        hint = f"did you mean {folder / inside[0]}?" if inside else "give the folder that a script wrote (--out)"
-        raise UserError(f"{folder}: {unfinished}; {hint}")
+    check_finished(folder)
     try:
         settings, scores = (read_json(folder / f"{part}.json") for part in ("settings", "scores"))
         check_complete({"settings": settings, "scores": scores})

@@ -177,6 +177,16 @@ def start_folder(folder: Path, resumes: bool, settings: Mapping) -> None:
     write_text(folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_finished(folder: Path) -> None:
+    """Raises UserError unless `folder` holds a finished run; names one that stands in it, if any."""
+    if (folder / "scores.json").exists():
+        return
+    state = "unfinished" if (folder / "settings.json").exists() else "not a finished run"
+    inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
+    hint = f"did you mean {folder / inside[0]}?" if inside else "give the folder that a script wrote (--out)"
+    raise UserError(f"{folder}: {state}; {hint}")
+
+
 def take_name(folder: Path, out: Path) -> None:
     """Drop the training state and rename `folder` to `out`; what stood there is deleted after that."""
     for name in (CHECKPOINT, BEST):  # a finished run needs them no more
