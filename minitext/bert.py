@@ -16,10 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from minitext.errors import UserError
 
-try:  # torch 2.10 and later; on CUDA it attends within each text of a packed batch, no padding anywhere
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
+varlen_attn = None
+if torch.cuda.is_available():  # nothing else has the kernel, and a second of every start would go to its import
+    try:  # torch 2.10 and later; it attends within each text of a packed batch, no padding anywhere
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        pass
 
 ACTIVATIONS = {
     "gelu": F.gelu,  # with the error function (Hendrycks & Gimpel 2016)
