@@ -71,7 +71,7 @@ class ModelOptions:
 class LoopOptions(loop.LoopOptions):
     """training"""
 
-    epochs: int = option(8, "passes over the training texts; of many texts two to four do")
+    epochs: int = option(4, "passes over the training texts")
     batch: int = option(16, "texts that one update sees")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, more for fewer)")
