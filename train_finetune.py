@@ -150,7 +150,8 @@ def one_seed(options: SimpleNamespace, device: torch.device, team: Team) -> None
             layer.compile(dynamic=True)
     for line in lines:
         say(f"model: {line}")
-    facts["model"] = f"{chosen.model}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts["model"] = f"{chosen.model}, {parameters:,} parameters"
     say(f"model: {facts['model']}")
 
     # Tokens, by the checkpoint's own tokenizer; each text is cut to what the encoder may see.
@@ -203,10 +204,7 @@ def one_seed(options: SimpleNamespace, device: torch.device, team: Team) -> None
             model, tokenizer, job.folder, read_json(checkpoint / "config.json"), splits.train.names,
             track="finetune", max_length=chosen.max_length, truncate=chosen.truncate,
         )  # fmt: skip
-        costs = run.Costs(
-            sum(parameter.numel() for parameter in model.parameters()), progress.seconds,
-            encoding_seconds + predicting_seconds, sum(map(len, splits)),
-        )  # fmt: skip
+        costs = run.Costs(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
         scores = job.finish(splits, probabilities, facts, costs)
         say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
         say(f"\n{show_prediction(splits.test.texts[0], splits.test.names, probabilities[-1][0].tolist())}")

@@ -120,7 +120,8 @@ def one_seed(options: SimpleNamespace) -> None:
         )
         say(f"started from vectors: {facts['started from vectors']}")
     model.to(device)
-    say(f"model: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    say(f"model: {parameters:,} parameters")
 
     # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
     plan_training(encoded[0].lengths().numpy(), options.loop, options.run.seed)
@@ -145,10 +146,7 @@ def one_seed(options: SimpleNamespace) -> None:
         max_length=options.tokens.max_length,
         truncate=options.tokens.truncate,
     )
-    costs = run.Costs(
-        sum(parameter.numel() for parameter in model.parameters()), progress.seconds,
-        encoding_seconds + predicting_seconds, sum(map(len, splits)),
-    )  # fmt: skip
+    costs = run.Costs(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
     scores = job.finish(splits, probabilities, facts, costs)
     say(f"kept: {facts['kept']}; trained in {facts['trained in']}")
     say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")

@@ -17,6 +17,11 @@ BINS = 15  # Guo et al. 2017, section 5
 TINY = float(np.finfo(np.float32).tiny)  # a probability that has been rounded to 0 still has a logarithm
 
 
+def said_and_found(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each text's confidence, and 1 where its prediction is right, else 0; (N,) each."""
+    return probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
+
+
 def bin_of(values: np.ndarray, bins: int = BINS, equal: str = "width") -> np.ndarray:
     """(N,) int64: each value's bin. Equal `width`: K bins between 0 and 1, closed above. Equal `mass`: by rank, so that
     the bins hold as many texts each as they can; equal values may be parted.
@@ -45,7 +50,7 @@ def calibration_error(
     takes the root of the mean of squared gaps, each less the variance of its bin's accuracy (Kumar, Liang & Ma 2019,
     "Verified uncertainty calibration", section 4.1), and 0 where less than nothing is left.
     """
-    confidence, right = probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
+    confidence, right = said_and_found(labels, probabilities)
     return gap_over_bins(bin_of(confidence, bins, equal), confidence, right, debiased)
 
 
@@ -115,13 +120,11 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = 
     """A reliability diagram's bins of equal width that hold texts: `low` and `high` confidence, `count`, mean
     `confidence`, `accuracy`, and the accuracy's 95 % interval, `accuracy_low` to `accuracy_high` (Wilson 1927).
     """
-    confidence = probabilities.max(1).astype(np.float64)
-    right = (probabilities.argmax(1) == labels).astype(np.float64)
+    confidence, right = said_and_found(labels, probabilities)
     places = bin_of(confidence, bins)
     rows = []
-    for place, count, said, hits in zip(
-        np.unique(places), *sums_by_bin(places, [confidence, right]), strict=True
-    ):  # fmt: skip
+    sums = sums_by_bin(places, [confidence, right])
+    for place, count, said, hits in zip(np.unique(places), *sums, strict=True):
         low, high = wilson(float(hits), float(count))
         rows.append(
             {"low": place / bins, "high": (place + 1) / bins, "count": int(count), "confidence": said / count,
@@ -146,7 +149,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     The targets are Platt's (1999, section 2.2: not 1 but 1 - 1 / (N + 2)): where validation holds no mistake, 1 would
     drive T to 0 and every probability to 0 or 1.
     """
-    logits = torch.from_numpy(np.log(np.maximum(probabilities.astype(np.float64), TINY)))  # (N, C)
+    logits = torch.from_numpy(as_logits(probabilities))  # (N, C)
     count, classes = logits.shape
     missing = 1 / (count + 2)
     targets = F.one_hot(torch.from_numpy(labels), classes) * (1 - missing * classes / (classes - 1))
@@ -168,9 +171,14 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """(N, C) probabilities after their logits have been divided by `temperature`; 1 / temperature takes that back."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), TINY)) / temperature
+    logits = as_logits(probabilities) / temperature
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
+
+
+def as_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms, in float64, of probabilities of which some may have been rounded to 0."""
+    return np.log(np.maximum(probabilities.astype(np.float64), TINY))
 
 
 def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int) -> dict[str, dict]:
@@ -181,7 +189,7 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
     to it, once more; so its interval is the basic one, reflected at the value (Efron & Tibshirani 1993, 13.4; Davison
     & Hinkley 1997, 5.2). It does not go below 0, nor end below the value, which noise alone may have raised.
     """
-    confidence, right = probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
+    confidence, right = said_and_found(labels, probabilities)
     places, count = bin_of(confidence), len(labels)
     order = np.argsort(places, kind="stable")  # texts of a bin side by side
     _, starts = np.unique(places[order], return_index=True)

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext import significance
-from minitext.calibration import calibration_error, wilson
+from minitext.calibration import calibration_error
 from minitext.disagreements import Disagreement, disagreements_of, with_texts
 from minitext.errors import UserError
 from minitext.metrics import RESAMPLES
-from minitext.report import show, text_table
+from minitext.report import IN_PERCENT, show, show_mean, text_table
 from minitext.results import COMPARED, Result, read_results
 from minitext.significance import McNemar, Sampled, difference, mcnemar, paired_scores, train_test_gap
+from minitext.slices import accuracy_of, named
 
 SEED = 0  # of the resamples that all runs share
 DASH = "–"
@@ -201,16 +202,10 @@ def by_kind(runs: Sequence[Result]) -> list[tuple[str, int, list[dict[str, float
     """For each tag its number of texts, and of each run the accuracy on them with Wilson's interval; nothing at all
     where the data have no tags.
     """
-    tags = np.array(runs[0].tags or [], dtype=object)
-    kinds = []
-    for tag in sorted(set(tags)):
-        chosen, scores = tags == tag, []
-        for run in runs:
-            hits, count = int(run.right[chosen].sum()), int(chosen.sum())
-            low, high = wilson(hits, count)
-            scores.append({"value": hits / count, "low": low, "high": high})
-        kinds.append((tag or "(none)", count, scores))
-    return kinds
+    return [
+        (tag, int(chosen.sum()), [accuracy_of(run.right[chosen]) for run in runs])
+        for tag, chosen in named(np.array(runs[0].tags or [], dtype=object))
+    ]
 
 
 def show_pair(comparison: Comparison, pair: Pair) -> str:
@@ -226,16 +221,11 @@ def show_pair(comparison: Comparison, pair: Pair) -> str:
 
 def show_seeds(seeds: Seeds) -> str:
     """`mlp, 5 seeds: accuracy 84.0 % (2.4), macro F1 83.9 % (2.5), log-loss 0.391 (0.021)`."""
-    parts = [f"{label} {show_summary(*seeds.scores[name], name)}" for name, label in SEED_SCORES.items()]
+    parts = [f"{label} {show_mean(*seeds.scores[name], name in IN_PERCENT)}" for name, label in SEED_SCORES.items()]
     return f"{seeds.name}, mean (deviation) over {len(seeds.runs)} seeds: {', '.join(parts)}"
 
 
 SEED_SCORES = {"accuracy": "accuracy", "macro_f1": "F1 (macro)", "log_loss": "log-loss"}
-
-
-def show_summary(mean: float, deviation: float | None, name: str) -> str:
-    factor, digits, unit = (1, 3, "") if name == "log_loss" else (100, 1, " %")
-    return f"{factor * mean:.{digits}f}{unit}" + ("" if deviation is None else f" ({factor * deviation:.{digits}f})")
 
 
 def show_points(sampled: Sampled) -> str:

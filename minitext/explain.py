@@ -17,7 +17,7 @@ from torch import Tensor
 from minitext.bert import Classifier
 from minitext.feedforward import FeedForward
 from minitext.predict import Predictor, TokenSettings
-from minitext.pretrained import SPECIAL_ROLES
+from minitext.pretrained import SPECIAL_ROLES, mask_id
 from minitext.static import LogisticRegression, StaticClassifier
 from minitext.tokens import cut, pad_id, special_ids
 from minitext.words import replacements
@@ -213,8 +213,8 @@ def bert_path(model: Classifier, text: str, tokens: TokenSettings) -> Path:
     parts, ids, ordinary = read_tokens(tokens, text, table.device)
     if not len(ids):  # as the encoder reads a text of no tokens
         ids, ordinary = ids.new_tensor([pad_id(tokens.tokenizer)]), ordinary.new_zeros(1)
-    known = filter(None, map(tokens.tokenizer.token_to_id, SPECIAL_ROLES["mask_token"]))
-    blank = next((table[number] for number in known), torch.zeros_like(table[0]))  # (D,)
+    mask = mask_id(tokens.tokenizer)
+    blank = torch.zeros_like(table[0]) if mask is None else table[mask]  # (D,)
 
     def logits(scales: Tensor) -> Tensor:
         def blend(module: torch.nn.Module, inputs: tuple[Tensor], vectors: Tensor) -> Tensor:

@@ -32,3 +32,7 @@ class Journal:
         """All lines so far."""
         with open(self.path, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def checks(self) -> list[dict]:
+        """The lines that hold a check on validation."""
+        return [row for row in self.rows() if "valid" in row]

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minitext.calibration import calibration_error, reliability_bins, with_temperature
 from minitext.files import atomic
+from minitext.journal import Journal
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 DPI = 160
@@ -23,13 +24,11 @@ BINS = 20
 
 def draw(folder: Path) -> None:
     """Draw every figure of a finished run."""
-    with open(folder / "journal.jsonl", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         predictions = list(csv.DictReader(file))
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     names = list(scores["test"]["per_class"])
-    save(curves([row for row in rows if "valid" in row]), folder / "curves.png")
+    save(curves(Journal(folder / "journal.jsonl").checks()), folder / "curves.png")
     save(confusion(np.array(scores["test"]["confusion"]), names), folder / "confusion.png")
     probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in predictions])  # (N, C)
     labels = np.array([names.index(row["label"]) for row in predictions], dtype=np.int64)  # (N,)

@@ -6,7 +6,6 @@ task is within-task further pretraining (Sun et al. 2019, section 5.4; Gururanga
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,15 +26,15 @@ from minitext.families import FAMILIES, family_of, read_config, write_config
 from minitext.glove import Vectors
 from minitext.glove_train import read_texts
 from minitext.hub import fetch_checkpoint
+from minitext.journal import Journal
 from minitext.loop import fit, plan_training
 from minitext.masking import MaskingPadder, pack_blocks
 from minitext.options import option
-from minitext.pretrained import check_vocabulary, load_hub_tokenizer, load_weights, read_json, save_model
+from minitext.pretrained import check_vocabulary, load_hub_tokenizer, load_weights, mask_id, read_json, save_model
 from minitext.run import FolderOptions, say, start_folder, take_name
 from minitext.team import join, leave
 from minitext.tokens import Ragged, digest, encode, pad_id, special_ids, train_tokenizer
 
-MASK_TOKENS = ("[MASK]", "<mask>")
 FEWEST = 20  # texts; fewer cannot spare any to check on
 WHOLE = 1 << 30  # tokens; a text is not cut, the blocks are
 VALIDATION_EPOCH = 1 << 30  # the same tokens are hidden at each check, and others than in any epoch of training
@@ -248,13 +247,13 @@ def encode_whole(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> Rag
 
 def hide_tokens(blocks: Ragged, tokenizer: Tokenizer, seed: int) -> MaskingPadder:
     """Blocks to a source of batches with hidden tokens."""
-    known = [number for number in map(tokenizer.token_to_id, MASK_TOKENS) if number is not None]
-    if not known:
+    mask = mask_id(tokenizer)
+    if mask is None:
         raise UserError("the tokenizer has no [MASK] or <mask>; it is not one of a masked language model")
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     labels = torch.zeros(len(blocks.offsets) - 1, dtype=torch.int64)
     padder = Padder(blocks, labels, pad_id(tokenizer))
-    return MaskingPadder(padder, seed, known[0], tuple(sorted(special)), tokenizer.get_vocab_size())
+    return MaskingPadder(padder, seed, mask, tuple(sorted(special)), tokenizer.get_vocab_size())
 
 
 @torch.inference_mode()
@@ -279,5 +278,4 @@ def draw_curves(folder: Path) -> None:
     """Loss and accuracy at each check."""
     from minitext.plots import curves, save  # here: matplotlib is slow to import
 
-    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    save(curves([row for row in rows if "valid" in row]), folder / "curves.png")
+    save(curves(Journal(folder / "journal.jsonl").checks()), folder / "curves.png")

@@ -37,6 +37,12 @@ SPECIAL_ROLES = {
 }
 
 
+def mask_id(tokenizer: Tokenizer) -> int | None:
+    """The token that hides another one; None where the tokenizer has none."""
+    known = map(tokenizer.token_to_id, SPECIAL_ROLES["mask_token"])
+    return next((number for number in known if number is not None), None)
+
+
 def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

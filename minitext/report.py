@@ -155,6 +155,12 @@ def show(score: Mapping[str, float | None], percent: bool) -> str:
     return f"{value}{' %' if percent else ''}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
+def show_mean(mean: float, deviation: float | None, percent: bool) -> str:
+    """`84.0 % (2.4)`, or `0.391 (0.021)`: mean and deviation over seeds; one run has no deviation."""
+    factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
+    return f"{factor * mean:.{digits}f}{unit}" + ("" if deviation is None else f" ({factor * deviation:.{digits}f})")
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     head, *body = rows
     escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, ["---"] * len(head), *body]]

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 from minitext.errors import UserError
 from minitext.files import write_text
-from minitext.report import IN_PERCENT, SHOWN, text_table
+from minitext.journal import Journal
+from minitext.report import IN_PERCENT, SHOWN, show_mean, text_table
 from minitext.significance import summary
 
 
@@ -45,7 +46,7 @@ def summarise(options: SimpleNamespace, name: str = "") -> str:
     write_text(above / "seeds.json", json.dumps(over_seeds, indent=2) + "\n")
     from minitext.plots import save, spread_curves  # here: matplotlib is slow to import
 
-    save(spread_curves([checks(folder) for folder in folders]), above / "curves.png")
+    save(spread_curves([Journal(folder / "journal.jsonl").checks() for folder in folders]), above / "curves.png")
     return f"\n{above}: mean (deviation) of {len(runs)} seeds\n{text_table(seed_rows(over_seeds))}"
 
 
@@ -59,19 +60,9 @@ def seed_rows(over_seeds: Mapping[str, Mapping]) -> list[list[str]]:
     """A header and a row a score, with a column for each part of the data."""
     rows = [["", *over_seeds]]
     for key, label in SHOWN.items():
-        factor, digits, unit = (100, 1, " %") if key in IN_PERCENT else (1, 3, "")
-        cells = []
-        for scores in over_seeds.values():
-            if key in scores:
-                mean, deviation = (factor * scores[key][which] for which in ("mean", "deviation"))
-                cells.append(f"{mean:.{digits}f}{unit} ({deviation:.{digits}f})")
-            else:
-                cells.append("none")
+        cells = [
+            show_mean(scores[key]["mean"], scores[key]["deviation"], key in IN_PERCENT) if key in scores else "none"
+            for scores in over_seeds.values()
+        ]
         rows.append([label, *cells])
     return rows
-
-
-def checks(folder: Path) -> list[dict]:
-    """The lines of a run's journal that hold a check on validation."""
-    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if "valid" in row]

@@ -39,10 +39,16 @@ def slices(test: Corpus, train: Corpus, probabilities: np.ndarray) -> list[dict]
         ("words not in train", quarters(new, "{:.1%}")),
     ):
         for name, inside in parts:
-            low, high = wilson(int(right[inside].sum()), int(inside.sum()))
-            rows.append({"by": by, "slice": name, "count": int(inside.sum()), "accuracy": float(right[inside].mean()),
-                         "low": low, "high": high})  # fmt: skip
+            found = accuracy_of(right[inside])
+            rows.append({"by": by, "slice": name, "count": int(inside.sum()), "accuracy": found["value"],
+                         "low": found["low"], "high": found["high"]})  # fmt: skip
     return rows
+
+
+def accuracy_of(right: np.ndarray) -> dict[str, float]:
+    """The share of `right`, (n,) bool, with Wilson's 95 % interval."""
+    low, high = wilson(int(right.sum()), len(right))
+    return {"value": float(right.mean()), "low": low, "high": high}
 
 
 def named(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
