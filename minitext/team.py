@@ -4,12 +4,14 @@ In: torchrun's environment. Out: who this process is, and sums over all. The pro
 the first of them writes the run's folder, the others read what it wrote.
 """
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group: see `leave`
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,5 +57,12 @@ def join(device: torch.device) -> Team:
 
 
 def leave(team: Team) -> None:
+    """Let go of the group, and so end gloo's threads.
+
+    Those that outlive Python abort the process when they free its tensors. They live as long as anything refers to the
+    group: a DistributedDataParallel, which is part of a cycle; and torch.distributed.nn.functional (torch 2.13), whose
+    default arguments are the group of the moment when it is imported, which AdamW does if nobody did before.
+    """
     if team.size > 1:
+        gc.collect()
         dist.destroy_process_group()

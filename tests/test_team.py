@@ -4,9 +4,11 @@ one process writes, and that a Ctrl-C to any of them stops all with a state that
 Two real processes (gloo, on the CPU) go through all cases once; the tests read what they left.
 """
 
+import gc
 import os
 import signal
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,7 @@ def member(rank: int, size: int, port: int, folder: Path) -> None:
     """What each process does."""
     os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     torch.set_num_threads(1)
+    gc.disable()  # no chance helps `leave`
     team = join(CPU)
     assert team == Team(rank, size)
     if rank:
@@ -121,8 +124,16 @@ def member(rank: int, size: int, port: int, folder: Path) -> None:
     found["drawn"] = torch.rand(4)
     found["total"] = team.total(torch.tensor([1.0, 10.0]) * (rank + 1))
     found["interrupted"] = interrupted(folder / "interrupted", team)
-    torch.save(found, folder / f"{rank}.pt")
+    found["threads"] = [gloo_threads()]
     leave(team)
+    found["threads"].append(gloo_threads())
+    torch.save(found, folder / f"{rank}.pt")
+
+
+def gloo_threads() -> list[str]:
+    """This process's threads that exchange tensors (Linux; elsewhere none is seen)."""
+    names = (path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +220,13 @@ def test_each_text_is_evaluated_once_and_all_get_all_logits(team_of_two, case: s
 
 
 # Shares
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_who_leaves_a_team_leaves_no_thread_behind_that_could_outlive_python(team_of_two):
+    _, found = team_of_two
+    for before, after in (member["threads"] for member in found):
+        assert before and after == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
