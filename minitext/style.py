@@ -52,7 +52,7 @@ td { white-space: nowrap; }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 215px), 1fr)); }
 figure { margin: 0; }
 svg { max-width: 100%; height: auto; display: block; overflow: visible; }
-svg.key { display: inline-block; }
+svg.key { display: inline-block; max-width: none; }
 svg.whisker { margin-top: .15rem; }
 svg.wide { width: 100%; max-width: 540px; }
 svg text { fill: var(--soft); font-size: 12px; font-family: inherit; }
@@ -103,8 +103,10 @@ dl { margin: .5rem 0 0; } dt { margin-top: .6rem; } dd { margin: 0; }
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --rule: #bbb; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   section { border: 0; padding: 0; break-inside: auto; }
-  figure, .text, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  figure, p, .text, tr { break-inside: avoid; }
+  h2, h3, section > p { break-after: avoid; }
+  table { font-size: 8.5pt; } .interval { font-size: 7.5pt; }
+  .grid.small { grid-template-columns: repeat(auto-fill, minmax(145px, 1fr)); gap: 1rem; }
   .words { max-height: none; overflow: visible; border: 1px solid var(--rule); }
   .wide-table { overflow: visible; }
   .cell { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
