@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, processors
-from torch import Tensor, nn
+from torch import nn
 
 from minitext import glove, loop
 from minitext.batches import Padder, load_batches, plan_evaluation
@@ -23,7 +23,6 @@ from minitext.bert import BertConfig, MaskedLM
 from minitext.device import pick_device, pick_precision
 from minitext.errors import UserError
 from minitext.families import FAMILIES, family_of, read_config, write_config
-from minitext.glove import Vectors
 from minitext.glove_train import read_texts
 from minitext.hub import fetch_checkpoint
 from minitext.journal import Journal
@@ -32,6 +31,7 @@ from minitext.masking import MaskingPadder, pack_blocks
 from minitext.options import option
 from minitext.pretrained import check_vocabulary, load_hub_tokenizer, load_weights, mask_id, read_json, save_model
 from minitext.run import FolderOptions, say, start_folder, take_name
+from minitext.starts import start_bias, start_from, start_positions
 from minitext.team import join, leave
 from minitext.tokens import Ragged, digest, encode, pad_id, special_ids, train_tokenizer
 
@@ -184,43 +184,6 @@ def from_nothing(options: PretrainOptions, texts: Sequence[str]) -> tuple[Masked
 
 def with_dropout(config: BertConfig, share: float) -> BertConfig:
     return replace(config, dropout=share, attention_dropout=share)
-
-
-@torch.no_grad()
-def start_positions(model: MaskedLM) -> None:
-    """Positions start as the sinusoids of Vaswani et al. 2017, section 3.5, with the spread of new weights.
-
-    Places that are near each other are then near from the first update, and those that no text reaches lie where their
-    neighbours point.
-    """
-    table = model.encoder.positions.weight  # (positions, E)
-    rows, width = table.shape
-    turns = torch.arange(rows)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width)  # (positions, E / 2)
-    waves = torch.stack((turns.sin(), turns.cos()), dim=2).flatten(1)[:, :width]
-    table.copy_(math.sqrt(2) * model.config.init_std * waves)
-
-
-@torch.no_grad()
-def start_bias(model: MaskedLM, ids: Tensor) -> None:
-    """The answers' biases start at the logarithm of how often a token occurs, once added: nobody has to learn that."""
-    counts = torch.bincount(ids.long(), minlength=model.config.vocabulary) + 1
-    model.bias.copy_((counts / counts.sum()).log())
-
-
-@torch.no_grad()
-def start_from(model: MaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
-    """Copy the vectors of tokens that are words, scaled to the spread that new weights have; the others stay as drawn.
-
-    What stands near what is then known from the start, and need not be found out through the layers.
-    """
-    if vectors.table.shape[1] != model.config.embedding_width:
-        raise UserError(f"--vectors are {vectors.table.shape[1]} wide, the encoder is {model.config.embedding_width}; "
-                        "give --width accordingly")  # fmt: skip
-    known = [(row, vectors.index[token]) for token, row in tokenizer.get_vocab().items() if token in vectors.index]
-    if not known:
-        raise UserError("--vectors know none of the tokenizer's words; give others")
-    rows, places = torch.tensor(known, dtype=torch.int64).reshape(-1, 2).T
-    model.encoder.tokens.weight[rows] = vectors.table[places] * (model.config.init_std / vectors.table.std())
 
 
 def going_on(source: str, dropout: float) -> tuple[MaskedLM, Tokenizer, dict]:

@@ -29,11 +29,9 @@ from minitext.pretrain import (
     from_nothing,
     going_on,
     hide_tokens,
-    start_bias,
-    start_from,
-    start_positions,
 )
 from minitext.pretrained import load_classifier, load_hub_tokenizer
+from minitext.starts import start_bias, start_from, start_positions
 from minitext.tokens import Ragged, special_ids
 
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
