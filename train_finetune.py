@@ -17,24 +17,25 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext import loop, run
-from minitext.batches import Padder
-from minitext.bert import initialise
-from minitext.corpus import DataOptions, Splits, describe_splits, load
-from minitext.device import pick_device, pick_precision
-from minitext.duplicates import check_twins
-from minitext.errors import UserError, exit_status
-from minitext.evaluate import predict_all
-from minitext.hub import fetch_checkpoint, open_repository, push
-from minitext.loop import fit, plan_training
-from minitext.optim import layer_groups
-from minitext.options import option, parse
-from minitext.predict import show_prediction
-from minitext.pretrained import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
-from minitext.report import score_rows, text_table
-from minitext.seeds import each_seed, summarise
-from minitext.team import Team, join, leave
-from minitext.tokens import TRUNCATIONS, digest, encode, pad_id, special_ids
+from minitext.data.batching import Padder
+from minitext.data.dataset import DataOptions, Splits, describe_splits, load
+from minitext.data.duplicates import check_twins
+from minitext.data.tokenizer import TRUNCATIONS, digest, encode, pad_id, special_ids
+from minitext.evaluation.predict import predict_all
+from minitext.evaluation.predictor import show_prediction
+from minitext.models.bert import initialise
+from minitext.models.hf_checkpoint import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.models.hub import fetch_checkpoint, open_repository, push
+from minitext.reporting import run
+from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.seeds import each_seed, summarise
+from minitext.training import loop
+from minitext.training.device import pick_device, pick_precision
+from minitext.training.distributed import Team, join, leave
+from minitext.training.loop import fit, plan_training
+from minitext.training.optim import layer_groups
+from minitext.utils.config import option, parse
+from minitext.utils.errors import UserError, exit_status
 
 CPU_MICRO_BATCH = 8  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
 
@@ -173,7 +174,7 @@ def one_seed(options: SimpleNamespace, device: torch.device, team: Team) -> None
         for ids, corpus in zip(encoded, splits, strict=True)
     )
 
-    # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
+    # Training. Every step is in minitext/training/loop.py; what cannot be trained is refused before there is a folder.
     settings = options.loop
     if settings.lr is None:
         settings = replace(settings, lr=usual_rate(model.config.width))

@@ -16,20 +16,21 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext import glove, run
-from minitext.batches import Padder
-from minitext.corpus import DataOptions, Splits, describe_splits, load
-from minitext.device import pick_device, pick_precision
-from minitext.duplicates import check_twins
-from minitext.errors import exit_status
-from minitext.evaluate import predict_all
-from minitext.feedforward import FeedForward, NetworkOptions
-from minitext.files import write_text
-from minitext.loop import LoopOptions, fit, plan_training
-from minitext.options import option, parse
-from minitext.report import score_rows, text_table
-from minitext.seeds import each_seed, summarise
-from minitext.tokens import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data import word_vectors as glove
+from minitext.data.batching import Padder
+from minitext.data.dataset import DataOptions, Splits, describe_splits, load
+from minitext.data.duplicates import check_twins
+from minitext.data.tokenizer import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.evaluation.predict import predict_all
+from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.reporting import run
+from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.seeds import each_seed, summarise
+from minitext.training.device import pick_device, pick_precision
+from minitext.training.loop import LoopOptions, fit, plan_training
+from minitext.utils.config import option, parse
+from minitext.utils.errors import exit_status
+from minitext.utils.io import write_text
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def one_seed(options: SimpleNamespace) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"model: {parameters:,} parameters")
 
-    # Training. Every step is in minitext/loop.py; what cannot be trained is refused before there is a folder.
+    # Training. Every step is in minitext/training/loop.py; what cannot be trained is refused before there is a folder.
     plan_training(encoded[0].lengths().numpy(), options.loop, options.run.seed)
     job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
     write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -15,16 +15,12 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext import glove, run
-from minitext.corpus import DataOptions, Splits, describe_splits, load
-from minitext.device import pick_device
-from minitext.duplicates import check_twins
-from minitext.encoder import MeanEncoder, fit_sif
-from minitext.errors import exit_status
-from minitext.options import option, parse
-from minitext.report import score_rows, text_table
-from minitext.seeds import each_seed, summarise
-from minitext.static import (
+from minitext.data import word_vectors as glove
+from minitext.data.dataset import DataOptions, Splits, describe_splits, load
+from minitext.data.duplicates import check_twins
+from minitext.data.words import distinct_words
+from minitext.models.mean_encoder import MeanEncoder, fit_sif
+from minitext.models.static import (
     Examples,
     LogisticOptions,
     MlpOptions,
@@ -32,7 +28,12 @@ from minitext.static import (
     fit_logistic,
     fit_mlp,
 )
-from minitext.words import distinct_words
+from minitext.reporting import run
+from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.seeds import each_seed, summarise
+from minitext.training.device import pick_device
+from minitext.utils.config import option, parse
+from minitext.utils.errors import exit_status
 
 SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
 

@@ -155,7 +155,7 @@ def child(code: str, environment: dict[str, str], output: str) -> None:
     assert "huggingface_hub" not in sys.modules  # it reads its settings from the environment when it is imported
     os.environ.clear()
     os.environ.update(environment)
-    from minitext.errors import exit_status
+    from minitext.utils.errors import exit_status
 
     sys.argv = ["test"]
     status = exit_status(lambda: exec(code, {}))  # noqa: S102 (the test's own lines)
@@ -171,7 +171,7 @@ def run_child(code: str, environment: Mapping[str, str], output: Path) -> tuple[
     """
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
-        context.set_forkserver_preload(["pytest", "minitext.hub", "minitext.pretrained"])
+        context.set_forkserver_preload(["pytest", "minitext.models.hub", "minitext.models.hf_checkpoint"])
     process = context.Process(target=child, args=(code, dict(environment), str(output)))
     process.start()
     process.join(30)

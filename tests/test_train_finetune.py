@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 import train_finetune
-from minitext import plots
-from minitext.bert import BertConfig, Classifier
-from minitext.errors import exit_status
-from minitext.families import write_config
-from minitext.predict import load_run
-from minitext.pretrained import save_model
-from minitext.tokens import train_tokenizer
+from minitext.data.tokenizer import train_tokenizer
+from minitext.evaluation.predictor import load_run
+from minitext.models.bert import BertConfig, Classifier
+from minitext.models.hf_checkpoint import save_model
+from minitext.models.hf_names import write_config
+from minitext.reporting import plots
+from minitext.utils.errors import exit_status
 
 TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "neg"), ("good fun for all", "pos"),
          ("bad, and far too long", "neg"), ("", "neg"), ("good " * 100_000, "pos")] * 8  # fmt: skip

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from minitext import metrics
+from minitext.evaluation import metrics
 
 
 def case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

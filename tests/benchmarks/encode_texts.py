@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from gensim.models import KeyedVectors
 
-from minitext import glove
-from minitext.encoder import MeanEncoder
-from minitext.sources import read_imdb_archive
-from minitext.words import words
+from minitext.data import word_vectors as glove
+from minitext.data.readers import read_imdb_archive
+from minitext.data.words import words
+from minitext.models.mean_encoder import MeanEncoder
 
 
 def encode_with_gensim(vectors: KeyedVectors, texts: list[str]) -> np.ndarray:

@@ -33,17 +33,17 @@ import torch
 from tokenizers import processors
 from torch.amp import GradScaler
 
-from minitext.batches import Padder, load_batches
-from minitext.bert import BertConfig, Classifier, training_flops
-from minitext.corpus import DataOptions, load
-from minitext.device import PRECISIONS, pick_device, pick_precision
-from minitext.evaluate import predict_all
-from minitext.families import read_config, write_config
-from minitext.loop import LoopOptions, plan_training, split_windows
-from minitext.optim import build_optimizers, layer_groups, rate_share, set_rate
-from minitext.pretrained import load_classifier, load_hub_tokenizer, read_json, save_model
-from minitext.step import train_step
-from minitext.tokens import encode, pad_id, train_tokenizer
+from minitext.data.batching import Padder, load_batches
+from minitext.data.dataset import DataOptions, load
+from minitext.data.tokenizer import encode, pad_id, train_tokenizer
+from minitext.evaluation.predict import predict_all
+from minitext.models.bert import BertConfig, Classifier, training_flops
+from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.models.hf_names import read_config, write_config
+from minitext.training.device import PRECISIONS, pick_device, pick_precision
+from minitext.training.loop import LoopOptions, plan_training, split_windows
+from minitext.training.optim import build_optimizers, layer_groups, rate_share, set_rate
+from minitext.training.step import train_step
 
 DEVICE = pick_device("auto")
 LOOP = LoopOptions(epochs=1, optimizer="adamw", lr=3e-5, weight_decay=0.01)  # as in train_finetune.py; 64 texts
@@ -68,7 +68,7 @@ class Contestant(NamedTuple):
 
 
 def fit_minitext(way: Contestant, model: str, data: Padder, names: list[str], seed: int) -> Fitted:
-    """The lines of `minitext.loop.fit` without checks, checkpoints and journal, which Trainer is spared as well."""
+    """The lines of `minitext.training.loop.fit` without checks, checkpoints and journal, which Trainer is spared as well."""
     precision, loop, done = way.precision, replace(LOOP, batch=way.batch, micro_batch=way.at_once), []
     classifier = load_classifier(Path(model), names, way.attention_dropout)[0].to(DEVICE)
     lengths, weights = data.data.lengths().numpy(), torch.ones(len(names), device=DEVICE)

@@ -23,12 +23,12 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from minitext.batches import Padder
-from minitext.corpus import DataOptions, Splits, load
-from minitext.feedforward import FeedForward, NetworkOptions
-from minitext.loop import LoopOptions, fit, predict_all
-from minitext.tokens import TokenOptions, encode, pad_id, train_tokenizer
-from minitext.words import words
+from minitext.data.batching import Padder
+from minitext.data.dataset import DataOptions, Splits, load
+from minitext.data.tokenizer import TokenOptions, encode, pad_id, train_tokenizer
+from minitext.data.words import words
+from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.training.loop import LoopOptions, fit, predict_all
 
 RECIPE = (  # chosen on validation
     NetworkOptions(width=16, hidden=32, ngrams=3, distinct=True, buckets=1 << 21),

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from minitext.sources import read_rows
+from minitext.data.readers import read_rows
 
 SHORTEST, LONGEST = 10, 80  # words
 

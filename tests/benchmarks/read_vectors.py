@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 WORDS, WIDTH = 400_000, 100
-PREPARE = "import re, sys, time, torch; from minitext import glove; from minitext.words import distinct_words; "
+PREPARE = "import re, sys, time, torch; from minitext import glove; from minitext.data.words import distinct_words; "
 MEASURE = (
     # the kernel's peak of this very process, in KiB (getrusage would count what the parent held when it forked)
     "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); "
@@ -75,8 +75,8 @@ def own_words(imdb: str | None) -> list[str]:
     """The words of IMDB that appear at least three times: about as many as the public GloVe files hold of them."""
     if imdb is None:
         return [f"word{i}" for i in range(0, WORDS, 6)]
-    from minitext.sources import read_imdb_archive
-    from minitext.words import distinct_words, word_ids
+    from minitext.data.readers import read_imdb_archive
+    from minitext.data.words import distinct_words, word_ids
 
     texts = [row.text for row in read_imdb_archive(Path(imdb))]
     index = distinct_words(texts)

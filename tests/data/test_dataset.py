@@ -1,0 +1,321 @@
+"""Proves that every text lands in exactly one part, that the parts depend on the seed alone and keep the classes'
+shares, and that labels which no classifier can learn are refused with the row that holds them.
+"""
+
+import json
+import tempfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitext.data.dataset import Corpus, DataOptions, Splits, choose_by_class, class_names, describe_splits, load
+from minitext.data.readers import Row, read_rows
+from minitext.utils.errors import UserError
+
+
+def write(path: Path, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("text", "label", "split")) -> str:
+    """A JSONL table of (text, label) or (text, label, split)."""
+    path.write_text("".join(json.dumps(dict(zip(columns, row, strict=False))) + "\n" for row in rows))
+    return str(path)
+
+
+def numbered(**counts: int) -> list[tuple[str, str]]:
+    """`numbered(pos=2)` gives ("pos 0", "pos"), ("pos 1", "pos")."""
+    return [(f"{label} {i}", label) for label, count in counts.items() for i in range(count)]
+
+
+def split(path: str, seed: int = 0, **options) -> Splits:
+    return load(DataOptions(data=path, **options), seed)
+
+
+def texts(splits: Splits) -> list[list[str]]:
+    return [part.texts for part in splits]
+
+
+def by_class(part: Corpus) -> dict[str, int]:
+    return dict(Counter(part.names[label] for label in part.labels))
+
+
+# Parts
+
+
+@settings(max_examples=50, deadline=None)  # no deadline: a file is written and read each time
+@given(
+    st.lists(st.integers(4, 30), min_size=2, max_size=6),
+    st.integers(0, 2**32 - 1),
+    st.floats(0.01, 0.99),
+    st.floats(0.01, 0.5),  # leaves two texts of each class, one for train and one for validation
+)
+def test_the_parts_share_no_text_and_lose_none(counts: list[int], seed: int, valid: float, test: float):
+    rows = numbered(**{f"class{i}": count for i, count in enumerate(counts)})
+    with tempfile.TemporaryDirectory() as folder:
+        parts = texts(split(write(Path(folder) / "all.jsonl", rows), seed, valid=valid, test=test))
+    assert sorted(text for part in parts for text in part) == sorted(text for text, _ in rows)
+    assert all(len({text.split()[0] for text in part}) == len(counts) for part in parts)  # each class in each part
+
+
+def test_one_file_is_split_by_class_in_the_given_shares(tmp_path: Path):
+    splits = split(write(tmp_path / "all.jsonl", numbered(pos=100, neg=50)), test=0.2, valid=0.1)
+    assert by_class(splits.test) == {"pos": 20, "neg": 10}
+    assert by_class(splits.valid) == {"pos": 8, "neg": 4}  # a tenth of what test left
+    assert by_class(splits.train) == {"pos": 72, "neg": 36}
+
+
+def test_every_text_keeps_its_label_and_place(tmp_path: Path):
+    rows = numbered(pos=10, neg=10)
+    for part in split(write(tmp_path / "all.jsonl", rows)):
+        for text, label, place in zip(part.texts, part.labels, part.places, strict=True):
+            assert text.startswith(part.names[label])
+            assert rows[int(place.removeprefix("all.jsonl:")) - 1][0] == text
+
+
+def test_the_split_column_decides(tmp_path: Path):
+    rows = [("a", "pos", "train"), ("b", "neg", "train"), ("c", "pos", "dev"), ("d", "neg", "test")]
+    assert texts(split(write(tmp_path / "all.jsonl", rows))) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_validation_is_carved_from_train_where_only_test_is_given(tmp_path: Path):
+    rows = [(text, label, "train") for text, label in numbered(pos=10, neg=10)] + [("last", "pos", "test")]
+    splits = split(write(tmp_path / "all.jsonl", rows), valid=0.2)
+    assert [len(part) for part in splits] == [16, 4, 1]
+    assert splits.test.texts == ["last"]
+
+
+def test_test_and_validation_may_come_from_files_of_their_own(tmp_path: Path):
+    splits = split(
+        write(tmp_path / "train.jsonl", [("a", "pos"), ("b", "neg")]),
+        valid_data=write(tmp_path / "valid.jsonl", [("c", "pos")]),
+        test_data=write(tmp_path / "test.jsonl", [("d", "neg"), ("e", "pos")]),
+    )
+    assert texts(splits) == [["a", "b"], ["c"], ["d", "e"]]
+    assert splits.test.labels.tolist() == [0, 1]  # numbered as in train
+
+
+def test_named_columns_hold_for_the_test_file_as_well(tmp_path: Path):
+    columns = ("body", "stars")
+    splits = split(
+        write(tmp_path / "train.jsonl", numbered(pos=4, neg=4), columns),
+        test_data=write(tmp_path / "test.jsonl", [("last", "pos")], columns),
+        text_column="body",
+        label_column="stars",
+    )
+    assert splits.test.texts == ["last"]
+
+
+def test_texts_stay_in_the_order_of_the_source(tmp_path: Path):
+    rows = numbered(pos=20, neg=20)
+    order = {text: i for i, (text, _) in enumerate(rows)}
+    for part in texts(split(write(tmp_path / "all.jsonl", rows))):
+        assert part == sorted(part, key=order.__getitem__)
+
+
+def test_the_smallest_possible_class_gives_one_text_to_each_part(tmp_path: Path):
+    splits = split(write(tmp_path / "all.jsonl", numbered(pos=3, neg=30)), test=0.01, valid=0.01)
+    assert [by_class(part)["pos"] for part in splits] == [1, 1, 1]
+
+
+def test_a_class_too_small_to_be_split_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(UserError, match="class 'rare' has too few texts"):
+        split(write(tmp_path / "all.jsonl", numbered(pos=10, rare=2, neg=10)))
+
+
+def test_a_source_without_training_texts_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no training text"):
+        split(write(tmp_path / "all.jsonl", [("a", "pos", "test"), ("b", "neg", "test")]))
+
+
+# Fractions
+
+
+@pytest.fixture
+def thousand(tmp_path: Path) -> str:
+    """1,000 texts of two classes, 600 and 400; with test 0.5 and valid 0.1: train 450, valid 50, test 500."""
+    return write(tmp_path / "all.jsonl", numbered(pos=600, neg=400))
+
+
+def test_fractions_keep_the_classes_shares(thousand: str):
+    splits = split(thousand, test=0.5, fraction=(0.04, 0.02))
+    assert by_class(splits.train) == {"pos": 11, "neg": 7}  # 4 % of 270 and 180
+    assert by_class(splits.valid) == {"pos": 1, "neg": 1}  # 4 % of 30 and 20: 1.2 and 0.8
+    assert by_class(splits.test) == {"pos": 6, "neg": 4}  # 2 % of 300 and 200
+
+
+def test_a_fraction_leaves_at_least_one_text_of_each_class(thousand: str):
+    splits = split(thousand, fraction=(1e-6, 1e-6))
+    assert [by_class(part) for part in splits] == [{"pos": 1, "neg": 1}] * 3
+
+
+FRACTIONS = [0.01, 0.04, 0.3, 0.99, 1.0]
+
+
+def test_a_smaller_fraction_s_texts_are_among_a_larger_one_s(thousand: str):
+    drawn = [texts(split(thousand, test=0.5, fraction=(share, share))) for share in FRACTIONS]
+    for smaller, larger in pairwise(drawn):
+        for few, many in zip(smaller, larger, strict=True):
+            assert set(few) <= set(many)
+
+
+def test_a_text_that_validates_at_one_fraction_trains_at_none(thousand: str):
+    drawn = [split(thousand, fraction=(share, share)) for share in FRACTIONS]
+    validated = {text for splits in drawn for text in splits.valid.texts}
+    tested = {text for splits in drawn for text in splits.test.texts}
+    trained = {text for splits in drawn for text in splits.train.texts}
+    assert trained.isdisjoint(validated | tested)
+    assert validated.isdisjoint(tested)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 99), st.floats(0.001, 1), st.floats(0.001, 1)
+)
+def test_a_smaller_share_of_any_labels_is_a_subset(labels: list[int], seed: int, one: float, other: float):
+    few, many = (choose_by_class(np.array(labels), share, [seed]).tolist() for share in sorted((one, other)))
+    assert set(few) <= set(many)
+    assert many == sorted(set(many))
+
+
+# Seeds
+
+
+def test_the_same_seed_gives_the_same_parts(thousand: str):
+    assert texts(split(thousand, seed=7, fraction=(0.5, 0.5))) == texts(split(thousand, seed=7, fraction=(0.5, 0.5)))
+
+
+def test_another_seed_gives_other_parts(thousand: str):
+    for one, other in zip(split(thousand, seed=0), split(thousand, seed=1), strict=True):
+        assert set(one.texts) != set(other.texts)
+        assert by_class(one) == by_class(other)
+
+
+def test_another_seed_carves_another_validation_part_where_test_is_given(tmp_path: Path):
+    rows = [(text, label, "train") for text, label in numbered(pos=100, neg=100)] + [("last", "pos", "test")]
+    path = write(tmp_path / "all.jsonl", rows)
+    assert set(split(path, seed=0).valid.texts) != set(split(path, seed=1).valid.texts)
+
+
+def test_given_parts_do_not_depend_on_the_seed(tmp_path: Path):
+    rows = [("a", "pos", "train"), ("b", "neg", "train"), ("c", "pos", "dev"), ("d", "neg", "test")]
+    path = write(tmp_path / "all.jsonl", rows)
+    assert texts(split(path, seed=0)) == texts(split(path, seed=1))
+
+
+# Labels
+
+
+def names_of(*labels: str) -> tuple[str, ...]:
+    return class_names("data.csv", {"train": [Row("", "", label) for label in labels], "valid": [], "test": []})
+
+
+def test_whole_numbers_are_sorted_by_value():
+    assert names_of("10", "2", "-1", "0") == ("-1", "0", "2", "10")
+
+
+def test_other_labels_are_sorted_by_name():
+    assert names_of("10", "2", "none") == ("10", "2", "none")
+
+
+def test_whole_numbers_of_equal_value_have_one_order():
+    """A set's order changes with Python's hash seed; labels must not change with it."""
+    written = ["1", "01", "001", "0001", "00001", "000001"]
+    assert names_of(*written) == tuple(sorted(written))
+
+
+def test_a_label_that_only_looks_like_a_number_is_a_name():
+    assert names_of("--1", "2") == ("--1", "2")
+
+
+def test_labels_are_numbered_by_sorted_name(tmp_path: Path):
+    rows = [("a", "2", "train"), ("b", "10", "train"), ("c", "10", "dev"), ("d", "2", "test")]
+    splits = split(write(tmp_path / "all.jsonl", rows))
+    assert splits.train.names == ("2", "10")
+    assert [part.labels.tolist() for part in splits] == [[0, 1], [1], [0]]
+
+
+def test_five_classes_are_kept_apart(tmp_path: Path):
+    splits = split(write(tmp_path / "all.jsonl", numbered(e=10, d=20, c=10, b=10, a=10)))
+    assert splits.train.names == ("a", "b", "c", "d", "e")
+    assert by_class(splits.test) == {"a": 2, "b": 2, "c": 2, "d": 4, "e": 2}
+    assert all(set(part.labels.tolist()) == {0, 1, 2, 3, 4} for part in splits)
+
+
+def test_a_single_class_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(UserError, match="all labels are 'pos'; a classifier needs at least two"):
+        split(write(tmp_path / "all.jsonl", numbered(pos=10)))
+
+
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_a_label_that_train_lacks_is_refused_with_its_row(tmp_path: Path, part: str):
+    path = write(tmp_path / "all.jsonl", [("a", "pos", "train"), ("b", "neg", "train"), ("c", "mixed", part)])
+    with pytest.raises(UserError, match=r"all\.jsonl:3: label 'mixed' does not occur in train \(neg, pos\)"):
+        split(path)
+
+
+# Options
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_a_share_outside_0_and_1_is_refused(name: str, share: float):
+    with pytest.raises(UserError, match=f"--{name} {share}"):
+        DataOptions(**{name: share})
+
+
+@pytest.mark.parametrize("fraction", [(0.0, 1.0), (1.0, 1.5), (float("nan"), 1.0)])
+def test_a_fraction_outside_0_and_1_is_refused_with_both_values(fraction: tuple[float, float]):
+    with pytest.raises(UserError, match=f"--fraction {fraction[0]} {fraction[1]}"):
+        DataOptions(fraction=fraction)
+
+
+# What a run notes about its data
+
+
+CORPUS = Corpus(["good", "bad"], np.array([1, 0]), ("neg", "pos"), ["a:1", "a:2"])
+
+
+def test_a_subset_takes_texts_labels_and_places_in_the_order_asked_for():
+    part = CORPUS.subset(np.array([1, 0]))
+    assert (part.texts, part.labels.tolist(), part.places) == (["bad", "good"], [0, 1], ["a:2", "a:1"])
+    assert part.names == CORPUS.names
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_texts_were_found():
+    elsewhere = Corpus(CORPUS.texts, CORPUS.labels, CORPUS.names, ["b:7", "b:8"])
+    assert elsewhere.fingerprint() == CORPUS.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Corpus(["good", "bad!"], CORPUS.labels, CORPUS.names, CORPUS.places),
+        Corpus(["goodb", "ad"], CORPUS.labels, CORPUS.names, CORPUS.places),
+        Corpus(["bad", "good"], CORPUS.labels, CORPUS.names, CORPUS.places),
+        Corpus(CORPUS.texts, np.array([0, 1]), CORPUS.names, CORPUS.places),
+        Corpus(CORPUS.texts, CORPUS.labels, ("bad", "good"), CORPUS.places),
+    ],
+    ids=["a text", "the border of texts", "the order", "labels", "names"],
+)
+def test_the_fingerprint_changes_with_any_of_the_data(other: Corpus):
+    assert other.fingerprint() != CORPUS.fingerprint()
+
+
+def test_a_lone_surrogate_from_json_has_a_fingerprint(tmp_path: Path):
+    path = tmp_path / "all.jsonl"
+    rows = [("a", "pos", "train"), ("b", "neg", "train"), ("c", "pos", "dev"), ("\ud83d", "neg", "test")]
+    splits = split(write(path, rows))
+    assert splits.test.texts == ["\ud83d"]
+    assert len(splits.test.fingerprint()) == 64
+
+
+def test_the_splits_are_described_in_one_line():
+    assert describe_splits(Splits(CORPUS, CORPUS, CORPUS)) == "train 2, valid 2, test 2; classes neg, pos"
+
+
+def test_tags_stay_with_their_texts_through_splits_and_fractions():
+    splits = load(DataOptions(fraction=(0.5, 0.5)), seed=0)
+    tag_of = {row.text: row.tag for row in read_rows("sample")}
+    for part in splits:
+        assert list(part.tags) == [tag_of[text] for text in part.texts]

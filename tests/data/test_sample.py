@@ -1,0 +1,148 @@
+"""Proves that the sample that travels with the package is what its users are told: 600 written reviews, half of them
+positive, no two alike, and vectors that know their words.
+"""
+
+import gzip
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minitext.data import word_vectors as glove
+from minitext.data.dataset import Corpus, DataOptions, load
+from minitext.data.duplicates import find_twins
+from minitext.data.readers import SAMPLE, json_records
+from minitext.data.words import words
+from minitext.models import hub
+from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
+from minitext.pretraining import glove as glove_train
+from minitext.pretraining.mlm import going_on
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict]:
+    return [record for _, record in json_records(SAMPLE, SAMPLE.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def texts(records) -> list[str]:
+    return [record["text"] for record in records]
+
+
+def test_600_reviews_half_of_them_positive(records):
+    assert Counter(record["label"] for record in records) == {"pos": 300, "neg": 300}
+
+
+def test_a_review_has_25_to_120_words(texts):
+    assert [text for text in texts if not 25 <= len(text.split()) <= 120] == []
+
+
+def test_there_are_six_tags_and_each_has_both_labels(records):
+    found = {(record["tag"], record["label"]) for record in records}
+    assert len({tag for tag, _ in found}) == 6
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_test_part_is_fixed_and_validation_is_carved_from_train(records, seed: int):
+    splits = load(DataOptions(data="sample"), seed)
+    assert [len(part) for part in splits] == [404, 46, 150]
+    assert splits.test.texts == [record["text"] for record in records if record["split"] == "test"]
+
+
+def test_every_part_is_half_positive():
+    for part in load(DataOptions(data="sample"), 0):
+        assert np.bincount(part.labels).tolist() == [len(part) // 2] * 2
+
+
+def test_no_review_stands_there_twice_exactly_or_nearly(texts):
+    apart = [Corpus([text], np.zeros(1, np.int64), ("any",), [str(i)]) for i, text in enumerate(texts)]
+    exact, near = (np.concatenate(tables) for tables in find_twins(apart))  # (600, 600) each
+    assert exact.sum() == 600  # each is its own twin
+    assert not (near & ~exact).any()
+
+
+def test_no_two_reviews_open_with_the_same_six_words(texts):
+    openings = Counter(tuple(words(text)[:6]) for text in texts)
+    assert [opening for opening, count in openings.items() if count > 1] == []
+
+
+def test_the_vectors_are_20000_of_width_100():
+    vectors = glove.read("sample")
+    assert (len(vectors.words), vectors.table.shape, vectors.duplicates) == (20_000, (20_000, 100), 0)
+    assert vectors.table.isfinite().all()
+
+
+def test_the_vectors_file_is_gzipped_text_with_a_word_and_100_numbers_a_line():
+    with gzip.open(glove.SAMPLE, "rt", encoding="utf-8") as file:
+        assert {len(line.split(" ")) for line in file} == {101}
+
+
+def test_the_vectors_know_over_90_percent_of_the_samples_words(texts):
+    known = set(glove.read("sample").words)
+    found = [word in known for text in texts for word in words(text)]
+    assert sum(found) / len(found) > 0.9
+
+
+def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
+    assert glove_train.read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
+
+
+# The small BERT
+
+
+def test_all_that_travels_with_the_package_fits_into_12_megabytes():
+    files = [path for path in SAMPLE.parent.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"reviews.jsonl", "vectors.txt.gz", "model.safetensors", "tokenizer.json"}
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+
+
+def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
+    tensors = load_file(hub.SAMPLE / "model.safetensors")
+    assert 3_000_000 < sum(tensor.numel() for tensor in tensors.values()) < 5_000_000
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
+    _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
+    assert notes[0] == "newly drawn: dense.weight, dense.bias, output.weight, output.bias"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("this is one of the worst [MASK] i have ever seen.", {"movies", "films", "movie", "film"}),
+        ("the acting [MASK] terrible and the plot makes no sense.", {"is", "was"}),
+        ("i would [MASK] this film to anyone.", {"recommend"}),
+    ],
+)
+def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
+    model, tokenizer, _ = going_on("sample", 0.0)
+    model.eval()
+    ids = torch.tensor([tokenizer.encode(text).ids])
+    hidden = ids == tokenizer.token_to_id("[MASK]")
+    with torch.no_grad():
+        (row,) = model(ids, torch.ones_like(hidden), hidden)
+    assert tokenizer.id_to_token(int(row.argmax())) in expected
+
+
+def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
+    tokenizer = load_hub_tokenizer(hub.SAMPLE)
+    ids = [number for text in texts for number in tokenizer.encode(text).ids]
+    assert ids.count(tokenizer.token_to_id("[UNK]")) / len(ids) < 0.02
+
+
+@pytest.mark.oracle
+def test_transformers_opens_the_bert_and_names_the_same_words():
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
+    ours, tokenizer, _ = going_on("sample", 0.0)
+    ours.eval()
+    ids = torch.tensor([tokenizer.encode("a dull film with a [MASK] ending").ids])
+    hidden = ids == tokenizer.token_to_id("[MASK]")
+    with torch.no_grad():
+        expected = theirs(ids).logits[hidden]
+        torch.testing.assert_close(ours(ids, torch.ones_like(hidden), hidden), expected, atol=1e-4, rtol=0)  # float32

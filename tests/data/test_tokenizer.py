@@ -1,0 +1,257 @@
+"""A trained tokenizer is the same wherever it is trained, truncation keeps the tokens that one counts by
+hand, and a tokenizer is found in a file, a folder and on the Hub, or refused in one line.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
+
+from minitext.data import tokenizer as tokens
+from minitext.data.tokenizer import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["The low lower lowest film", "a new newer newest film", "wide, wider, widest!", "Ça va? ça va. 日本"] * 3
+# many pieces of equal count: where the order of a hash table shows, if it shows anywhere
+TIES = [" ".join(f"{a}{b}{c}" for a in "klmnop" for b in "aeiou" for c in "rstvwz")]
+
+
+def digits_tokenizer(template: bool = False) -> Tokenizer:
+    """`0` to `9` have the ids 0 to 9; with a template, [CLS] = 10 and [SEP] = 11 stand around a text."""
+    vocabulary = {str(i): i for i in range(10)} | {"[CLS]": 10, "[SEP]": 11, "[UNK]": 12}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template:
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 10), ("[SEP]", 11)]
+        )
+    return tokenizer
+
+
+def encode_one(tokenizer: Tokenizer, text: str, max_length: int = 100, truncate: str = "head") -> list[int]:
+    return encode(tokenizer, [text], max_length, truncate).ids.tolist()
+
+
+# Training
+
+
+def test_a_trained_tokenizer_lower_cases_and_splits_off_punctuation():
+    tokenizer = train_tokenizer(["Good film, bad film!"] * 5, 200)
+    assert tokenizer.encode("FILM,good!").tokens == ["film", ",", "good", "!"]
+
+
+def test_an_unseen_word_is_spelt_in_pieces_of_seen_ones():
+    tokenizer = train_tokenizer(["low er newest"], 200)
+    assert tokenizer.decode(tokenizer.encode("lower").ids) == "lower"
+    assert "[UNK]" not in tokenizer.encode("lower").tokens
+
+
+def test_a_character_that_training_never_saw_is_unknown():
+    assert train_tokenizer(["abc"], 100).encode("ж").tokens == ["[UNK]"]
+
+
+def test_special_tokens_have_the_ids_0_to_4():
+    tokenizer = train_tokenizer(TEXTS, 100)
+    assert [tokenizer.token_to_id(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(range(5))
+
+
+def test_training_twice_gives_the_same_tokenizer():
+    assert len({digest(train_tokenizer(TEXTS + TIES, 300)) for _ in range(4)}) == 1
+
+
+def test_hash_seeds_do_not_change_the_vocabulary():
+    code = (
+        "from minitext.data.tokenizer import *; from tests.data.test_tokenizer import TEXTS, TIES\n"
+        "print(digest(train_tokenizer(TEXTS + TIES, 300)))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert found == {digest(train_tokenizer(TEXTS + TIES, 300)) + "\n"}
+
+
+def test_a_literal_piece_in_a_text_is_not_a_special_token():
+    tokenizer = train_tokenizer(["b#a ba ca da #"] * 3, 100)
+    assert "##a" in tokenizer.get_vocab()
+    assert tokenizer.encode("##a").tokens == ["#", "#", "a"]
+
+
+def test_the_vocabulary_is_at_most_as_large_as_asked():
+    assert train_tokenizer(TEXTS + TIES, 120).get_vocab_size() == 120
+
+
+@pytest.mark.parametrize("wrong", [{"max_length": 3}, {"vocabulary": 99}])
+def test_settings_that_cannot_work_are_refused(wrong: dict):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
+        TokenOptions(**wrong)
+
+
+# Encoding
+
+
+@pytest.mark.parametrize(
+    ("truncate", "kept"),
+    [("head", [0, 1, 2, 3, 4, 5]), ("tail", [4, 5, 6, 7, 8, 9]), ("head+tail", [0, 5, 6, 7, 8, 9])],  # 6 // 4 = 1 ahead
+)
+def test_truncation_keeps_head_tail_or_both(truncate: str, kept: list[int]):
+    assert encode_one(digits_tokenizer(), "0 1 2 3 4 5 6 7 8 9", 6, truncate) == kept
+
+
+@pytest.mark.parametrize(
+    ("truncate", "kept"), [("head", [0, 1, 2, 3]), ("tail", [6, 7, 8, 9]), ("head+tail", [0, 7, 8, 9])]
+)
+def test_special_tokens_count_in_the_length(truncate: str, kept: list[int]):
+    assert encode_one(digits_tokenizer(template=True), "0 1 2 3 4 5 6 7 8 9", 6, truncate) == [10, *kept, 11]
+
+
+@pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
+def test_a_text_of_exactly_the_length_is_whole(truncate: str):
+    assert encode_one(digits_tokenizer(template=True), "1 2 3 4", 6, truncate) == [10, 1, 2, 3, 4, 11]
+
+
+@pytest.mark.parametrize(("template", "ids"), [(False, []), (True, [10, 11])])
+def test_a_text_of_zero_tokens_keeps_only_special_ones(template: bool, ids: list[int]):
+    found = encode(digits_tokenizer(template), ["", "1", "  "], 10, "head")
+    assert found.lengths().tolist() == [len(ids), len(ids) + 1, len(ids)]
+    assert found.ids[: len(ids)].tolist() == ids
+
+
+def test_no_texts_give_no_ids():
+    found = encode(digits_tokenizer(), [], 10, "head")
+    assert (found.ids.tolist(), found.offsets.tolist()) == ([], [0])
+
+
+def test_offsets_say_where_each_text_lies():
+    found = encode(digits_tokenizer(), ["1 2", "", "3 4 5"], 10, "head")
+    assert found.ids.tolist() == [1, 2, 3, 4, 5]
+    assert found.offsets.tolist() == [0, 2, 2, 5]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1024])
+def test_encoding_equals_the_librarys_one_by_one(monkeypatch, chunk: int):
+    monkeypatch.setattr(tokens, "CHUNK", chunk)
+    tokenizer = train_tokenizer(TEXTS, 150)
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    texts = [*TEXTS, "", "ж unseen"]
+    found = encode(tokenizer, texts, 1000, "head")
+    each = [found.ids[a:b].tolist() for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)]
+    assert each == [tokenizer.encode(text).ids for text in texts]
+
+
+def test_a_tokenizers_own_padding_and_truncation_are_switched_off():
+    tokenizer = digits_tokenizer()
+    tokenizer.enable_padding(length=8)
+    tokenizer.enable_truncation(2)
+    assert encode_one(tokenizer, "1 2 3 4") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("token", "number"), [("[PAD]", 1), ("<pad>", 1), ("other", 0)])
+def test_the_padding_id_is_that_of_the_padding_token_else_0(token: str, number: int):
+    assert pad_id(Tokenizer(WordLevel({"a": 0, token: 1}, unk_token="a"))) == number
+
+
+def test_the_digest_changes_with_the_vocabulary():
+    assert digest(train_tokenizer(["abc"] * 3, 100)) != digest(train_tokenizer(["abd"] * 3, 100))
+
+
+# Loading
+
+
+@pytest.mark.parametrize("source", ["tokenizer.json", "."])
+def test_a_tokenizer_comes_from_a_file_or_its_folder(tmp_path, source: str):
+    digits_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    assert digest(load_tokenizer(str(tmp_path / source))) == digest(digits_tokenizer())
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="other.json: cannot be read as a tokenizer"):
+        load_tokenizer(str(tmp_path / "other.json"))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json: cannot be read"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_path_that_is_neither_here_nor_a_hub_id_is_refused(tmp_path):
+    with pytest.raises(UserError, match="neither a file or folder here nor a Hub id"):
+        load_tokenizer(str(tmp_path / "missing" / "tokenizer.json"))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub as its client asks for: one repository, owner/name, with a tokenizer."""
+
+    content = digits_tokenizer().to_str().encode()
+
+    def do_HEAD(self) -> None:
+        found = self.path == "/owner/name/resolve/main/tokenizer.json"
+        self.send_response(200 if found else 404)
+        if found:
+            self.send_header("ETag", '"1234"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound" if "/owner/" in self.path else "RepoNotFound")
+        self.send_header("Content-Length", str(len(self.content) if found else 0))
+        self.end_headers()
+        if found and self.command == "GET":
+            self.wfile.write(self.content)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def ask_hub(tmp_path: Path, repository: str, endpoint: str, **more: str) -> str:
+    """What loading from the Hub prints, in a process of its own: the client reads its settings when it is imported."""
+    code = (
+        "import sys; from minitext.data.tokenizer import *\n"
+        "try: print(digest(load_tokenizer(sys.argv[1])))\n"
+        "except UserError as error: print('refused:', error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"} | more
+    done = subprocess.run(
+        [sys.executable, "-c", code, repository],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_tokenizer_comes_from_the_hub_and_then_from_its_cache(tmp_path, hub: str):
+    assert ask_hub(tmp_path, "owner/name", hub) == digest(digits_tokenizer())
+    assert ask_hub(tmp_path, "owner/name", hub, HF_HUB_OFFLINE="1") == digest(digits_tokenizer())
+
+
+@pytest.mark.parametrize("repository", ["owner/other", "nobody/nothing"])
+def test_what_the_hub_lacks_is_refused_in_one_line(tmp_path, hub: str, repository: str):
+    found = ask_hub(tmp_path, repository, hub)
+    assert found.startswith(f"refused: {repository}: the Hub has no tokenizer.json for it")
+    assert "\n" not in found
+
+
+def test_offline_with_nothing_cached_is_refused_in_one_line(tmp_path):
+    found = ask_hub(tmp_path, "owner/name", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert found == "refused: owner/name: not in the Hub's cache, and the Hub cannot be reached"

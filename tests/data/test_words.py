@@ -1,0 +1,85 @@
+"""Proves what a word is (any script, any punctuation), and that numbering a corpus sees the same words as `words`."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitext.data.words import UNKNOWN, distinct_words, word_ids, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It's GREAT, isn't it?", ["its", "great", "isnt", "it"]),
+        ("isn\u2019t don\u02bct", ["isnt", "dont"]),  # typographic apostrophes
+        ("the \u2018best\u2019 of", ["the", "best", "of"]),
+        ("well-made end.Start a/b", ["well", "made", "end", "start", "a", "b"]),
+        ("snake_case e-mail@home.org", ["snake", "case", "e", "mail", "home", "org"]),
+        ("$5 + 3 = 8 \u20ac", ["5", "3", "8"]),
+        ("\u00abCaf\u00e9\u00bb \u2014 na\u00efve\u2026", ["caf\u00e9", "na\u00efve"]),
+        ("\u00bfQu\u00e9? \u00a1No!", ["qu\u00e9", "no"]),
+        ("\u041f\u0420\u0418\u0412\u0415\u0422, \u043c\u0438\u0440", ["\u043f\u0440\u0438\u0432\u0435\u0442",
+        "\u043c\u0438\u0440"]), ("\u826f\u3044\u3001\u6620\u753b\u3002", ["\u826f\u3044", "\u6620\u753b"]),
+        ("great\U0001f600film", ["great", "film"]),  # an emoji is a symbol
+        ("tab\tline\nsep\u2028nbsp\u00a0end", ["tab", "line", "sep", "nbsp", "end"]),
+        ("cafe\u0301", ["cafe\u0301"]),  # a combining mark belongs to its letter
+        ("10/10 would", ["10", "10", "would"]),
+    ],
+)  # fmt: skip
+def test_a_text_is_split_into_lower_case_words_without_marks(text: str, expected: list[str]):
+    assert words(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "...", "'", "\u2019\u2019", "?! \u2014 \u20ac"])
+def test_a_text_without_words_gives_an_empty_list(text: str):
+    assert words(text) == []
+
+
+def test_distinct_words_are_numbered_in_order_of_first_appearance():
+    assert distinct_words(["The film", "the BAD film", "", "good"]) == {"the": 0, "film": 1, "bad": 2, "good": 3}
+
+
+def test_word_ids_of_known_unknown_and_empty_texts():
+    ids, offsets = word_ids(["Good film!", "", "bad film, good"], {"good": 7, "film": 3})
+    assert ids.tolist() == [7, 3, UNKNOWN, 3, 7]
+    assert offsets.tolist() == [0, 2, 2, 5]
+
+
+def test_word_ids_have_the_promised_types():
+    ids, offsets = word_ids(["good"], {"good": 0})
+    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
+
+
+@pytest.mark.parametrize(("texts", "offsets"), [([], [0]), ([""], [0, 0]), (["?", "!"], [0, 0, 0])])
+def test_word_ids_without_any_word_are_empty(texts: list[str], offsets: list[int]):
+    ids, found = word_ids(texts, {})
+    assert ids.shape == (0,)
+    assert ids.dtype == np.int32
+    assert found.tolist() == offsets
+
+
+def test_word_ids_take_texts_from_a_generator():
+    ids, offsets = word_ids((text for text in ("good", "bad good")), {"good": 0, "bad": 1})
+    assert ids.tolist() == [0, 1, 0]
+    assert offsets.tolist() == [0, 1, 3]
+
+
+ANY_TEXT = st.text(st.characters() | st.sampled_from(" \n'.-\u2019\u0130\u00dfaAbB"), max_size=20)
+
+
+@given(st.lists(ANY_TEXT, max_size=6))
+def test_word_ids_are_the_numbers_of_each_text_s_words(texts: list[str]):
+    index = distinct_words(texts)
+    ids, offsets = word_ids(texts, index)
+    by_number = list(index)
+    assert [[by_number[i] for i in ids[a:b]] for a, b in pairwise(offsets)] == [words(text) for text in texts]
+
+
+@given(ANY_TEXT)
+def test_the_words_of_joined_words_are_the_same_words(text: str):
+    """What has been taken apart once is not taken apart further."""
+    once = words(text)
+    assert words(" ".join(once)) == once
