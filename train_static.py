@@ -16,21 +16,21 @@ from types import SimpleNamespace
 import torch
 
 from minitext.data import word_vectors as glove
-from minitext.data.dataset import DataOptions, Splits, describe_splits, load
-from minitext.data.duplicates import check_twins
+from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.duplicates import check_duplicates
 from minitext.data.words import distinct_words
 from minitext.models.mean_encoder import MeanEncoder, fit_sif
 from minitext.models.static import (
-    Examples,
-    LogisticOptions,
-    MlpOptions,
+    EncodedTexts,
+    LogisticConfig,
+    MLPConfig,
     StaticClassifier,
     fit_logistic,
     fit_mlp,
 )
 from minitext.reporting import run
 from minitext.reporting.report import score_rows, text_table
-from minitext.reporting.seeds import each_seed, summarise
+from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.device import pick_device
 from minitext.utils.config import option, parse
 from minitext.utils.errors import exit_status
@@ -39,41 +39,41 @@ SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
 
 
 @dataclass(frozen=True)
-class VectorOptions:
+class VectorConfig:
     """word vectors"""
 
     vectors: str = option(
         "sample", "sample, glove.6B.100d, glove-wiki-gigaword-100 (and their other widths), or a file"
     )
-    weights: str = option(
+    pooling: str = option(
         "mean", "mean, or sif: rare words weigh more, the common direction goes", choices=("mean", "sif")
     )
 
 
 @dataclass(frozen=True)
-class RunOptions(run.RunOptions):
+class RunConfig(run.RunConfig):
     """run"""
 
     out: str = option("runs/static", "folder of the two runs")
 
 
 RUNS = ("logistic", "mlp")
-REPORT = {"data": "imdb", "fraction": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
+COURSE_REPORT = {"data": "imdb", "subset": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
 
 
 def main() -> None:
     options = parse(
-        __doc__, presets={"report": REPORT}, data=DataOptions, vectors=VectorOptions, logistic=LogisticOptions,
-        mlp=MlpOptions, run=RunOptions,
+        __doc__, presets={"course-report": COURSE_REPORT}, data=DataConfig, vectors=VectorConfig, logistic=LogisticConfig,
+        mlp=MLPConfig, run=RunConfig,
     )  # fmt: skip
-    for once in each_seed(options, RUNS):
-        one_seed(once)
-    for name in RUNS if options.run.seeds > 1 else ():
-        run.say(summarise(options, name), options.run.quiet)
+    for once in for_each_seed(options, RUNS):
+        train_one_seed(once)
+    for name in RUNS if options.run.num_seeds > 1 else ():
+        run.say(summarize(options, name), options.run.quiet)
 
 
-def one_seed(options: SimpleNamespace) -> None:
-    runs = {name: run.Run(options.run.folder(name), options.run.overwrite) for name in RUNS}
+def train_one_seed(options: SimpleNamespace) -> None:
+    runs = {name: run.RunDir(options.run.folder(name), options.run.overwrite) for name in RUNS}
     device = pick_device(options.run.device)
     glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
@@ -82,37 +82,37 @@ def one_seed(options: SimpleNamespace) -> None:
         say("      (what travels with minitext; the real ones: --data imdb --vectors glove.6B.100d)")
 
     # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_twins(load(options.data, options.run.seed), options.data.drop_duplicates)
-    classes = len(splits.train.names)
-    facts = {"texts": describe_splits(splits), "texts in two parts": twins}
-    say(f"texts: {facts['texts']}")
-    say(f"texts in two parts: {facts['texts in two parts']}")
+    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    classes = len(splits.train.class_names)
+    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
+    say(f"texts: {run_notes['texts']}")
+    say(f"texts in two parts: {run_notes['texts in two parts']}")
 
     # Encoding. A text is the mean of its words' vectors; first tried and timed on a short sentence.
     start = time.perf_counter()
     vectors = glove.read(options.vectors.vectors, distinct_words(text for part in splits for text in part.texts))
     say(f"vectors: {len(vectors.words):,} of the texts' words, width {vectors.table.shape[1]}, {seconds_since(start)}")
-    if options.vectors.weights == "sif":
+    if options.vectors.pooling == "sif":
         encoder = fit_sif(vectors.words, vectors.table, splits.train.texts).to(device)
     else:
         encoder = MeanEncoder(vectors.words, vectors.table).to(device)
     encoder.encode([SHORT_SENTENCE])  # the first call pays for tables that are made once
     start = time.perf_counter()
     tried = encoder.encode([SHORT_SENTENCE])  # vectors: (1, D)
-    facts["tried on a sentence"] = (
+    run_notes["tried on a sentence"] = (
         f"{SHORT_SENTENCE!r} gives {tuple(tried.vectors.shape)}, {tried.known} of {tried.total} words known, "
         f"in {1000 * (time.perf_counter() - start):.2f} ms"
     )
-    say(f"tried: {facts['tried on a sentence']}")
+    say(f"tried: {run_notes['tried on a sentence']}")
     start = time.perf_counter()
     encoded = [encoder.encode(part.texts) for part in splits]
     encoding_seconds = time.perf_counter() - start
-    facts["words with a vector"] = ", ".join(
+    run_notes["words with a vector"] = ", ".join(
         f"{name} {part.known / max(part.total, 1):.1%}" for name, part in zip(Splits._fields, encoded, strict=True)
     )
-    say(f"encoded in {seconds_since(start)}; words with a vector: {facts['words with a vector']}")
+    say(f"encoded in {seconds_since(start)}; words with a vector: {run_notes['words with a vector']}")
     train, valid, test = (
-        Examples(part.vectors, torch.from_numpy(corpus.labels).to(device))
+        EncodedTexts(part.vectors, torch.from_numpy(corpus.labels).to(device))
         for part, corpus in zip(encoded, splits, strict=True)
     )
 
@@ -132,11 +132,11 @@ def one_seed(options: SimpleNamespace) -> None:
     # Evaluation. The one look at test; scores, figures, report and model go into each run's folder.
     settings = run.describe(options, splits)
     for name, fit in fitted.items():
-        model = StaticClassifier(encoder, fit.model, splits.train.names)
+        model = StaticClassifier(encoder, fit.model, splits.train.class_names)
         start = time.perf_counter()
         with torch.no_grad():
             probabilities = [fit.model(part.vectors).softmax(dim=1).cpu().numpy() for part in (train, valid, test)]
-        costs = run.Costs(
+        costs = run.Cost(
             sum(tensor.numel() for tensor in model.state_dict().values()), seconds[name],
             encoding_seconds + time.perf_counter() - start, sum(map(len, splits)),
         )  # fmt: skip
@@ -144,7 +144,7 @@ def one_seed(options: SimpleNamespace) -> None:
         for row in fit.history:
             runs[name].journal.write(row)
         model.save(runs[name].folder)
-        scores = runs[name].finish(splits, probabilities, facts, costs)
+        scores = runs[name].finish(splits, probabilities, run_notes, costs)
         say(f"\n{name}: {runs[name].out}/report.md\n{text_table(score_rows(scores))}")
 
 

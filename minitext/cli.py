@@ -10,18 +10,18 @@ from minitext import __version__
 from minitext.data import word_vectors as glove
 from minitext.data.table import TextRow, line_rows, read_rows
 from minitext.evaluation.attribution import explain
-from minitext.evaluation.predict_file import PredictOptions, open_input, predict_file
+from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
 from minitext.evaluation.predictor import (
     Predictor,
+    format_prediction,
+    format_skipped_row,
     json_prediction,
     json_unread,
-    load_run,
-    show_prediction,
-    show_unread,
+    load_predictor,
 )
 from minitext.pretraining.glove import TrainOptions, train_vectors
-from minitext.pretraining.mlm import LoopOptions as PretrainLoopOptions
-from minitext.pretraining.mlm import PretrainOptions, PretrainRunOptions
+from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
+from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
 from minitext.pretraining.mlm import pretrain as pretrain_bert
 from minitext.reporting.attribution_view import json_explanation, show
 from minitext.utils.config import add_group, fill
@@ -34,7 +34,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """Class probabilities of the texts given as words on the command line, else of the rows of --input, else of each
     line of stdin; printed, or with --output written to a file of any size.
     """
-    options = fill(PredictOptions, arguments)
+    options = fill(PredictConfig, arguments)
     if arguments.texts and options.input:
         raise UserError(f"--input {options.input}: give texts or a file, not both")
     if options.output:
@@ -47,7 +47,7 @@ def predict(arguments: argparse.Namespace) -> None:
             f"{counts.unread:,} without a text"
         )
         return
-    run = load_run(arguments.run)
+    run = load_predictor(arguments.run)
     if arguments.texts:
         predict_each(run, line_rows(arguments.texts), options.threshold, arguments.json)
     elif options.input:
@@ -61,11 +61,13 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def predict_each(run: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
     """Print an answer for each row; one without a text gets its note instead."""
-    show = json_prediction if as_json else show_prediction
-    unread = json_unread if as_json else show_unread
+    show = json_prediction if as_json else format_prediction
+    unread = json_unread if as_json else format_skipped_row
     while chunk := list(islice(rows, CHUNK)):
         for row, probabilities in zip(chunk, run.predict([row.text for row in chunk]).tolist(), strict=True):
-            shown = unread(row.line, row.note) if row.note else show(row.text, run.names, probabilities, threshold)
+            shown = (
+                unread(row.line, row.note) if row.note else show(row.text, run.class_names, probabilities, threshold)
+            )
             print(shown, flush=True)
 
 
@@ -73,10 +75,10 @@ def explain_texts(arguments: argparse.Namespace) -> None:
     """What each word of a text adds to a class's score: exact on mean vectors under a logistic regression, integrated
     gradients elsewhere (Sundararajan et al. 2017).
     """
-    run = load_run(arguments.run)
-    if arguments.target is not None and arguments.target not in run.names:
-        raise UserError(f"--class {arguments.target}: the classes of {arguments.run} are {', '.join(run.names)}")
-    target = None if arguments.target is None else run.names.index(arguments.target)
+    run = load_predictor(arguments.run)
+    if arguments.target is not None and arguments.target not in run.class_names:
+        raise UserError(f"--class {arguments.target}: the classes of {arguments.run} are {', '.join(run.class_names)}")
+    target = None if arguments.target is None else run.class_names.index(arguments.target)
     for row in line_rows(arguments.texts):
         if row.note:
             raise UserError(f"text {row.line}: {row.note}; give at least one word")
@@ -103,7 +105,7 @@ def train(arguments: argparse.Namespace) -> None:
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a masked language model on texts (Devlin et al. 2019); `train_finetune.py --model` takes the result."""
     pretrain_bert(
-        fill(PretrainOptions, arguments), fill(PretrainLoopOptions, arguments), fill(PretrainRunOptions, arguments)
+        fill(PretrainConfig, arguments), fill(PretrainTrainConfig, arguments), fill(PretrainRunConfig, arguments)
     )
 
 
@@ -111,7 +113,7 @@ def plot(arguments: argparse.Namespace) -> None:
     """Draw a run's figures again from its saved numbers."""
     from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and the other commands do without
 
-    load_run(arguments.run)
+    load_predictor(arguments.run)
     draw(Path(arguments.run))
 
 
@@ -139,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
     command.add_argument("texts", nargs="*", metavar="TEXT", help="without any, --input is read, or each line of stdin")
     command.add_argument("--json", action="store_true", help="print a JSON object a line")
-    add_group(command, PredictOptions)
+    add_group(command, PredictConfig)
     command.set_defaults(act=predict)
 
     command = commands.add_parser("explain", help="what each word speaks for", description=explain_texts.__doc__)
@@ -162,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(act=nearest)
 
     command = commands.add_parser("pretrain", help="a BERT from texts without labels", description=pretrain.__doc__)
-    for settings in (PretrainOptions, PretrainLoopOptions, PretrainRunOptions):
+    for settings in (PretrainConfig, PretrainTrainConfig, PretrainRunConfig):
         add_group(command, settings)
     command.set_defaults(act=pretrain)
 

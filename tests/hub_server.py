@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.commits[path] = [json.loads(line) for line in body.splitlines()]
             url = f"{self.hub.address}/{path.split('/commit/')[0].removeprefix('/api/models/')}/commit/{NEW_COMMIT}"
             return self.answer_json({"commitUrl": url, "commitOid": NEW_COMMIT})
-        return self.answer_json({})  # /api/validate-yaml
+        return self.answer_json({})  # /api/classification_metrics-yaml
 
 
 @contextmanager

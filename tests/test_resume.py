@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ("model.safetensors", "journal.jsonl", "predictions.csv", "scores.json", "tokenizer.json")
 SETTINGS = {
     "--epochs": 12,
-    "--batch": 4,
-    "--check-every": 3,
+    "--batch-size": 4,
+    "--eval-every": 3,
     "--ngrams": 2,
     "--buckets": 4096,
     "--width": 16,
     "--dropout": 0.3,
-    "--vocabulary": 200,
+    "--vocab-size": 200,
 }
 
 

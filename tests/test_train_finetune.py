@@ -17,8 +17,8 @@ from tokenizers import processors
 
 import train_finetune
 from minitext.data.tokenizer import train_tokenizer
-from minitext.evaluation.predictor import load_run
-from minitext.models.bert import BertConfig, Classifier
+from minitext.evaluation.predictor import load_predictor
+from minitext.models.bert import BertClassifier, BertConfig
 from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
 from minitext.reporting import plots
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory) -> Path:
     tokenizer.post_processor = processors.BertProcessing(*ends)
     config = BertConfig(tokenizer.get_vocab_size(), width=16, layers=2, heads=2, inner=32, positions=64, dropout=0.0)
     torch.manual_seed(0)
-    save_model(Classifier(config, 2), tokenizer, folder, write_config(config))
+    save_model(BertClassifier(config, 2), tokenizer, folder, write_config(config))
     return folder
 
 
@@ -71,7 +71,7 @@ def train(tmp_path, data, checkpoint, monkeypatch):
 
     def call(folder: Path, *arguments: str, model: str | None) -> int:
         command = ["--data", str(data), "--model", model or str(checkpoint), "--max-length", "16", "--epochs", "2",
-                   "--batch", "8", "--lr", "1e-3", "--out", str(folder), "--quiet", *arguments]  # fmt: skip
+                   "--batch-size", "8", "--lr", "1e-3", "--out", str(folder), "--quiet", *arguments]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["train_finetune.py", *command])
         return exit_status(train_finetune.main)
 
@@ -92,7 +92,7 @@ def test_a_run_leaves_a_whole_folder_that_predicts_what_it_says(train):
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} <= {"neg", "pos"}
-    probabilities = load_run(folder).predict(["a good film", ""])
+    probabilities = load_predictor(folder).predict(["a good film", ""])
     assert probabilities.shape == (2, 2) and torch.allclose(probabilities.sum(dim=1), torch.ones(2))
 
 
@@ -108,7 +108,7 @@ def test_transformers_opens_the_run_and_gives_the_same_probabilities_at_its_temp
     theirs = (logits / model.config.minitext["temperature"]).softmax(dim=1)
     assert model.config.id2label == {0: "neg", 1: "pos"}
     # float32, other order of sums
-    assert torch.allclose(load_run(folder).predict(texts), theirs, atol=1e-6)
+    assert torch.allclose(load_predictor(folder).predict(texts), theirs, atol=1e-6)
 
 
 THREE = ["sea", "sky", "city"]
@@ -138,7 +138,7 @@ def save_classifier(folder: Path, texts: list[str], names: tuple[str, ...]) -> N
     tokenizer.post_processor = processors.BertProcessing(*ends)
     config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0, head_dropout=0.0, init_std=0.3)
     torch.manual_seed(1)  # not the script's own
-    save_model(Classifier(config, len(names)), tokenizer, folder, write_config(config), names)
+    save_model(BertClassifier(config, len(names)), tokenizer, folder, write_config(config), names)
 
 
 def read_predictions(folder: Path, data: Path) -> tuple[list[str], torch.Tensor]:
@@ -159,7 +159,7 @@ def test_a_run_s_predictions_are_those_of_minitext_predict(train, topics, topics
     assert (status, written.shape) == (0, (len(texts), 3))
     assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
     # float32 in other batches
-    assert (load_run(folder).predict(texts) - written).abs().max() < 1e-6
+    assert (load_predictor(folder).predict(texts) - written).abs().max() < 1e-6
 
 
 @pytest.mark.oracle
@@ -218,8 +218,8 @@ def test_half_precision_keeps_float32_weights_and_comes_near(train, topics, topi
 
 
 def test_with_layer_decay_the_embeddings_move_least(train, topics, topics_checkpoint):
-    arguments = ("--data", str(topics), "--epochs", "1", "--batch", "200", "--warmup", "0", "--weight-decay", "0")
-    _, folder = train(*arguments, "--layer-decay", "0.5", model=str(topics_checkpoint))
+    arguments = ("--data", str(topics), "--epochs", "1", "--batch-size", "200", "--warmup", "0", "--weight-decay", "0")
+    _, folder = train(*arguments, "--layer-lr-decay", "0.5", model=str(topics_checkpoint))
     moved = {name: tensor - weights(topics_checkpoint)[name] for name, tensor in weights(folder).items()}
     names = ["bert.pooler.dense", "bert.encoder.layer.1.output.dense", "bert.encoder.layer.0.output.dense",
              "bert.embeddings.word_embeddings"]  # fmt: skip
@@ -229,27 +229,29 @@ def test_with_layer_decay_the_embeddings_move_least(train, topics, topics_checkp
 
 
 def test_micro_batches_and_gradient_checkpointing_change_nothing_but_rounding(train):
-    _, whole = train("--micro-batch", "8")
-    _, pieces = train("--micro-batch", "3", "--gradient-checkpointing", out="pieces")
+    _, whole = train("--micro-batch-size", "8")
+    _, pieces = train("--micro-batch-size", "3", "--gradient-checkpointing", out="pieces")
     assert farthest(whole, pieces) < 1e-4  # Adam divides by small moments, which magnifies the rounding of sums
 
 
 def test_frozen_layers_stay_as_they_were(train, checkpoint):
-    _, folder = train("--freeze", "1")
+    _, folder = train("--freeze-layers", "1")
     before, after = weights(checkpoint), weights(folder)
     same = {name for name in after if torch.equal(before[name], after[name])}
     assert {name for name in after if "embeddings" in name or "layer.0." in name} == same
 
 
 def test_a_layer_that_is_drawn_anew_does_not_start_from_the_checkpoint(train, checkpoint):
-    _, folder = train("--reinit", "1", "--freeze", "2")  # drawn anew, and then frozen: what it was drawn as
+    _, folder = train(
+        "--reinit-layers", "1", "--freeze-layers", "2"
+    )  # drawn anew, and then frozen: what it was drawn as
     before, after = weights(checkpoint), weights(folder)
     name = "bert.encoder.layer.{}.intermediate.dense.weight"
     assert torch.equal(before[name.format(0)], after[name.format(0)])
     assert not torch.equal(before[name.format(1)], after[name.format(1)])
 
 
-@pytest.mark.parametrize("option", [("--layer-decay", "0.5"), ("--truncate", "head+tail"), ("--precision", "bf16")])
+@pytest.mark.parametrize("option", [("--layer-lr-decay", "0.5"), ("--truncate", "head+tail"), ("--precision", "bf16")])
 def test_an_option_has_an_effect(train, option):
     _, plain = train()
     status, folder = train(*option, out="other")
@@ -263,7 +265,7 @@ def test_the_same_seed_gives_the_same_weights(train):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(train, monkeypatch):
-    _, whole = train("--check-every", "2")
+    _, whole = train("--eval-every", "2")
     real, steps = train_finetune.loop.train_step, []
 
     def interrupted(*arguments):
@@ -273,9 +275,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(train, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(train_finetune.loop, "train_step", interrupted)
-    assert train("--check-every", "2", out="stopped")[0] == 130
+    assert train("--eval-every", "2", out="stopped")[0] == 130
     monkeypatch.setattr(train_finetune.loop, "train_step", real)
-    status, resumed = train("--check-every", "2", "--resume", out="stopped")
+    status, resumed = train("--eval-every", "2", "--resume", out="stopped")
     assert status == 0 and (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -298,8 +300,8 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
         (("--model", damage(checkpoint, tmp_path / "small", vocab_size=10)), "expected"),
         (("--model", str(tmp_path / "reviews.csv")), "a file; give the folder"),
         (("--max-length", "65"), "64 tokens"),
-        (("--freeze", "99"), "2 layers"),
-        (("--layer-decay", "0"), "--layer-decay"),
+        (("--freeze-layers", "99"), "2 layers"),
+        (("--layer-lr-decay", "0"), "--layer-lr-decay"),
         (("--dropout", "1"), "--dropout"),
     ]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when it was imported
@@ -315,7 +317,7 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
         (("--model", "nobody/no-such-model"), "not in the Hub's cache"),
         (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
         (("--model", str(tmp_path)), "has no config.json"),
-        (("--reinit", "3"), "2 layers"),
+        (("--reinit-layers", "3"), "2 layers"),
         (("--warmup", "1000"), "--warmup 1000"),
     ]
     for arguments, remedy in cases:
@@ -350,7 +352,7 @@ def test_two_processes_end_with_the_weights_of_one(train, data, checkpoint, tmp_
 
 def script(folder: Path, data: Path, checkpoint: Path, *more: str) -> list[str]:
     """The command of a run in a process of its own, with dropout and many checks."""
-    settings = "--max-length 16 --batch 4 --lr 1e-3 --dropout 0.2 --check-every 3 --epochs 20 --device cpu --quiet"
+    settings = "--max-length 16 --batch-size 4 --lr 1e-3 --dropout 0.2 --eval-every 3 --epochs 20 --device cpu --quiet"
     places = ["--data", str(data), "--model", str(checkpoint), "--out", str(folder)]
     return [sys.executable, "train_finetune.py", *places, *settings.split(), *more]
 
@@ -413,7 +415,7 @@ def test_when_nothing_is_named_the_sample_and_the_embedded_bert_are_used_and_the
 
 
 def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
-    status, folder = train("--seeds", "2", "--quiet")
+    status, folder = train("--num-seeds", "2", "--quiet")
     assert status == 0
     assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "seed0", "seed1", "seeds.json"]
     values = json.loads((folder / "seeds.json").read_text())["test"]["accuracy"]["values"]
@@ -423,6 +425,6 @@ def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
 
 
 def test_several_seeds_are_not_pushed_over_each_other(train, capsys):
-    status, folder = train("--seeds", "2", "--push", "user/name")
+    status, folder = train("--num-seeds", "2", "--push-to-hub", "user/name")
     assert (status, folder.exists()) == (2, False)
-    assert "--push uploads one run, --seeds makes several" in capsys.readouterr().err
+    assert "--push-to-hub uploads one run, --num-seeds makes several" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_quiet_prints_nothing(tmp_path, topics):
 
 @pytest.mark.slow
 def test_sif_weights_give_whole_runs_and_other_predictions(tmp_path, topics):
-    done = call(*topics, "--weights", "sif", "--out", tmp_path / "sif")
+    done = call(*topics, "--pooling", "sif", "--out", tmp_path / "sif")
     assert (done.returncode, done.stderr) == (0, "")
     assert names(tmp_path / "sif" / "logistic") == names(tmp_path / "sif" / "mlp") == FILES
     assert call(*topics, "--out", tmp_path / "mean").returncode == 0
@@ -219,7 +219,7 @@ def test_an_unknown_device_is_refused_in_one_line_and_leaves_no_folder(tmp_path,
 
 @pytest.mark.slow
 def test_a_small_fraction_of_imdb_is_learnt(tmp_path, imdb, real_vectors):
-    done = call("--data", imdb, "--vectors", real_vectors, "--fraction", "0.04", "0.02", "--out", tmp_path / "run")
+    done = call("--data", imdb, "--vectors", real_vectors, "--subset", "0.04", "0.02", "--out", tmp_path / "run")
     assert (done.returncode, done.stderr) == (0, "")
     assert read_scores(tmp_path / "run" / "mlp")["test"]["count"] == 500
     assert min(accuracy(tmp_path / "run").values()) > 0.68  # loose: the interval of 500 texts is 8 points wide

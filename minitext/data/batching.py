@@ -1,4 +1,4 @@
-"""Ragged ids to batches: texts of similar length together, padded to the longest among them.
+"""TokenizedTexts ids to batches: texts of similar length together, padded to the longest among them.
 
 In: token ids with offsets. Out: padded batches in an order that is a function of (seed, epoch) alone, so that a run can
 start from any batch of any epoch. Letters: B texts, T tokens.
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from minitext.data.tokenizer import Ragged
+from minitext.data.tokenizer import TokenizedTexts
 
-POOL = 50  # batches' worth of texts that are sorted by length together: enough to be alike, few enough to stay mixed
+POOL_BATCHES = (
+    50  # batches' worth of texts that are sorted by length together: enough to be alike, few enough to stay mixed
+)
 
 
 class Batch(NamedTuple):
@@ -41,31 +43,31 @@ class Batch(NamedTuple):
         return [Batch(*parts) for parts in zip(*(tensor.split(texts) for tensor in self), strict=True)]
 
 
-def plan_epoch(
+def epoch_batches(
     lengths: np.ndarray, batch: int, seed: int, epoch: int, max_tokens: int | None = None
 ) -> list[np.ndarray]:
     """The rows of each batch of a training epoch; every text is in exactly one.
 
-    Texts are shuffled, sorted by length in pools of POOL batches, cut into batches of `batch` texts (fewer where the
+    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, cut into batches of `batch` texts (fewer where the
     padded batch would hold more than `max_tokens` tokens), and the batches are shuffled. Only each pool's last batch
     can be small. A text longer than `max_tokens` has a batch of its own.
     """
     generator = np.random.default_rng([seed, epoch])
     shuffled = generator.permutation(len(lengths))
     batches = []
-    for first in range(0, len(shuffled), POOL * batch):
-        pool = shuffled[first : first + POOL * batch]
+    for first in range(0, len(shuffled), POOL_BATCHES * batch):
+        pool = shuffled[first : first + POOL_BATCHES * batch]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += cut_batches(pool, lengths, batch, max_tokens)
+        batches += chunk_by_length(pool, lengths, batch, max_tokens)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def plan_evaluation(lengths: np.ndarray, batch: int, max_tokens: int | None = None) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch: int, max_tokens: int | None = None) -> list[np.ndarray]:
     """Batches for a pass without training: by length, the longest first, so that too little memory shows at once."""
-    return cut_batches(np.argsort(lengths, kind="stable"), lengths, batch, max_tokens)[::-1]
+    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch, max_tokens)[::-1]
 
 
-def cut_batches(rows: np.ndarray, lengths: np.ndarray, batch: int, max_tokens: int | None) -> list[np.ndarray]:
+def chunk_by_length(rows: np.ndarray, lengths: np.ndarray, batch: int, max_tokens: int | None) -> list[np.ndarray]:
     """Cut rows that are sorted by length, short to long."""
     if max_tokens is None:
         return [rows[first : first + batch] for first in range(0, len(rows), batch)]
@@ -79,15 +81,15 @@ def cut_batches(rows: np.ndarray, lengths: np.ndarray, batch: int, max_tokens: i
 
 
 @dataclass(frozen=True)
-class Padder:
+class PackCollator:
     """Rows to a padded batch: what a DataLoader calls on the rows of a batch."""
 
-    data: Ragged
+    data: TokenizedTexts
     labels: Tensor  # (N,) int64
     pad: int  # the id of padding
     length: int | None = None  # pad every batch to this many tokens; None: to the longest of the batch
 
-    def at_epoch(self, epoch: int) -> "Padder":
+    def at_epoch(self, epoch: int) -> "PackCollator":
         """The same in each epoch; pretraining hides other tokens in each."""
         return self
 
@@ -103,7 +105,7 @@ class Padder:
         return Batch(ids.masked_fill(~mask, self.pad), mask, self.labels[chosen], chosen)
 
 
-def load_batches(padder: Padder, batches: Sequence[np.ndarray], pin: bool = False) -> Iterator[Batch]:
+def load_batches(padder: PackCollator, batches: Sequence[np.ndarray], pin: bool = False) -> Iterator[Batch]:
     """A DataLoader over planned batches. `pin` readies them for an asynchronous copy to a GPU."""
     # its own generator: by default a loader draws from the global one, which would move the dropout of a resumed run
     loader = DataLoader(

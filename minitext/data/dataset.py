@@ -17,28 +17,28 @@ from minitext.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Dataset:
     """N texts with their labels."""
 
     texts: list[str]
     labels: np.ndarray  # (N,) int64, values 0..C-1
-    names: tuple[str, ...]  # the C classes' names
-    places: list[str]  # where each text was found, such as "reviews.csv:17"
+    class_names: tuple[str, ...]  # the C classes' names
+    ids: list[str]  # where each text was found, such as "reviews.csv:17"
     tags: Sequence[str] = ()  # what kind of text each is; none at all where the source does not say
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def subset(self, chosen: np.ndarray) -> "Corpus":
+    def subset(self, chosen: np.ndarray) -> "Dataset":
         """The texts at the indices `chosen`, (M,) int64, in that order."""
-        return Corpus(
-            [self.texts[i] for i in chosen], self.labels[chosen], self.names, [self.places[i] for i in chosen],
+        return Dataset(
+            [self.texts[i] for i in chosen], self.labels[chosen], self.class_names, [self.ids[i] for i in chosen],
             [self.tags[i] for i in chosen] if self.tags else (),
         )  # fmt: skip
 
     def fingerprint(self) -> str:
         """A SHA-256 over texts, labels and names: two runs with the same one saw the same data."""
-        digest = hashlib.sha256(repr(self.names).encode())
+        digest = hashlib.sha256(repr(self.class_names).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for text in self.texts:
             encoded = text.encode("utf-8", "surrogatepass")
@@ -49,13 +49,13 @@ class Corpus:
 class Splits(NamedTuple):
     """The three parts of a corpus."""
 
-    train: Corpus
-    valid: Corpus
-    test: Corpus
+    train: Dataset
+    valid: Dataset
+    test: Dataset
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataConfig:
     """data"""
 
     data: str = option("sample", "sample, imdb, a .csv, .tsv or .jsonl file (or .gz), a folder, or the IMDB .tar.gz")
@@ -63,22 +63,22 @@ class DataOptions:
     valid_data: str | None = option(None, "validation texts; without them a share of train is carved off")
     text_column: str | None = option(None, "the column of the texts, where it has no usual name")
     label_column: str | None = option(None, "the column of the labels, where it has no usual name")
-    valid: float = option(0.1, "share of train that becomes validation")
-    test: float = option(0.2, "share that becomes test, where --data says nothing of a test part")
-    fraction: tuple[float, float] = option(
+    valid_fraction: float = option(0.1, "share of train that becomes validation")
+    test_fraction: float = option(0.2, "share that becomes test, where --data says nothing of a test part")
+    subset: tuple[float, float] = option(
         (1.0, 1.0), "share of train (validation with it) and of test to use, by class", metavar=("TRAIN", "TEST")
     )
     drop_duplicates: bool = option(False, "remove from train the texts that also stand in validation or test")
 
     def __post_init__(self) -> None:
-        for flag, share in (("--valid", self.valid), ("--test", self.test)):
+        for flag, share in (("--valid-fraction", self.valid_fraction), ("--test-fraction", self.test_fraction)):
             if not 0 < share < 1:
                 raise UserError(f"{flag} {share}: a share lies between 0 and 1, both excluded")
-        if not all(0 < share <= 1 for share in self.fraction):
-            raise UserError(f"--fraction {self.fraction[0]} {self.fraction[1]}: a fraction is above 0 and at most 1")
+        if not all(0 < share <= 1 for share in self.subset):
+            raise UserError(f"--subset {self.subset[0]} {self.subset[1]}: a fraction is above 0 and at most 1")
 
 
-def load(options: DataOptions, seed: int) -> Splits:
+def load(options: DataConfig, seed: int) -> Splits:
     """Read, split and cut the data as `options` say; what is drawn depends on `seed` alone.
 
     Validation is carved before the fractions are drawn, and a smaller fraction's texts are among a larger one's: a
@@ -97,10 +97,10 @@ def load(options: DataOptions, seed: int) -> Splits:
     names = class_names(options.data, parts)
     train, valid, test = (to_corpus(parts[name], names) for name in ("train", "valid", "test"))
     if not len(test):
-        train, test = carve(train, options.test, [seed, 0], options.data)
+        train, test = split_off(train, options.test_fraction, [seed, 0], options.data)
     if not len(valid):
-        train, valid = carve(train, options.valid, [seed, 1], options.data)
-    train_share, test_share = options.fraction
+        train, valid = split_off(train, options.valid_fraction, [seed, 1], options.data)
+    train_share, test_share = options.subset
     return Splits(
         draw(train, train_share, [seed, 2]), draw(valid, train_share, [seed, 3]), draw(test, test_share, [seed, 4])
     )
@@ -109,7 +109,7 @@ def load(options: DataOptions, seed: int) -> Splits:
 def describe_splits(splits: Splits) -> str:
     """One line for people: `train 22,500, valid 2,500, test 25,000; classes neg, pos`."""
     counts = ", ".join(f"{name} {len(part):,}" for name, part in zip(Splits._fields, splits, strict=True))
-    return f"{counts}; classes {', '.join(splits.train.names)}"
+    return f"{counts}; classes {', '.join(splits.train.class_names)}"
 
 
 def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
@@ -124,25 +124,25 @@ def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
     return tuple(sorted(sorted(names), key=int if whole_numbers else str))
 
 
-def to_corpus(rows: list[Row], names: tuple[str, ...]) -> Corpus:
+def to_corpus(rows: list[Row], names: tuple[str, ...]) -> Dataset:
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[row.label] for row in rows], dtype=np.int64)
     tags = [row.tag for row in rows] if any(row.tag for row in rows) else ()
-    return Corpus([row.text for row in rows], labels, names, [row.place for row in rows], tags)
+    return Dataset([row.text for row in rows], labels, names, [row.place for row in rows], tags)
 
 
-def carve(corpus: Corpus, share: float, seed: list[int], source: str) -> tuple[Corpus, Corpus]:
+def split_off(corpus: Dataset, share: float, seed: list[int], source: str) -> tuple[Dataset, Dataset]:
     """Split by class into (what stays, what is carved off: `share` of each class, at least one text)."""
-    smallest = np.bincount(corpus.labels, minlength=len(corpus.names))
+    smallest = np.bincount(corpus.labels, minlength=len(corpus.class_names))
     if smallest.min() < 2:
-        name = corpus.names[int(smallest.argmin())]
+        name = corpus.class_names[int(smallest.argmin())]
         raise UserError(f"{source}: class {name!r} has too few texts to be split; give it more, or give the splits")
     carved = choose_by_class(corpus.labels, share, seed)
     stays = np.setdiff1d(np.arange(len(corpus)), carved)
     return corpus.subset(stays), corpus.subset(carved)
 
 
-def draw(corpus: Corpus, share: float, seed: list[int]) -> Corpus:
+def draw(corpus: Dataset, share: float, seed: list[int]) -> Dataset:
     """`share` of each class, at least one text."""
     return corpus if share == 1 else corpus.subset(choose_by_class(corpus.labels, share, seed))
 

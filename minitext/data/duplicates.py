@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from minitext.data.dataset import Corpus, Splits
+from minitext.data.dataset import Dataset, Splits
 from minitext.data.words import distinct_words, word_ids
 from minitext.utils.errors import UserError
 
@@ -39,7 +39,7 @@ def report_duplicates(splits: Splits) -> tuple[dict[str, dict[str, int]], np.nda
     return counts, (exact[0] | near[0])[:, 1:].any(axis=1)
 
 
-def check_twins(splits: Splits, drop: bool) -> tuple[Splits, str]:
+def check_duplicates(splits: Splits, drop: bool) -> tuple[Splits, str]:
     """Count twins and, if `drop`, take them out of train; returns the splits to go on with, and a line that tells."""
     counts, is_twin = report_duplicates(splits)
     return drop_twins(splits, is_twin) if drop else splits, describe_twins(counts)
@@ -48,7 +48,7 @@ def check_twins(splits: Splits, drop: bool) -> tuple[Splits, str]:
 def drop_twins(splits: Splits, is_twin: np.ndarray) -> Splits:
     """The splits without the train texts of the mask `is_twin`, (N,). Raises UserError if a class would vanish."""
     train = splits.train.subset(np.flatnonzero(~is_twin))
-    for number, name in enumerate(train.names):
+    for number, name in enumerate(train.class_names):
         if number not in train.labels:
             raise UserError(f"--drop-duplicates: every train text of class {name!r} also stands in validation or test")
     return splits._replace(train=train)
@@ -59,7 +59,7 @@ def describe_twins(counts: dict[str, dict[str, int]]) -> str:
     return ", ".join(f"{pair} {kinds['exact']} exact + {kinds['near']} near" for pair, kinds in counts.items())
 
 
-def find_twins(corpora: list[Corpus]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def find_twins(corpora: list[Dataset]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each corpus two bool tables, (its texts, corpora): has an exact twin there, has a near twin there."""
     texts = [text for corpus in corpora for text in corpus.texts]
     part = np.repeat(np.arange(len(corpora)), [len(corpus) for corpus in corpora])  # (N,)

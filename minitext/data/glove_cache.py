@@ -37,15 +37,15 @@ def save(source: Path, member: str | None, words: list[str], table: Tensor, note
     path = cache_path(source, member)
     path.parent.mkdir(exist_ok=True)
     blob = torch.from_numpy(np.frombuffer(bytearray("".join(f"{word}\n" for word in words).encode()), dtype=np.uint8))
-    facts = {
+    run_notes = {
         "size": source.stat().st_size,
         "mtime_ns": source.stat().st_mtime_ns,
         "sha256": digest(source),
         "checksum": [checksum(table), checksum(blob)],
         "notes": notes,
     }
-    notes = json.dumps(facts)
-    metadata = {"facts": notes, "facts_sha256": hashlib.sha256(notes.encode()).hexdigest()}
+    notes = json.dumps(run_notes)
+    metadata = {"run_notes": notes, "facts_sha256": hashlib.sha256(notes.encode()).hexdigest()}
     with atomic(path) as temporary:
         save_file({"table": table, "words": blob}, temporary, metadata)
 
@@ -57,18 +57,18 @@ def load(source: Path, member: str | None) -> Stored | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            if file.metadata()["facts_sha256"] != hashlib.sha256(file.metadata()["facts"].encode()).hexdigest():
+            run_notes = json.loads(file.metadata()["run_notes"])
+            if file.metadata()["facts_sha256"] != hashlib.sha256(file.metadata()["run_notes"].encode()).hexdigest():
                 return None
             table, blob = file.get_tensor("table"), file.get_tensor("words")
-        if source.stat().st_size != facts["size"]:
+        if source.stat().st_size != run_notes["size"]:
             return None
-        if source.stat().st_mtime_ns != facts["mtime_ns"] and digest(source) != facts["sha256"]:
+        if source.stat().st_mtime_ns != run_notes["mtime_ns"] and digest(source) != run_notes["sha256"]:
             return None
-        if [checksum(table), checksum(blob)] != facts["checksum"]:
+        if [checksum(table), checksum(blob)] != run_notes["checksum"]:
             return None
         words = blob.numpy().tobytes().decode().split("\n")[:-1]
-        return Stored(words, table, tuple(facts["notes"]))
+        return Stored(words, table, tuple(run_notes["notes"]))
     except (SafetensorError, KeyError, TypeError, ValueError):  # not a file that this module wrote, or a damaged one
         return None
 

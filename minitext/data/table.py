@@ -55,7 +55,7 @@ def read_rows(
     """
     kind = table_kind(path)
     if kind == ".txt" and (text_column or keep):
-        raise UserError(f"{path}: has a text a line and no columns; leave --text-column and --keep away")
+        raise UserError(f"{path}: has a text a line and no columns; leave --text-column and --keep-columns away")
     data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     # csv sees line ends as they are, for those inside quotes; JSON ends at \n alone; plain lines at \n, \r\n and \r
     newline = {".txt": None, ".jsonl": "\n"}.get(kind, "")
@@ -115,7 +115,7 @@ def csv_rows(
 def column_places(path: Path, columns: list[str], text_column: str | None, keep: Sequence[str]) -> list[int]:
     """Where the text stands, then each column that is kept."""
     names = [find_column(path, columns, text_column, TEXT_COLUMNS, "--text-column")]
-    names += [find_column(path, columns, name, (), "--keep") for name in keep]
+    names += [find_column(path, columns, name, (), "--keep-columns") for name in keep]
     return [columns.index(name) for name in names]
 
 
@@ -135,7 +135,7 @@ def json_rows(path: Path, lines: TextIO, text_column: str | None, keep: Sequence
         if text_key is None:
             columns = list(record)
             text_key = find_column(path, columns, text_column, TEXT_COLUMNS, "--text-column")
-            kept_keys = [find_column(path, columns, name, (), "--keep") for name in keep]
+            kept_keys = [find_column(path, columns, name, (), "--keep-columns") for name in keep]
         yield text_row(number, record.get(text_key), tuple(plain(record.get(key)) for key in kept_keys))
 
 

@@ -29,7 +29,7 @@ TRUNCATIONS = ("head", "tail", "head+tail")
 CHUNK = 1024  # texts encoded in one call, on all cores
 
 
-class Ragged(NamedTuple):
+class TokenizedTexts(NamedTuple):
     """N sequences in one array: sequence i is `ids[offsets[i]:offsets[i + 1]]`."""
 
     ids: Tensor  # (tokens of all sequences,) int32
@@ -41,19 +41,19 @@ class Ragged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenOptions:
+class TokenizerConfig:
     """tokens"""
 
     tokenizer: str | None = option(None, "tokenizer.json, a folder with one, or a Hub id; without it one is trained")
-    vocabulary: int = option(30_000, "word pieces of a trained tokenizer")
+    vocab_size: int = option(30_000, "word pieces of a trained tokenizer")
     max_length: int = option(4096, "most tokens of a text; special tokens count as well")
     truncate: str = option("head", "what is kept of longer texts", choices=TRUNCATIONS)
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
             raise UserError(f"--max-length {self.max_length}: at least 4")
-        if self.vocabulary < 100:
-            raise UserError(f"--vocabulary {self.vocabulary}: at least 100 word pieces")
+        if self.vocab_size < 100:
+            raise UserError(f"--vocab-size {self.vocab_size}: at least 100 word pieces")
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -131,7 +131,9 @@ def digest(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate: str, quiet: bool = True) -> Ragged:
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate: str, quiet: bool = True
+) -> TokenizedTexts:
     """Tokenize on all cores, with the special tokens that the tokenizer itself adds around a text.
 
     `max_length` counts these as well. `truncate` says which of a longer text's tokens are kept: `head`, `tail`, or
@@ -151,7 +153,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate
                 lengths.append(len(row))
             bar.update(len(chunk))
     offsets = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
-    return Ragged(torch.from_numpy(np.concatenate(flat)), offsets)
+    return TokenizedTexts(torch.from_numpy(np.concatenate(flat)), offsets)
 
 
 def cut(ids: list[int], room: int, truncate: str) -> list[int]:

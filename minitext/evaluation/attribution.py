@@ -17,8 +17,8 @@ from torch import Tensor
 from minitext.data.tokenizer import cut, pad_id, special_ids
 from minitext.data.words import replacements
 from minitext.evaluation.predictor import Predictor, TokenSettings
-from minitext.models.bert import Classifier
-from minitext.models.embedding_bag import FeedForward
+from minitext.models.bert import BertClassifier
+from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import SPECIAL_ROLES, mask_id
 from minitext.models.static import LogisticRegression, StaticClassifier
 
@@ -38,7 +38,7 @@ class Word(NamedTuple):
     seen: bool  # False: the model has no vector for it, or the text was cut before it; it contributes nothing
 
 
-class Explanation(NamedTuple):
+class Attribution(NamedTuple):
     """Why a text got its probabilities.
 
     What is explained is the lead of the class `target`: its logit less the mean of the other classes' logits, over the
@@ -47,7 +47,7 @@ class Explanation(NamedTuple):
     """
 
     text: str
-    names: tuple[str, ...]
+    class_names: tuple[str, ...]
     probabilities: list[float]  # C, calibrated
     target: int
     words: list[Word]  # in reading order, never overlapping; their contributions add up to total - baseline
@@ -76,7 +76,7 @@ class Path(NamedTuple):
     logits: Callable[[Tensor], Tensor]
 
 
-def explain(predictor: Predictor, text: str, target: int | None = None) -> Explanation:
+def explain(predictor: Predictor, text: str, target: int | None = None) -> Attribution:
     """What each word of `text` contributes to the class `target` (None: to the likeliest one).
 
     Where nothing but a mean of vectors and a linear layer is between words and logits, the contributions are exact.
@@ -87,23 +87,23 @@ def explain(predictor: Predictor, text: str, target: int | None = None) -> Expla
     if target is None:
         target = max(range(len(probabilities)), key=probabilities.__getitem__)
     others = [c for c in range(len(probabilities)) if c != target]
-    kinds = {StaticClassifier: static_path, FeedForward: feedforward_path, Classifier: bert_path}
+    kinds = {StaticClassifier: static_path, EmbeddingBagClassifier: feedforward_path, BertClassifier: bert_path}
     path = kinds[type(model)](model, text, predictor.tokens)
 
     def lead(scales: Tensor) -> Tensor:
         logits = path.logits(scales) / predictor.temperature  # (K, C)
         return logits[:, target] - logits[:, others].mean(dim=1)  # (K,)
 
-    shares, baseline, total, gap, steps = integrate(
+    shares, baseline, total, gap, steps = integrated_gradients(
         lead, path.columns, path.most_steps, next(model.parameters()).device
     )
     linear = isinstance(model, StaticClassifier) and isinstance(model.classifier, LogisticRegression)
     method = "exact" if linear else f"integrated gradients, {steps} steps"
-    words = add_up(text, path.parts, shares)
-    return Explanation(text, predictor.names, probabilities, target, words, baseline, total, gap, method)
+    words = merge_subwords(text, path.parts, shares)
+    return Attribution(text, predictor.class_names, probabilities, target, words, baseline, total, gap, method)
 
 
-def integrate(
+def integrated_gradients(
     lead: Callable[[Tensor], Tensor], columns: int, most_steps: int, device: torch.device
 ) -> tuple[list[float], float, float, float, int]:
     """The integral of d lead / d scale along the straight path from all scales 0 to all 1 (equation 1 of the paper).
@@ -177,17 +177,17 @@ def word_spans(text: str) -> Iterator[tuple[str, int, int]]:
             word = ""
 
 
-def feedforward_path(model: FeedForward, text: str, tokens: TokenSettings) -> Path:
+def feedforward_path(model: EmbeddingBagClassifier, text: str, tokens: TokenSettings) -> Path:
     """The baseline is the embedding's mean with zeros for ordinary tokens and for n-grams that hold one.
 
     An n-gram is shared equally by its ordinary tokens; what is counted once in a text, by all places where it stands.
     """
     parts, ids, ordinary = read_tokens(tokens, text, model.embedding.weight.device)
     every = copy(model)  # the same network, in which each place counts
-    every.options = replace(model.options, distinct=False)
+    every.options = replace(model.options, binary_counts=False)
     rows = every.features(ids[None], torch.ones_like(ids[None], dtype=torch.bool))[0][0]  # (F,): tokens, pairs, …
     weights = torch.full(rows.shape, 1 / max(len(rows), 1), device=rows.device)  # (F,)
-    if model.options.distinct:
+    if model.options.binary_counts:
         _, which, places = rows.unique(return_inverse=True, return_counts=True)
         weights = 1 / (places[which] * len(places))
     grams = model.embedding.weight.detach()[rows] * weights[:, None]  # (F, D), what each adds to the mean
@@ -205,7 +205,7 @@ def feedforward_path(model: FeedForward, text: str, tokens: TokenSettings) -> Pa
     )
 
 
-def bert_path(model: Classifier, text: str, tokens: TokenSettings) -> Path:
+def bert_path(model: BertClassifier, text: str, tokens: TokenSettings) -> Path:
     """The baseline is the text with [MASK] for each ordinary token: the one token that stands for any word, in places
     where pretraining has met it. Without a mask token it is the zero vector.
     """
@@ -252,7 +252,7 @@ def read_tokens(tokens: TokenSettings, text: str, device: torch.device) -> tuple
     return parts, ids, ~torch.isin(ids, torch.tensor(sorted(special), dtype=torch.int64, device=device))
 
 
-def add_up(text: str, parts: Sequence[Part], shares: Sequence[float]) -> list[Word]:
+def merge_subwords(text: str, parts: Sequence[Part], shares: Sequence[float]) -> list[Word]:
     """The parts of a word together. So are parts that share a character: byte-level tokenizers cut within one."""
     words: list[Word] = []
     number = None
@@ -263,10 +263,10 @@ def add_up(text: str, parts: Sequence[Part], shares: Sequence[float]) -> list[Wo
             word = Word(start, max(end, word.end), contribution + word.contribution, seen or word.seen)
         words.append(word)
         number = part.word
-    return [trim(text, word) for word in words]
+    return [strip_leading_space(text, word) for word in words]
 
 
-def trim(text: str, word: Word) -> Word:
+def strip_leading_space(text: str, word: Word) -> Word:
     """Without the white space before it, which RoBERTa's pieces hold; of nothing else, it is the word."""
     stretch = text[word.start : word.end]
     return word._replace(start=word.end - len(stretch.lstrip())) if stretch.strip() else word

@@ -17,12 +17,12 @@ BINS = 15  # Guo et al. 2017, section 5
 TINY = float(np.finfo(np.float32).tiny)  # a probability that has been rounded to 0 still has a logarithm
 
 
-def said_and_found(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confidence_and_correct(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each text's confidence, and 1 where its prediction is right, else 0; (N,) each."""
     return probabilities.max(1).astype(np.float64), (probabilities.argmax(1) == labels).astype(np.float64)
 
 
-def bin_of(values: np.ndarray, bins: int = BINS, equal: str = "width") -> np.ndarray:
+def bin_index(values: np.ndarray, bins: int = BINS, equal: str = "width") -> np.ndarray:
     """(N,) int64: each value's bin. Equal `width`: K bins between 0 and 1, closed above. Equal `mass`: by rank, so that
     the bins hold as many texts each as they can; equal values may be parted.
     """
@@ -40,7 +40,7 @@ def sums_by_bin(places: np.ndarray, columns: list[np.ndarray]) -> list[np.ndarra
     return [counts[full], *(np.bincount(places, column)[full] for column in columns)]
 
 
-def calibration_error(
+def expected_calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS, equal: str = "width", debiased: bool = False
 ) -> float:
     """The expected calibration error: how far accuracy and mean confidence of a bin lie apart, in the mean over texts.
@@ -50,8 +50,8 @@ def calibration_error(
     takes the root of the mean of squared gaps, each less the variance of its bin's accuracy (Kumar, Liang & Ma 2019,
     "Verified uncertainty calibration", section 4.1), and 0 where less than nothing is left.
     """
-    confidence, right = said_and_found(labels, probabilities)
-    return gap_over_bins(bin_of(confidence, bins, equal), confidence, right, debiased)
+    confidence, right = confidence_and_correct(labels, probabilities)
+    return gap_over_bins(bin_index(confidence, bins, equal), confidence, right, debiased)
 
 
 def gap_over_bins(places: np.ndarray, confidence: np.ndarray, right: np.ndarray, debiased: bool = False) -> float:
@@ -64,14 +64,14 @@ def gap_over_bins(places: np.ndarray, confidence: np.ndarray, right: np.ndarray,
     return math.sqrt(max(float((counts * (gaps**2 - noise)).sum() / counts.sum()), 0.0))
 
 
-def chance_error(probabilities: np.ndarray, bins: int = BINS) -> float:
+def expected_ece_if_calibrated(probabilities: np.ndarray, bins: int = BINS) -> float:
     """The calibration error that a perfect model with these confidences would show on so many texts, in the mean.
 
     In a bin of n texts said to be right with probability c, the share of right ones deviates from c by
     sqrt(2 / pi * c (1 - c) / n) in the mean (of a normal distribution).
     """
     confidence = probabilities.max(1).astype(np.float64)
-    counts, said = sums_by_bin(bin_of(confidence, bins), [confidence])
+    counts, said = sums_by_bin(bin_index(confidence, bins), [confidence])
     deviations = np.sqrt(2 / np.pi * said / counts * (1 - said / counts) / counts)
     return float((counts * deviations).sum() / counts.sum())
 
@@ -82,7 +82,7 @@ def classwise_calibration_error(labels: np.ndarray, probabilities: np.ndarray, b
     """
     errors = []
     for c, column in enumerate(probabilities.T.astype(np.float64)):
-        errors.append(gap_over_bins(bin_of(column, bins), column, (labels == c).astype(np.float64)))
+        errors.append(gap_over_bins(bin_index(column, bins), column, (labels == c).astype(np.float64)))
     return float(np.mean(errors))
 
 
@@ -106,7 +106,7 @@ def brier_parts(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     count = len(labels)
     for c, column in enumerate(probabilities.T.astype(np.float64)):
         truth = (labels == c).astype(np.float64)
-        places = bin_of(column, bins, "mass")
+        places = bin_index(column, bins, "mass")
         sizes, said, found, squares, products = sums_by_bin(places, [column, truth, column**2, column * truth])
         parts["reliability"] += ((said - found) ** 2 / sizes).sum() / count
         parts["resolution"] += (sizes * (found / sizes - truth.mean()) ** 2).sum() / count
@@ -120,8 +120,8 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = 
     """A reliability diagram's bins of equal width that hold texts: `low` and `high` confidence, `count`, mean
     `confidence`, `accuracy`, and the accuracy's 95 % interval, `accuracy_low` to `accuracy_high` (Wilson 1927).
     """
-    confidence, right = said_and_found(labels, probabilities)
-    places = bin_of(confidence, bins)
+    confidence, right = confidence_and_correct(labels, probabilities)
+    places = bin_index(confidence, bins)
     rows = []
     sums = sums_by_bin(places, [confidence, right])
     for place, count, said, hits in zip(np.unique(places), *sums, strict=True):
@@ -169,7 +169,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return math.exp(-log_inverse.item())
 
 
-def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """(N, C) probabilities after their logits have been divided by `temperature`; 1 / temperature takes that back."""
     logits = as_logits(probabilities) / temperature
     powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -189,8 +189,8 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
     to it, once more; so its interval is the basic one, reflected at the value (Efron & Tibshirani 1993, 13.4; Davison
     & Hinkley 1997, 5.2). It does not go below 0, nor end below the value, which noise alone may have raised.
     """
-    confidence, right = said_and_found(labels, probabilities)
-    places, count = bin_of(confidence), len(labels)
+    confidence, right = confidence_and_correct(labels, probabilities)
+    places, count = bin_index(confidence), len(labels)
     order = np.argsort(places, kind="stable")  # texts of a bin side by side
     _, starts = np.unique(places[order], return_index=True)
     gaps, squares = (right - confidence)[order], brier_scores(labels, probabilities)[order]
@@ -200,14 +200,14 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
         briers.append(np.einsum("rn,n->r", weights, squares) / count)
     errors, briers = np.concatenate(errors), np.concatenate(briers)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    ece = calibration_error(labels, probabilities)
+    ece = expected_calibration_error(labels, probabilities)
     low, high = np.maximum(2 * ece - np.quantile(errors, ends[::-1]), (0.0, ece))
     brier_low, brier_high = np.quantile(briers, ends)
     return {
         "ece": {"value": ece, "low": float(low), "high": float(high)},
-        "ece_equal_mass": {"value": calibration_error(labels, probabilities, equal="mass")},
-        "ece_debiased": {"value": calibration_error(labels, probabilities, equal="mass", debiased=True)},
-        "ece_by_chance": {"value": chance_error(probabilities)},
+        "ece_equal_mass": {"value": expected_calibration_error(labels, probabilities, equal="mass")},
+        "ece_debiased": {"value": expected_calibration_error(labels, probabilities, equal="mass", debiased=True)},
+        "ece_by_chance": {"value": expected_ece_if_calibrated(probabilities)},
         "ece_classwise": {"value": classwise_calibration_error(labels, probabilities)},
         "brier": {"value": float(squares.mean()), "low": float(brier_low), "high": float(brier_high)},
         "brier_parts": brier_parts(labels, probabilities),

@@ -89,7 +89,7 @@ class CellCounts:
         return counts.reshape(-1, self.classes, self.classes)
 
 
-class RankCurve:
+class RocAuc:
     """One class against the rest: the area under the ROC curve, for any weighing of the texts.
 
     The area is the probability that a text of the class gets a higher score than another text, ties counting half
@@ -117,10 +117,10 @@ class RankCurve:
         return np.divide(right, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
-def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RankCurve]:
+def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RocAuc]:
     """The curve of class 1 where there are two classes, else of each class against the rest."""
     classes = probabilities.shape[1]
-    return [RankCurve(labels == c, probabilities[:, c]) for c in ([1] if classes == 2 else range(classes))]
+    return [RocAuc(labels == c, probabilities[:, c]) for c in ([1] if classes == 2 else range(classes))]
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...], seed: int) -> dict:

@@ -8,27 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minitext.data.batching import Padder, load_batches, plan_evaluation
+from minitext.data.batching import PackCollator, evaluation_batches, load_batches
 from minitext.evaluation.metrics import averages, confusion_matrix
-from minitext.training.distributed import ALONE, Team
+from minitext.training.distributed import SINGLE, Distributed
 
 
 @torch.inference_mode()
-def predict_all(
+def predict_logits(
     model: nn.Module,
-    data: Padder,
+    data: PackCollator,
     batch: int,
     device: torch.device,
     precision: torch.dtype,
     quiet: bool = True,
-    team: Team = ALONE,
+    team: Distributed = SINGLE,
 ) -> Tensor:
     """Logits of all texts in their own order, `(N, C)` float32 on the CPU, with dropout off.
 
     Each process of a team computes its share of the batches, each text once, and all get all logits.
     """
     model.eval()
-    batches = team.share(plan_evaluation(data.data.lengths().numpy(), batch))
+    batches = team.share(evaluation_batches(data.data.lengths().numpy(), batch))
     rows, logits = [torch.empty(0, dtype=torch.int64)], []
     pieces = load_batches(data, batches) if batches else ()
     for piece in tqdm(pieces, "predicting", len(batches), leave=False, disable=quiet or None):
@@ -45,7 +45,7 @@ def predict_all(
     return team.total(whole).cpu()
 
 
-def validate(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Loss, accuracy and macro-F1 of (N, C) logits."""
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
     scores = averages(confusion)

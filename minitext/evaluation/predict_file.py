@@ -18,27 +18,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitext.data.table import KINDS, TextRow, format_rows, read_rows
-from minitext.evaluation.predictor import BELOW, choose, load_run
-from minitext.reporting.run import differences
-from minitext.training.interrupt import Interrupt
+from minitext.evaluation.predictor import BELOW_THRESHOLD, load_predictor, predict_class
+from minitext.reporting.run import changed_settings
+from minitext.training.interrupt import DelayedInterrupt
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.io import sync_folder
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 RUN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "words.txt")  # what a run's answers depend on
 AT_ONCE = 4096  # rows passed over together
 
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictConfig:
     """what is read and written"""
 
     input: str | None = option(None, ".csv, .tsv, .jsonl, or another file with a text a line; each also .gz")
     text_column: str | None = option(None, "column of --input with the text; otherwise text, review, sentence, content")
     threshold: float = option(0.0, "abstain where no class is as probable as this")
     output: str | None = option(None, "write a row for each row of --input to this .csv, .tsv or .jsonl file")
-    keep: tuple[str, ...] | None = option(None, "columns of --input that are carried along into --output")
+    keep_columns: tuple[str, ...] | None = option(None, "columns of --input that are carried along into --output")
     overwrite: bool = option(False, "replace --output where it exists")
     resume: bool = option(False, "go on where the same command was stopped")
 
@@ -49,8 +49,8 @@ class PredictOptions:
             raise UserError("--text-column: goes with --input")
         if self.output and not self.input:
             raise UserError(f"--output {self.output}: goes with --input")
-        if not self.output and (self.keep or self.overwrite or self.resume):
-            raise UserError("--keep, --overwrite and --resume go with --output")
+        if not self.output and (self.keep_columns or self.overwrite or self.resume):
+            raise UserError("--keep-columns, --overwrite and --resume go with --output")
 
 
 class Counts(NamedTuple):
@@ -61,21 +61,21 @@ class Counts(NamedTuple):
     unread: int = 0  # no text
 
 
-def predict_file(folder: str | Path, options: PredictOptions) -> Counts:
+def predict_file(folder: str | Path, options: PredictConfig) -> Counts:
     """Write `options.output`: a row for each row of `options.input`, with the columns `line` (where the row begins in
-    the input), those of `--keep`, `predicted`, `p(<class>)` for each class, and `note`.
+    the input), those of `--keep-columns`, `predicted`, `p(<class>)` for each class, and `note`.
 
     `note` is empty, or says why `predicted` is: "below threshold"; or, with the probabilities empty as well, "empty
     text", "no text", "not a JSON object", "5 fields for 4 columns". Raises UserError where the run, the input or the
     output cannot be used, and where a row's end cannot be found; the rows before that are kept for `--resume`.
     """
-    source, output, keep = Path(options.input), Path(options.output), options.keep or ()
+    source, output, keep = Path(options.input), Path(options.output), options.keep_columns or ()
     open_input(source).close()  # what is missing is said before a large model is loaded
     check_output(source, output, options.overwrite)
-    run = load_run(folder)
-    columns = ["line", *keep, "predicted", *(f"p({name})" for name in run.names), "note"]
+    run = load_predictor(folder)
+    columns = ["line", *keep, "predicted", *(f"p({name})" for name in run.class_names), "note"]
     if twice := next((name for name in keep if columns.count(name) > 1), None):
-        raise UserError(f"--keep {twice}: {output} would have two columns of that name; rename it in {source}")
+        raise UserError(f"--keep-columns {twice}: {output} would have two columns of that name; rename it in {source}")
     settings = {"run": digest_of_run(Path(folder)), "columns": columns, "threshold": options.threshold}
     with (
         open_input(source) as file,
@@ -86,10 +86,12 @@ def predict_file(folder: str | Path, options: PredictOptions) -> Counts:
         rows = read_rows(source, file, options.text_column, keep)
         seen = pass_over(rows, partial, source)
         # Ctrl-C counts between two chunks: anywhere else, a callback of the workers' pool could swallow it
-        with saying_how_to_go_on(partial), Interrupt() as interrupt:
+        with saying_how_to_go_on(partial), DelayedInterrupt() as interrupt:
             for chunk, probabilities in beside(rows, run.predict_in_chunks):
                 seen.update(identity(chunk))
-                partial.append(list(answers(chunk, probabilities, run.names, options.threshold)), seen.hexdigest())
+                partial.append(
+                    list(answers(chunk, probabilities, run.class_names, options.threshold)), seen.hexdigest()
+                )
                 bar.set_postfix_str(f"{partial.counts.rows:,} rows", refresh=False)
                 bar.update(file.tell() - bar.n)
                 if interrupt.asked:
@@ -132,7 +134,7 @@ class Partial:
         """Raises UserError where what is there was begun with other settings and `resume` would go on with it."""
         self.output, self.columns, self.kind = output, columns, output.suffix.lower()
         self.path = output.with_name(output.name + ".partial")
-        self.journal = Journal(output.with_name(output.name + ".partial.jsonl"))
+        self.journal = MetricsLog(output.with_name(output.name + ".partial.jsonl"))
         self.counts, self.size, self.digest = Counts(), 0, hashlib.sha256().hexdigest()
         if not (resume and self.path.exists() and self.find_place(settings)):
             self.journal.path.unlink(missing_ok=True)  # first: a journal never stands beside a file that is not its own
@@ -152,7 +154,7 @@ class Partial:
         begun, end = next(lines, (None, 0))
         if begun is None:
             return False
-        if changed := list(differences(begun, settings)):
+        if changed := list(changed_settings(begun, settings)):
             raise UserError(
                 f"{self.path}: cannot be resumed with another run or other settings: {'; '.join(changed)}; "
                 "give the old ones, or leave --resume away"
@@ -174,7 +176,7 @@ class Partial:
         self.file.flush()
         os.fsync(self.file.fileno())  # the journal must not know of rows that a power cut can take
         notes = [row[-1] for row in rows if row[-1]]
-        below = notes.count(BELOW)
+        below = notes.count(BELOW_THRESHOLD)
         before = self.counts
         counts = Counts(before.rows + len(rows), before.below + below, before.unread + len(notes) - below)
         self.size = self.file.tell()
@@ -257,7 +259,7 @@ def answers(rows: Sequence[TextRow], probabilities: Tensor, names: Sequence[str]
         if row.note:
             yield (row.line, *row.kept, *nothing, row.note)
         else:
-            best = choose(p, threshold)
+            best = predict_class(p, threshold)
             # nine digits tell any two float32 apart
             numbers = [float(f"{value:.9g}") for value in p]
             yield (
@@ -265,5 +267,5 @@ def answers(rows: Sequence[TextRow], probabilities: Tensor, names: Sequence[str]
                 *row.kept,
                 None if best is None else names[best],
                 *numbers,
-                BELOW if best is None else "",
+                BELOW_THRESHOLD if best is None else "",
             )

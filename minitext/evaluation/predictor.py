@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from minitext.data.batching import Padder
+from minitext.data.batching import PackCollator
 from minitext.data.tokenizer import encode, load_tokenizer, pad_id
-from minitext.evaluation.predict import predict_all
-from minitext.models.bert import Classifier
-from minitext.models.embedding_bag import FeedForward
+from minitext.evaluation.predict import predict_logits
+from minitext.models.bert import BertClassifier
+from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
@@ -30,15 +30,15 @@ from minitext.utils.errors import UserError, first_line
 PREDICTION_BATCH = 8  # texts in a forward pass
 TOKEN_CHUNK = 1024  # texts of a stream that are sorted by length together: 128 batches, so that hardly any is padded
 BAR = 30  # characters of a probability of 1
-BELOW = "below threshold"  # why a run abstains
+BELOW_THRESHOLD = "below threshold"  # why a run abstains
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A trained classifier, whatever its track."""
 
-    names: tuple[str, ...]
-    model: nn.Module  # a StaticClassifier, FeedForward or Classifier
+    class_names: tuple[str, ...]
+    model: nn.Module  # a StaticClassifier, EmbeddingBagClassifier or BertClassifier
     logits: Callable[[Sequence[str]], Tensor]  # texts to (B, C)
     temperature: float = 1.0  # what logits are divided by (Guo et al. 2017, section 4.2)
     tokens: "TokenSettings | None" = None  # None: the model reads words
@@ -69,7 +69,7 @@ class TokenSettings(NamedTuple):
     truncate: str
 
 
-def load_run(folder: str | Path) -> Predictor:
+def load_predictor(folder: str | Path) -> Predictor:
     """The classifier of a finished run. Raises UserError when the folder is no run, unfinished, or damaged."""
     folder = Path(folder)
     check_finished(folder)
@@ -101,19 +101,19 @@ def static_logits_in_chunks(model: StaticClassifier, texts: Iterable[str]) -> It
 
 
 def load_scratch(folder: Path, config: dict) -> Predictor:
-    return on_tokens(tuple(config["names"]), FeedForward.load(folder), folder, config)
+    return token_predictor(tuple(config["names"]), EmbeddingBagClassifier.load(folder), folder, config)
 
 
 def load_finetune(folder: Path, config: dict) -> Predictor:
     names = tuple(config["id2label"][str(row)] for row in range(len(config["id2label"])))
-    model = Classifier(read_config(config, str(folder)), len(names))
+    model = BertClassifier(read_config(config, str(folder)), len(names))
     new, _ = load_weights(model, folder, family_of(config, str(folder)))
     if new:  # drawn at random: no answer is better than a guess
         raise UserError(f"{folder}: damaged (its weights lack {new[0]} for {len(names)} classes); train it again")
-    return on_tokens(names, model, folder, config["minitext"])
+    return token_predictor(names, model, folder, config["minitext"])
 
 
-def on_tokens(names: tuple[str, ...], model: nn.Module, folder: Path, settings: dict) -> Predictor:
+def token_predictor(names: tuple[str, ...], model: nn.Module, folder: Path, settings: dict) -> Predictor:
     """A run on tokens: tokenizer, padded batches, logits; on a GPU if there is one."""
     tokens = TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
     device = pick_device("auto")
@@ -121,42 +121,42 @@ def on_tokens(names: tuple[str, ...], model: nn.Module, folder: Path, settings: 
 
     def logits(texts: Sequence[str]) -> Tensor:
         ids = encode(tokens.tokenizer, texts, tokens.max_length, tokens.truncate)
-        data = Padder(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokens.tokenizer))
-        return predict_all(model, data, PREDICTION_BATCH, device, torch.float32)
+        data = PackCollator(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokens.tokenizer))
+        return predict_logits(model, data, PREDICTION_BATCH, device, torch.float32)
 
     return Predictor(names, model, logits, settings.get("temperature", 1.0), tokens)
 
 
-def choose(probabilities: Sequence[float], threshold: float) -> int | None:
+def predict_class(probabilities: Sequence[float], threshold: float) -> int | None:
     """The likeliest class; None where no class is as probable as `threshold`."""
     highest = max(probabilities)
     return probabilities.index(highest) if highest >= threshold else None
 
 
-def show_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
+def format_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
     """Lines for a terminal: the text, then a bar for each class, the likeliest marked if it reaches `threshold`."""
-    best = choose(probabilities, threshold)
+    best = predict_class(probabilities, threshold)
     width = max(map(len, names))
     lines = [text if len(text) <= 100 else text[:99] + "…"]
     for c, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
         bar = "█" * round(BAR * probability)
         lines.append(f"  {'>' if c == best else ' '} {name:<{width}} {probability:7.2%} {bar}")
-    return "\n".join(lines if best is not None else [*lines, f"  abstains: {BELOW}"])
+    return "\n".join(lines if best is not None else [*lines, f"  abstains: {BELOW_THRESHOLD}"])
 
 
 def json_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
     """One JSON object on one line: text, class (null below `threshold`), probabilities by name, note."""
-    best = choose(probabilities, threshold)
+    best = predict_class(probabilities, threshold)
     record = {
         "text": text,
         "class": None if best is None else names[best],
         "probabilities": dict(zip(names, probabilities, strict=True)),
-        "note": BELOW if best is None else "",
+        "note": BELOW_THRESHOLD if best is None else "",
     }
     return json.dumps(record, ensure_ascii=False)
 
 
-def show_unread(line: int, note: str) -> str:
+def format_skipped_row(line: int, note: str) -> str:
     """A line for a terminal in place of an answer, where a row holds no text."""
     return f"line {line}: {note}"
 

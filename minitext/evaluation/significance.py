@@ -1,6 +1,6 @@
 """Whether one run is better than another, or the texts happened to suit it.
 
-In: labels (N,) and, for each of K runs on the same texts, predictions (N,) and probabilities (N, C). Out: differences
+In: labels (N,) and, for each of K runs on the same texts, predictions (N,) and probabilities (N, C). Out: changed_settings
 with intervals and p-values: McNemar 1947, and the paired bootstrap (Efron & Tibshirani 1993, chapters 13 and 16).
 """
 
@@ -25,7 +25,7 @@ SIGNIFICANT = 1 - LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
 
 
-class Sampled(NamedTuple):
+class BootstrapEstimate(NamedTuple):
     """A number and what it is in R resamples of the texts, (R,)."""
 
     value: float
@@ -52,14 +52,14 @@ class McNemar(NamedTuple):
     p: float
 
 
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
+def mcnemar(correct_a: np.ndarray, second_right: np.ndarray) -> McNemar:
     """The exact test of McNemar 1947 for two runs, (N,) bool each.
 
     Texts that both have right, or both wrong, say nothing. Of the others, were the runs equally good, each would fall
     to either side with probability 1/2: p is two-sided from that binomial distribution.
     """
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
+    only_first = int((correct_a & ~second_right).sum())
+    only_second = int((second_right & ~correct_a).sum())
     total, fewer = only_first + only_second, min(only_first, only_second)
     logs = [log_choose(total, k) - total * math.log(2) for k in range(fewer + 1)]
     return McNemar(only_first, only_second, min(1.0, 2 * math.fsum(map(math.exp, logs))))
@@ -83,9 +83,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def paired_scores(
     labels: np.ndarray, predicted: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], seed: int
-) -> list[dict[str, Sampled]]:
+) -> list[dict[str, BootstrapEstimate]]:
     """Accuracy, macro F1 and log-loss of each of K runs; the k-th resample holds the same texts for all runs, so that
-    what makes a text easy or hard for all of them cancels in their differences.
+    what makes a text easy or hard for all of them cancels in their changed_settings.
     """
     classes = probabilities[0].shape[1]
     cells = [CellCounts(labels, called, classes) for called in predicted]
@@ -106,16 +106,16 @@ def paired_scores(
     result = []
     for run, (value, *resampled) in enumerate(zip(values, *blocks, strict=True)):
         columns = np.concatenate(resampled, axis=1)
-        result.append({name: Sampled(float(value[i, 0]), columns[i]) for i, name in enumerate(SCORES)})
+        result.append({name: BootstrapEstimate(float(value[i, 0]), columns[i]) for i, name in enumerate(SCORES)})
     return result
 
 
-def difference(first: Sampled, second: Sampled) -> Sampled:
+def difference(first: BootstrapEstimate, second: BootstrapEstimate) -> BootstrapEstimate:
     """First less second, resample by resample; both must be of one call of `paired_scores`."""
-    return Sampled(first.value - second.value, first.resampled - second.resampled)
+    return BootstrapEstimate(first.value - second.value, first.resampled - second.resampled)
 
 
-def train_test_gap(train: np.ndarray, test: np.ndarray, seed: int) -> Sampled:
+def train_test_gap(train: np.ndarray, test: np.ndarray, seed: int) -> BootstrapEstimate:
     """How much more accurate a run is on train than on test, from their confusion matrices (C, C).
 
     Train and test are different texts, so they are resampled independently. Drawing N texts with replacement and
@@ -125,11 +125,13 @@ def train_test_gap(train: np.ndarray, test: np.ndarray, seed: int) -> Sampled:
     parts = []
     for confusion in (train, test):
         right, count = np.trace(confusion), confusion.sum()
-        parts.append(Sampled(float(right / count), generator.binomial(count, right / count, RESAMPLES) / count))
+        parts.append(
+            BootstrapEstimate(float(right / count), generator.binomial(count, right / count, RESAMPLES) / count)
+        )
     return difference(*parts)
 
 
-def is_overfitted(gap: Sampled) -> bool:
+def is_overfitted(gap: BootstrapEstimate) -> bool:
     """Whether a train-test gap is more than chance and more than trifling: its interval lies above one point."""
     return gap.interval()[0] > OVERFITTING
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minitext.data.dataset import Corpus
+from minitext.data.dataset import Dataset
 from minitext.data.words import UNKNOWN, distinct_words, word_ids
 from minitext.evaluation.calibration import wilson
 from minitext.utils.io import atomic
@@ -20,11 +20,11 @@ QUARTERS = (0.25, 0.5, 0.75)
 MISTAKES = 50  # kept in mistakes.csv
 
 
-def slices(test: Corpus, train: Corpus, probabilities: np.ndarray) -> list[dict]:
+def subgroup_accuracy(test: Dataset, train: Dataset, probabilities: np.ndarray) -> list[dict]:
     """Accuracy in each part of the test texts, rows `{"by", "slice", "count", "accuracy", "low", "high"}`.
 
     By class; by tag where the corpus has tags; by length in words, and by the share of words that no training text
-    holds, in quarters of the texts. Intervals are Wilson's, 95 %.
+    holds, in by_quartile of the texts. Intervals are Wilson's, 95 %.
     """
     right = probabilities.argmax(1) == test.labels
     ids, offsets = word_ids(test.texts, distinct_words(train.texts))
@@ -33,10 +33,10 @@ def slices(test: Corpus, train: Corpus, probabilities: np.ndarray) -> list[dict]
     new = np.diff(new_before[offsets]) / np.maximum(lengths, 1)
     rows = []
     for by, parts in (
-        ("class", named(np.array(test.names, dtype=object)[test.labels])),
+        ("class", named(np.array(test.class_names, dtype=object)[test.labels])),
         ("tag", named(np.array(test.tags, dtype=object)) if test.tags else ()),
-        ("length", quarters(lengths, "{:,.0f} words")),
-        ("words not in train", quarters(new, "{:.1%}")),
+        ("length", by_quartile(lengths, "{:,.0f} words")),
+        ("words not in train", by_quartile(new, "{:.1%}")),
     ):
         for name, inside in parts:
             found = accuracy_of(right[inside])
@@ -57,7 +57,7 @@ def named(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield value or "(none)", values == value
 
 
-def quarters(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray]]:
+def by_quartile(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray]]:
     """Four parts of as many texts each, from the lowest values; fewer where many texts have one value."""
     edges = [-np.inf, *np.quantile(values, QUARTERS, method="lower"), np.inf]
     for below, upto in pairwise(edges):
@@ -67,19 +67,19 @@ def quarters(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray]]:
             yield least if least == most else f"{least.split()[0]} to {most}", inside
 
 
-def mistakes(test: Corpus, probabilities: np.ndarray) -> np.ndarray:
+def mistakes(test: Dataset, probabilities: np.ndarray) -> np.ndarray:
     """Indices of wrong predictions, the most confident first, at most MISTAKES."""
     predicted = probabilities.argmax(1)
     wrong = np.flatnonzero(predicted != test.labels)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
 
 
-def write_mistakes(path: Path, test: Corpus, probabilities: np.ndarray) -> None:
+def write_mistakes(path: Path, test: Dataset, probabilities: np.ndarray) -> None:
     """The most confident mistakes with their texts: either the model's faults or the labels'."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "predicted", "probability", "text"])
         for i in mistakes(test, probabilities):
             c = probabilities[i].argmax()
-            writer.writerow([test.places[i], test.names[test.labels[i]], test.names[c], f"{probabilities[i, c]:.4f}",
+            writer.writerow([test.ids[i], test.class_names[test.labels[i]], test.class_names[c], f"{probabilities[i, c]:.4f}",
                              test.texts[i]])  # fmt: skip

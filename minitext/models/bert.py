@@ -80,16 +80,16 @@ class Layout(NamedTuple):
     longest: int = 0  # packed: tokens of the longest text
 
 
-class Classifier(nn.Module):
+class BertClassifier(nn.Module):
     """An encoder, and on its first token's hidden state: Linear, activation, dropout, Linear."""
 
     def __init__(self, config: BertConfig, classes: int):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = BertEncoder(config)
         self.dense = nn.Linear(config.width, config.width)  # BERT calls it the pooler
         self.output = nn.Linear(config.width, classes)
-        initialise(self, config.init_std)
+        init_weights(self, config.init_std)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """`(B, T)` ids with a bool mask, True is a real token, to `(B, C)` logits."""
@@ -100,17 +100,17 @@ class Classifier(nn.Module):
         return self.output(F.dropout(hidden, self.config.head_dropout, self.training))
 
 
-class MaskedLM(nn.Module):
+class BertMaskedLM(nn.Module):
     """An encoder, and on chosen tokens: Linear, activation, norm, and the token embedding's transpose."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = BertEncoder(config)
         self.dense = nn.Linear(config.width, config.embedding_width)
         self.norm = nn.LayerNorm(config.embedding_width, config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
-        initialise(self, config.init_std)
+        init_weights(self, config.init_std)
 
     def forward(self, ids: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
         """`chosen`: (B, T) bool, the M tokens to predict, in reading order. Returns `(M, V)` logits of these alone: of
@@ -122,7 +122,7 @@ class MaskedLM(nn.Module):
         return F.linear(hidden, self.encoder.tokens.weight, self.bias)  # tied (Press & Wolf 2017)
 
 
-class Encoder(nn.Module):
+class BertEncoder(nn.Module):
     """Embeddings and layers. `checkpointing` computes a layer's inside again in the backward pass, to save memory."""
 
     def __init__(self, config: BertConfig):
@@ -239,7 +239,7 @@ def can_pack(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, std: float) -> None:
+def init_weights(model: nn.Module, std: float) -> None:
     """New weights as BERT draws them: matrices and embeddings normal, biases zero, norms the identity."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -23,7 +23,7 @@ HASH_MASK = (1 << 31) - 1  # int64 products wrap around; the bits kept are never
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkConfig:
     """network"""
 
     width: int = option(64, "width of the embedding")
@@ -31,7 +31,7 @@ class NetworkOptions:
     dropout: float = option(0.5, "share of hidden units dropped in training")
     ngrams: int = option(1, "longest run of tokens that has an embedding of its own; 1: tokens only")
     buckets: int = option(1 << 20, "rows that the n-grams share by hashing")
-    distinct: bool = option(False, "count each distinct token and n-gram of a text once (Wang & Manning 2012)")
+    binary_counts: bool = option(False, "count each distinct token and n-gram of a text once (Wang & Manning 2012)")
 
     def __post_init__(self) -> None:
         if min(self.width, self.hidden, self.ngrams, self.buckets) < 1:
@@ -40,10 +40,10 @@ class NetworkOptions:
             raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
 
 
-class FeedForward(nn.Module):
+class EmbeddingBagClassifier(nn.Module):
     """Mean of embeddings under one hidden layer. A text without tokens has a mean of zeros."""
 
-    def __init__(self, vocabulary: int, classes: int, options: NetworkOptions):
+    def __init__(self, vocabulary: int, classes: int, options: NetworkConfig):
         super().__init__()
         self.vocabulary, self.classes, self.options = vocabulary, classes, options
         rows = vocabulary + (options.buckets if options.ngrams > 1 else 0)
@@ -71,7 +71,7 @@ class FeedForward(nn.Module):
             rows.append(self.vocabulary + gram % self.options.buckets)
             counted.append(inside)
         features, counts = torch.cat(rows, dim=1), torch.cat(counted, dim=1)
-        if self.options.distinct:
+        if self.options.binary_counts:
             features = features.masked_fill(~counts, -1).sort(dim=1).values
             first = torch.ones_like(counts)
             first[:, 1:] = features[:, 1:] != features[:, :-1]
@@ -105,9 +105,9 @@ class FeedForward(nn.Module):
             save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
 
     @classmethod
-    def load(cls, folder: Path) -> "FeedForward":
+    def load(cls, folder: Path) -> "EmbeddingBagClassifier":
         """The network that `save` wrote into `folder`."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = cls(config["vocabulary"], config["classes"], NetworkOptions(**config["network"]))
+        model = cls(config["vocabulary"], config["classes"], NetworkConfig(**config["network"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model

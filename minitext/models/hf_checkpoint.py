@@ -17,14 +17,14 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 from minitext.data.tokenizer import load_tokenizer
-from minitext.models.bert import BertConfig, Classifier, MaskedLM
+from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic, write_text
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # buffers of old checkpoints, not weights; the decoder is the token embedding again
-IGNORED = re.compile(r"(position_ids|cls\.predictions\.decoder\.(weight|bias)|lm_head\.decoder\.(weight|bias)"
+IGNORE_INDEX = re.compile(r"(position_ids|cls\.predictions\.decoder\.(weight|bias)|lm_head\.decoder\.(weight|bias)"
                      r"|vocab_projector\.weight)$")  # fmt: skip
 GENERIC_LABEL = re.compile(r"LABEL_\d+")
 NOT_OURS = {"transformers_version", "_name_or_path", "dtype"}
@@ -104,7 +104,7 @@ def rename(name: str, family: Family) -> str:
 
 @torch.no_grad()
 def load_weights(
-    model: Classifier | MaskedLM, folder: Path, family: Family, new_output: bool = False
+    model: BertClassifier | BertMaskedLM, folder: Path, family: Family, new_output: bool = False
 ) -> tuple[list[str], list[str]]:
     """Copy a checkpoint into `model`, every tensor accounted for.
 
@@ -113,7 +113,7 @@ def load_weights(
     when a tensor of the encoder is missing, or any but the classes' layer has the wrong shape.
     """
     tensors = {rename(name, family): tensor for name, tensor in read_weights(folder).items()}
-    masked_lm = isinstance(model, MaskedLM)
+    masked_lm = isinstance(model, BertMaskedLM)
     new, missing, wrong, used = [], [], [], set()
     for ours, parameter in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
@@ -135,12 +135,12 @@ def load_weights(
         raise UserError(f"{folder}: the encoder's {missing[0]} is missing ({len(missing)} tensors in all)")
     if wrong:
         raise UserError(f"{folder}: {wrong[0]} ({len(wrong)} tensors of the wrong shape)")
-    return new, sorted(name for name in tensors if name not in used and not IGNORED.search(name))
+    return new, sorted(name for name in tensors if name not in used and not IGNORE_INDEX.search(name))
 
 
 def load_classifier(
     folder: Path, names: Sequence[str], attention_dropout: float | None = None, dropout: float | None = None
-) -> tuple[Classifier, list[str]]:
+) -> tuple[BertClassifier, list[str]]:
     """A classifier for the classes `names` with a checkpoint's weights, and lines on what is new, kept or left over.
 
     The dropouts replace those of the checkpoint's config. A head that the checkpoint brings is kept where it has the
@@ -153,7 +153,7 @@ def load_classifier(
         settings = replace(settings, attention_dropout=attention_dropout)
     if dropout is not None:
         settings = replace(settings, dropout=dropout, head_dropout=dropout)
-    model = Classifier(settings, len(names))
+    model = BertClassifier(settings, len(names))
     order = label_order(config, names)
     new, unused = load_weights(model, folder, family, new_output=order is None)
     lines = []
@@ -201,7 +201,7 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, source: str) -> N
 
 
 def save_model(
-    model: Classifier | MaskedLM, tokenizer: Tokenizer, folder: Path, source: Mapping, names: Sequence[str] = (),
+    model: BertClassifier | BertMaskedLM, tokenizer: Tokenizer, folder: Path, source: Mapping, names: Sequence[str] = (),
     **more: object,
 ) -> None:  # fmt: skip
     """Write a folder that transformers opens: weights in safetensors, config, tokenizer.
@@ -210,7 +210,7 @@ def save_model(
     `minitext`, where transformers leaves it alone.
     """
     family = FAMILIES[source["model_type"]]
-    masked_lm = isinstance(model, MaskedLM)
+    masked_lm = isinstance(model, BertMaskedLM)
     tensors: dict[str, Tensor] = {}
     for ours, tensor in model.state_dict().items():
         theirs = hub_names(ours, family, masked_lm)

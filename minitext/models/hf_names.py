@@ -131,7 +131,7 @@ def setting(config: Mapping, names: Sequence[str], default: object, source: str)
 
 
 def hub_names(ours: str, family: Family, masked_lm: bool) -> tuple[str, ...]:
-    """The names in a checkpoint, with the prefix, of one tensor of our `Classifier` or `MaskedLM`.
+    """The names in a checkpoint, with the prefix, of one tensor of our `BertClassifier` or `BertMaskedLM`.
 
     `encoder.layers.3.inner.weight` is `bert.encoder.layer.3.intermediate.dense.weight` in BERT's.
     """

@@ -25,14 +25,14 @@ from minitext.utils.io import atomic, write_text
 GRADIENT_TOLERANCE = 1e-7  # L-BFGS has converged when no component of the gradient of the mean loss is larger
 
 
-class Examples(NamedTuple):
+class EncodedTexts(NamedTuple):
     """Encoded texts with their labels."""
 
     vectors: Tensor  # (N, D)
     labels: Tensor  # (N,) int64
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """What training gives: the chosen model, what was seen on the way, and the epoch (or iteration) it is from."""
 
     model: nn.Module
@@ -53,7 +53,7 @@ class LogisticRegression(nn.Module):
 
 
 @dataclass(frozen=True)
-class LogisticOptions:
+class LogisticConfig:
     """logistic regression"""
 
     l2: tuple[float, ...] = option((1.0, 0.1, 0.01), "L2 penalties to try; the lowest validation loss decides")
@@ -64,19 +64,19 @@ class LogisticOptions:
             raise UserError(f"--l2 {' '.join(map(str, self.l2))}: a penalty is above 0")
 
 
-def fit_logistic(train: Examples, valid: Examples, classes: int, options: LogisticOptions) -> Fitted:
+def fit_logistic(train: EncodedTexts, valid: EncodedTexts, classes: int, options: LogisticConfig) -> FitResult:
     """One logistic regression for each penalty; the one with the lowest validation loss is kept."""
-    fits = [minimise_logistic(train, valid, classes, l2, options.iterations) for l2 in options.l2]
+    fits = [minimize_logistic(train, valid, classes, l2, options.iterations) for l2 in options.l2]
     return min(fits, key=lambda fit: fit.history[-1]["valid"]["loss"])
 
 
-def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float, iterations: int) -> Fitted:
+def minimize_logistic(train: EncodedTexts, valid: EncodedTexts, classes: int, l2: float, iterations: int) -> FitResult:
     """Minimise the cross-entropy summed over the texts plus `l2`/2 of the squared weights (biases are free).
 
     Full-batch L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search, in float64, to convergence: the same optimum
     as scikit-learn's `LogisticRegression(C=1 / l2)`. The history has a row an iteration.
     """
-    train, valid = (Examples(part.vectors.double().cpu(), part.labels.cpu()) for part in (train, valid))
+    train, valid = (EncodedTexts(part.vectors.double().cpu(), part.labels.cpu()) for part in (train, valid))
     with torch.random.fork_rng(devices=[]):  # a layer draws weights when it is made; these become zeros
         model = LogisticRegression(train.vectors.shape[1], classes).double()
     nn.init.zeros_(model.linear.weight)
@@ -106,7 +106,7 @@ def minimise_logistic(train: Examples, valid: Examples, classes: int, l2: float,
         if max(parameter.grad.abs().max().item() for parameter in model.parameters()) < GRADIENT_TOLERANCE:
             break
     history[-1]["best"] = True
-    return Fitted(model.float(), history, iteration)
+    return FitResult(model.float(), history, iteration)
 
 
 class Standardize(nn.Module):
@@ -131,20 +131,20 @@ class Standardize(nn.Module):
 
 
 @dataclass(frozen=True)
-class MlpOptions:
+class MLPConfig:
     """multilayer perceptron"""
 
     hidden: int = option(256, "units of the hidden layer")
     dropout: float = option(0.5, "share of hidden units dropped in training")
     lr: float = option(3e-4, "learning rate of AdamW")
     weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
-    batch: int = option(64, "texts in a batch")
+    batch_size: int = option(64, "texts in a batch")
     epochs: int = option(100, "most epochs")
     patience: int = option(15, "stop after this many epochs without a lower validation loss")
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.batch, self.epochs, self.patience) < 1:
-            raise UserError("--hidden, --batch, --epochs and --patience are at least 1")
+        if min(self.hidden, self.batch_size, self.epochs, self.patience) < 1:
+            raise UserError("--hidden, --batch-size, --epochs and --patience are at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
 
@@ -156,7 +156,9 @@ def build_mlp(width: int, hidden: int, classes: int, dropout: float) -> nn.Seque
     )
 
 
-def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions, seed: int, quiet: bool) -> Fitted:
+def fit_mlp(
+    train: EncodedTexts, valid: EncodedTexts, classes: int, options: MLPConfig, seed: int, quiet: bool
+) -> FitResult:
     """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; the best epoch's model is kept.
 
     The history has a row an epoch.
@@ -171,7 +173,7 @@ def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions,
         # disable=None: no bar where stderr is not a terminal
         for epoch in tqdm(range(1, options.epochs + 1), "perceptron", leave=False, disable=quiet or None):
             model.train()
-            for chosen in torch.randperm(len(labels)).split(options.batch):
+            for chosen in torch.randperm(len(labels)).split(options.batch_size):
                 loss = F.cross_entropy(model(vectors[chosen]), labels[chosen])
                 optimizer.zero_grad()
                 loss.backward()
@@ -184,11 +186,11 @@ def fit_mlp(train: Examples, valid: Examples, classes: int, options: MlpOptions,
                 break
     model.load_state_dict(best_weights)
     history[best_epoch - 1]["best"] = True
-    return Fitted(model, history, best_epoch)
+    return FitResult(model, history, best_epoch)
 
 
 @torch.no_grad()
-def losses(model: nn.Module, train: Examples, valid: Examples) -> dict[str, dict[str, float]]:
+def losses(model: nn.Module, train: EncodedTexts, valid: EncodedTexts) -> dict[str, dict[str, float]]:
     """Mean cross-entropy and accuracy on both parts, with dropout off; the model is left in evaluation mode."""
     model.eval()
     result = {}
@@ -200,13 +202,13 @@ def losses(model: nn.Module, train: Examples, valid: Examples) -> dict[str, dict
 
 
 class StaticClassifier(nn.Module):
-    """Encoder and classifier together: raw texts to logits; what a run's folder holds."""
+    """BertEncoder and classifier together: raw texts to logits; what a run's folder holds."""
 
     def __init__(self, encoder: MeanEncoder, classifier: nn.Module, names: Sequence[str]):
         super().__init__()
         self.encoder = encoder
         self.classifier = classifier
-        self.names = tuple(names)
+        self.class_names = tuple(names)
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> Tensor:
@@ -221,7 +223,7 @@ class StaticClassifier(nn.Module):
             "classifier": "logistic" if isinstance(self.classifier, LogisticRegression) else "mlp",
             "width": self.encoder.table.shape[1],
             "hidden": None if isinstance(self.classifier, LogisticRegression) else self.classifier[1].out_features,
-            "names": self.names,
+            "names": self.class_names,
         }
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         write_text(folder / "words.txt", "".join(f"{word}\n" for word in self.encoder.words))

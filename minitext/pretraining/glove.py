@@ -44,13 +44,13 @@ class TrainOptions:
     out: str = option("vectors.txt.gz", "the file to write, .txt or .txt.gz")
     width: int = option(100, "numbers in a vector")
     window: int = option(10, "words on either side that count as context")
-    minimum_count: int = option(5, "rarer words get no vector")
-    vocabulary: int = option(400_000, "the most words that get a vector; the most frequent ones do")
+    min_count: int = option(5, "rarer words get no vector")
+    vocab_size: int = option(400_000, "the most words that get a vector; the most frequent ones do")
     epochs: int = option(20, "passes over all pairs of words")
     lr: float = option(0.05, "learning rate")
     x_max: float = option(100.0, "co-occurrences from which on a pair has full weight")
     alpha: float = option(0.75, "exponent of the weight below x_max")
-    batch: int = option(65_536, "pairs of words in one update")
+    batch_size: int = option(65_536, "pairs of words in one update")
     digits: int = option(4, "significant digits in the file")
     seed: int = option(0, "of the first vectors and the order of the pairs")
     resume: bool = option(False, "go on from the last whole epoch of a run that died")
@@ -86,13 +86,13 @@ def train_vectors(options: TrainOptions) -> Vectors:
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}; make it first")
     texts = [text for source in options.data for text in read_texts(source)]
-    names = frequent_words(texts, options.minimum_count, options.vocabulary)
+    names = frequent_words(texts, options.min_count, options.vocab_size)
     ids, offsets = word_ids(texts, {name: number for number, name in enumerate(names)})
     pairs = count_pairs(ids, offsets, len(names), options.window, options.quiet)
     if not len(pairs.counts):
         raise UserError(
-            f"{sources}: in {len(texts):,} texts no two words that occur at least {options.minimum_count} times stand "
-            "in one text; give more texts or a lower --minimum-count"
+            f"{sources}: in {len(texts):,} texts no two words that occur at least {options.min_count} times stand "
+            "in one text; give more texts or a lower --min-count"
         )
     if not options.quiet:
         print(
@@ -121,12 +121,12 @@ def read_texts(source: str) -> list[str]:
     return texts + read_imdb_unlabelled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
 
 
-def frequent_words(texts: Sequence[str], minimum_count: int, most: int) -> list[str]:
+def frequent_words(texts: Sequence[str], min_count: int, most: int) -> list[str]:
     """The `most` most frequent words, most frequent first; of two equally frequent ones, the one that came first."""
     tally: Counter[str] = Counter()
     for text in texts:
         tally.update(words(text))
-    return [word for word, count in tally.most_common(most) if count >= minimum_count]
+    return [word for word, count in tally.most_common(most) if count >= min_count]
 
 
 # Training
@@ -168,7 +168,7 @@ def train_epoch(state: State, pairs: Pairs, options: TrainOptions, epoch: int, b
     """Every pair once, in an order that depends on (seed, epoch) alone; returns the mean loss."""
     order = torch.randperm(len(pairs.counts), generator=torch_generator(options.seed, epoch))
     loss, seen = 0.0, 0
-    for chosen in order.split(options.batch):
+    for chosen in order.split(options.batch_size):
         chosen = chosen.sort().values  # pairs lie by row, so each batch does as well
         batch = Pairs(*(part.index_select(0, chosen) for part in pairs))
         loss += train_step(state, batch, options.lr, options.x_max, options.alpha)

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from minitext.data.word_vectors import Vectors
-from minitext.models.bert import MaskedLM
+from minitext.models.bert import BertMaskedLM
 from minitext.utils.errors import UserError
 
 
 @torch.no_grad()
-def start_positions(model: MaskedLM) -> None:
+def init_positions(model: BertMaskedLM) -> None:
     """Positions start as the sinusoids of Vaswani et al. 2017, section 3.5, with the spread of new weights.
 
     Places that are near each other are then near from the first update, and those that no text reaches lie where their
@@ -29,14 +29,14 @@ def start_positions(model: MaskedLM) -> None:
 
 
 @torch.no_grad()
-def start_bias(model: MaskedLM, ids: Tensor) -> None:
+def init_output_bias(model: BertMaskedLM, ids: Tensor) -> None:
     """The answers' biases start at the logarithm of how often a token occurs, once added: nobody has to learn that."""
     counts = torch.bincount(ids.long(), minlength=model.config.vocabulary) + 1
     model.bias.copy_((counts / counts.sum()).log())
 
 
 @torch.no_grad()
-def start_from(model: MaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
+def start_from(model: BertMaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
     """Copy the vectors of tokens that are words, scaled to the spread that new weights have; the others stay as drawn.
 
     What stands near what is then known from the start, and need not be found out through the layers.

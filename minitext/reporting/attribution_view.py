@@ -1,6 +1,6 @@
 """An explanation for people: coloured words in a terminal or a page, a table of the strongest, JSON.
 
-In: an `Explanation`. Out: strings; whatever comes from a text is escaped.
+In: an `Attribution`. Out: strings; whatever comes from a text is escaped.
 """
 
 import html
@@ -9,14 +9,14 @@ import os
 import sys
 from collections.abc import Iterator
 
-from minitext.evaluation.attribution import COMPLETE, Explanation, Word
+from minitext.evaluation.attribution import COMPLETE, Attribution, Word
 
 STRONGEST = 10  # words in a table
 GREEN, PINK = 28, 127  # of a terminal's 256 colours: told apart by colour-blind readers, legible on black and on white
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def segments(explanation: Explanation) -> Iterator[tuple[str, Word | None]]:
+def segments(explanation: Attribution) -> Iterator[tuple[str, Word | None]]:
     """The whole text in order: words, and what stands between them."""
     end = 0
     for word in explanation.words:
@@ -26,12 +26,12 @@ def segments(explanation: Explanation) -> Iterator[tuple[str, Word | None]]:
     yield explanation.text[end:], None
 
 
-def strongest(explanation: Explanation) -> float:
+def strongest(explanation: Attribution) -> float:
     """The largest absolute contribution; 1 where no word contributes."""
     return max((abs(word.contribution) for word in explanation.words), default=0.0) or 1.0
 
 
-def html_words(explanation: Explanation) -> str:
+def html_words(explanation: Attribution) -> str:
     """An HTML fragment: the text, escaped, each word in a span of class `w` whose variable `--c` is its contribution as
     a share of the largest, from -1 to 1 (positive: for the target); class `w unseen` is for words that were not seen.
     """
@@ -46,16 +46,16 @@ def html_words(explanation: Explanation) -> str:
     return "".join(pieces)
 
 
-def show(explanation: Explanation) -> str:
+def show(explanation: Attribution) -> str:
     """For a person: the probabilities; the text in colours on a terminal (unless NO_COLOR is set, see no-color.org),
     else its strongest words; what the numbers mean.
     """
-    order = sorted(range(len(explanation.names)), key=lambda c: -explanation.probabilities[c])
-    lines = [" · ".join(f"{explanation.names[c]} {explanation.probabilities[c]:.1%}" for c in order)]
+    order = sorted(range(len(explanation.class_names)), key=lambda c: -explanation.probabilities[c])
+    lines = [" · ".join(f"{explanation.class_names[c]} {explanation.probabilities[c]:.1%}" for c in order)]
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    lines += [coloured_text(explanation), ""] if coloured else []
+    lines += [colored_text(explanation), ""] if coloured else []
     lines += word_table(explanation)
-    name = explanation.names[explanation.target]
+    name = explanation.class_names[explanation.target]
     score = f"log-odds of {name}" if len(order) == 2 else f"logit of {name}, less the other classes' mean"
     lines.append(
         f"+ speaks for {name}, - against: what a word adds to the {score}. "
@@ -66,7 +66,7 @@ def show(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def coloured_text(explanation: Explanation) -> str:
+def colored_text(explanation: Attribution) -> str:
     """Weak words as they are, then in colour, on colour, on colour and bold; dim: not seen."""
     largest, pieces = strongest(explanation), []
     for piece, word in segments(explanation):
@@ -79,7 +79,7 @@ def coloured_text(explanation: Explanation) -> str:
     return "".join(pieces)
 
 
-def word_table(explanation: Explanation) -> list[str]:
+def word_table(explanation: Attribution) -> list[str]:
     """The strongest words, equal ones together, and how many there are besides."""
     sums: dict[str, list[float]] = {}
     for word in explanation.words:
@@ -100,11 +100,11 @@ def word_table(explanation: Explanation) -> list[str]:
     return lines or ["  no word in this text"]
 
 
-def json_explanation(explanation: Explanation) -> str:
+def json_explanation(explanation: Attribution) -> str:
     """One JSON object on one line."""
     record = explanation._asdict() | {
-        "class": explanation.names[explanation.target],
-        "probabilities": dict(zip(explanation.names, explanation.probabilities, strict=True)),
+        "class": explanation.class_names[explanation.target],
+        "probabilities": dict(zip(explanation.class_names, explanation.probabilities, strict=True)),
         "words": [{"word": explanation.text[word.start : word.end]} | word._asdict() for word in explanation.words],
     }
     return json.dumps(record, ensure_ascii=False)

@@ -14,13 +14,20 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.evaluation import significance
-from minitext.evaluation.calibration import calibration_error
+from minitext.evaluation.calibration import expected_calibration_error
 from minitext.evaluation.metrics import RESAMPLES
-from minitext.evaluation.significance import McNemar, Sampled, difference, mcnemar, paired_scores, train_test_gap
+from minitext.evaluation.significance import (
+    BootstrapEstimate,
+    McNemar,
+    difference,
+    mcnemar,
+    paired_scores,
+    train_test_gap,
+)
 from minitext.evaluation.subgroups import accuracy_of, named
-from minitext.reporting.disagreements import Disagreement, disagreements_of, with_texts
+from minitext.reporting.disagreements import Disagreement, attach_texts, find_disagreements
 from minitext.reporting.report import IN_PERCENT, show, show_mean, text_table
-from minitext.reporting.saved_run import COMPARED, Result, read_results
+from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
 SEED = 0  # of the resamples that all runs share
@@ -35,12 +42,12 @@ CORRECTED = (
 )
 
 
-class Pair(NamedTuple):
+class PairwiseTest(NamedTuple):
     """Two runs, as places in the list of runs."""
 
     first: int
     second: int
-    differences: dict[str, Sampled]  # first less second; accuracy, macro_f1, log_loss
+    changed_settings: dict[str, BootstrapEstimate]  # first less second; accuracy, macro_f1, log_loss
     test: McNemar
     corrected: float  # the test's p, corrected for the number of pairs
 
@@ -49,7 +56,7 @@ class Pair(NamedTuple):
         return self.corrected < significance.SIGNIFICANT
 
 
-class Seeds(NamedTuple):
+class SeedGroup(NamedTuple):
     """Runs that differ by their seed."""
 
     name: str
@@ -61,43 +68,43 @@ class Seeds(NamedTuple):
 class Comparison:
     """Everything that the terminal and the page show."""
 
-    runs: list[Result]
+    runs: list[SavedRun]
     scores: list[dict]  # per run {"accuracy": {"value", "low", "high"}, "macro_f1", "log_loss", "ece"}
-    gaps: list[Sampled]  # per run: accuracy on train less on test
+    gaps: list[BootstrapEstimate]  # per run: accuracy on train less on test
     best: int  # the most accurate run
-    pairs: list[Pair]
-    seeds: list[Seeds]
+    pairs: list[PairwiseTest]
+    seeds: list[SeedGroup]
     disagreements: list[Disagreement]
     remarks: list[str]  # why texts or colours are missing, for people
 
 
 def compare(folders: Sequence[str | Path]) -> Comparison:
     """Compare finished runs. Raises UserError where a folder is no finished run, or two did not see the same test."""
-    runs = read_results(folders)
+    runs = read_runs(folders)
     for other in runs[1:]:
         check_same_test(runs[0], other)
     labels = runs[0].labels
     paired = paired_scores(labels, [run.predicted for run in runs], [run.probabilities for run in runs], SEED)
     best = max(range(len(runs)), key=lambda i: (paired[i]["accuracy"].value, -paired[i]["log_loss"].value))
-    disagreements, remarks = with_texts(runs, disagreements_of(runs, best))
+    disagreements, remarks = attach_texts(runs, find_disagreements(runs, best))
     return Comparison(
         runs=runs,
-        scores=[shown_scores(run) for run in runs],
+        scores=[overview_scores(run) for run in runs],
         gaps=[gap_of(run) for run in runs],
         best=best,
-        pairs=pairs_of(runs, paired),
-        seeds=seeds_of(runs, paired),
+        pairs=pairwise_tests(runs, paired),
+        seeds=seed_groups(runs, paired),
         disagreements=disagreements,
         remarks=remarks,
     )
 
 
-def check_same_test(first: Result, other: Result) -> None:
+def check_same_test(first: SavedRun, other: SavedRun) -> None:
     """Raises UserError, naming what is different, unless both runs were tested on the same texts."""
-    if first.names != other.names:
+    if first.class_names != other.class_names:
         raise UserError(
-            f"{other.folder}: its classes are {', '.join(other.names)}, those of {first.folder} are "
-            f"{', '.join(first.names)}; compare runs on the same classes"
+            f"{other.folder}: its classes are {', '.join(other.class_names)}, those of {first.folder} are "
+            f"{', '.join(first.class_names)}; compare runs on the same classes"
         )
     if first.fingerprint == other.fingerprint and np.array_equal(first.labels, other.labels):
         return
@@ -112,41 +119,43 @@ def check_same_test(first: Result, other: Result) -> None:
         found.append("the same places hold other texts or labels")
     raise UserError(
         f"{other.folder}: other test texts than {first.folder} ({'; '.join(found)}); train both with the same data, "
-        "--fraction and --seed"
+        "--subset and --seed"
     )
 
 
-def shown_scores(run: Result) -> dict:
+def overview_scores(run: SavedRun) -> dict:
     """The scores of the overview; the calibration error without interval where the run did not keep one."""
     test = run.scores["test"]
     scores = {name: test[name] for name in COMPARED}
-    error = {"value": calibration_error(run.labels, run.probabilities), "low": None, "high": None}
+    error = {"value": expected_calibration_error(run.labels, run.probabilities), "low": None, "high": None}
     return {**scores, "ece": test.get("ece", error)}
 
 
-def gap_of(run: Result) -> Sampled:
+def gap_of(run: SavedRun) -> BootstrapEstimate:
     train, test = (np.array(run.scores[part]["confusion"]) for part in ("train", "test"))
     return train_test_gap(train, test, run.settings["run"]["seed"])  # as in the run's own report
 
 
-def pairs_of(runs: Sequence[Result], paired: Sequence[dict[str, Sampled]]) -> list[Pair]:
-    couples = list(combinations(range(len(runs)), 2))
-    tests = [mcnemar(runs[i].right, runs[j].right) for i, j in couples]
+def pairwise_tests(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEstimate]]) -> list[PairwiseTest]:
+    run_pairs = list(combinations(range(len(runs)), 2))
+    tests = [mcnemar(runs[i].right, runs[j].right) for i, j in run_pairs]
     corrected = significance.holm([test.p for test in tests])
     return [
-        Pair(i, j, {name: difference(paired[i][name], paired[j][name]) for name in significance.SCORES}, test, p)
-        for (i, j), test, p in zip(couples, tests, corrected, strict=True)
+        PairwiseTest(
+            i, j, {name: difference(paired[i][name], paired[j][name]) for name in significance.SCORES}, test, p
+        )
+        for (i, j), test, p in zip(run_pairs, tests, corrected, strict=True)
     ]
 
 
-def seeds_of(runs: Sequence[Result], paired: Sequence[dict[str, Sampled]]) -> list[Seeds]:
+def seed_groups(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEstimate]]) -> list[SeedGroup]:
     """The runs `<folder>/seed<N>`, by folder, where there are two or more."""
     groups: dict[Path, list[int]] = {}
     for i, run in enumerate(runs):
         if re.fullmatch(r"seed\d+", run.folder.resolve().name):
             groups.setdefault(run.folder.resolve().parent, []).append(i)
     return [
-        Seeds(
+        SeedGroup(
             folder.name,
             members,
             {name: significance.summary([paired[i][name].value for i in members]) for name in significance.SCORES},
@@ -198,7 +207,7 @@ def tag_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def by_kind(runs: Sequence[Result]) -> list[tuple[str, int, list[dict[str, float]]]]:
+def by_kind(runs: Sequence[SavedRun]) -> list[tuple[str, int, list[dict[str, float]]]]:
     """For each tag its number of texts, and of each run the accuracy on them with Wilson's interval; nothing at all
     where the data have no tags.
     """
@@ -208,7 +217,7 @@ def by_kind(runs: Sequence[Result]) -> list[tuple[str, int, list[dict[str, float
     ]
 
 
-def show_pair(comparison: Comparison, pair: Pair) -> str:
+def show_pair(comparison: Comparison, pair: PairwiseTest) -> str:
     first, second = (comparison.runs[i].name for i in (pair.first, pair.second))
     verdict = "more than chance" if pair.differ else "may be chance"
     corrected = "" if pair.corrected == pair.test.p else f" (corrected {show_p(pair.corrected)})"
@@ -219,7 +228,7 @@ def show_pair(comparison: Comparison, pair: Pair) -> str:
     )
 
 
-def show_seeds(seeds: Seeds) -> str:
+def show_seeds(seeds: SeedGroup) -> str:
     """`mlp, 5 seeds: accuracy 84.0 % (2.4), macro F1 83.9 % (2.5), log-loss 0.391 (0.021)`."""
     parts = [f"{label} {show_mean(*seeds.scores[name], name in IN_PERCENT)}" for name, label in SEED_SCORES.items()]
     return f"{seeds.name}, mean (deviation) over {len(seeds.runs)} seeds: {', '.join(parts)}"
@@ -228,18 +237,18 @@ def show_seeds(seeds: Seeds) -> str:
 SEED_SCORES = {"accuracy": "accuracy", "macro_f1": "F1 (macro)", "log_loss": "log-loss"}
 
 
-def show_points(sampled: Sampled) -> str:
+def show_points(sampled: BootstrapEstimate) -> str:
     """`+1.3 points [-0.4, 3.0]`."""
     low, high = sampled.interval()
     return f"{100 * sampled.value:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def show_signed(sampled: Sampled) -> str:
+def show_signed(sampled: BootstrapEstimate) -> str:
     low, high = sampled.interval()
     return f"{sampled.value:+.3f} [{low:.3f}, {high:.3f}]"
 
 
-def show_gap(gap: Sampled) -> str:
+def show_gap(gap: BootstrapEstimate) -> str:
     return show_points(gap) + (", overfitted" if significance.is_overfitted(gap) else "")
 
 
@@ -247,7 +256,7 @@ def show_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "under 0.001"
 
 
-def texts_a_second(run: Result) -> float | None:
+def texts_a_second(run: SavedRun) -> float | None:
     seconds = run.costs.get("predict_seconds")
     return run.costs["texts"] / seconds if seconds else None
 

@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitext.data.dataset import DataOptions, load
+from minitext.data.dataset import DataConfig, load
 from minitext.evaluation.attribution import explain
-from minitext.evaluation.predictor import Predictor, load_run
+from minitext.evaluation.predictor import Predictor, load_predictor
 from minitext.reporting.attribution_view import html_words
-from minitext.reporting.saved_run import Result
+from minitext.reporting.saved_run import SavedRun
 from minitext.utils.errors import UserError, first_line
 
-EACH_WAY = 2  # texts shown of two runs, for either being the one that is right
+PER_DIRECTION = 2  # texts shown of two runs, for either being the one that is right
 SHOWN_TEXTS = 24
 EXPLAINING = 12.0  # seconds for the words' colours; a large encoder takes its time on a CPU
 
 
-class Side(NamedTuple):
+class RunPrediction(NamedTuple):
     """What one run says of a text."""
 
     run: int
@@ -37,11 +37,11 @@ class Disagreement(NamedTuple):
     place: str
     label: str
     text: str | None
-    sides: list[Side]
+    sides: list[RunPrediction]
 
 
-def disagreements_of(runs: Sequence[Result], best: int) -> list[tuple[int, list[int]]]:
-    """Texts, as rows, each with the runs to show: the best run against every other, EACH_WAY with either one right.
+def find_disagreements(runs: Sequence[SavedRun], best: int) -> list[tuple[int, list[int]]]:
+    """Texts, as rows, each with the runs to show: the best run against every other, PER_DIRECTION with either one right.
 
     First come those where the two put the most different probabilities on the true class. A run alone: its most
     confident mistakes.
@@ -50,17 +50,19 @@ def disagreements_of(runs: Sequence[Result], best: int) -> list[tuple[int, list[
     own = [run.probabilities[rows, run.labels] for run in runs]  # of the true class, (N,)
     if len(runs) == 1:
         wrong = np.flatnonzero(~runs[0].right)
-        return [(int(row), [0]) for row in wrong[np.argsort(own[0][wrong], kind="stable")][: 2 * EACH_WAY]]
+        return [(int(row), [0]) for row in wrong[np.argsort(own[0][wrong], kind="stable")][: 2 * PER_DIRECTION]]
     found = []
     for other in (i for i in range(len(runs)) if i != best):
         for right, wrong in ((best, other), (other, best)):
             differ = np.flatnonzero(runs[right].right & ~runs[wrong].right)
             order = np.argsort(own[wrong][differ] - own[right][differ], kind="stable")
-            found += [(int(row), [right, wrong]) for row in differ[order][:EACH_WAY]]
+            found += [(int(row), [right, wrong]) for row in differ[order][:PER_DIRECTION]]
     return found[:SHOWN_TEXTS]
 
 
-def with_texts(runs: Sequence[Result], chosen: Sequence[tuple[int, list[int]]]) -> tuple[list[Disagreement], list[str]]:
+def attach_texts(
+    runs: Sequence[SavedRun], chosen: Sequence[tuple[int, list[int]]]
+) -> tuple[list[Disagreement], list[str]]:
     """The chosen texts with their words coloured, as far as the data are still there and time allows; and remarks."""
     texts, remark = test_texts(runs[0])
     remarks = [remark] if remark else []
@@ -75,25 +77,25 @@ def with_texts(runs: Sequence[Result], chosen: Sequence[tuple[int, list[int]]]) 
             called = int(runs[i].predicted[row])
             words = None
             if text is not None and in_time:
-                model = models.get(i) or models.setdefault(i, load_run(runs[i].folder))
+                model = models.get(i) or models.setdefault(i, load_predictor(runs[i].folder))
                 words = html_words(explain(model, text, called))
-            sides.append(Side(i, runs[i].names[called], float(runs[i].probabilities[row, called]), words))
-        result.append(Disagreement(runs[0].ids[row], runs[0].names[runs[0].labels[row]], text, sides))
+            sides.append(
+                RunPrediction(i, runs[i].class_names[called], float(runs[i].probabilities[row, called]), words)
+            )
+        result.append(Disagreement(runs[0].ids[row], runs[0].class_names[runs[0].labels[row]], text, sides))
     uncoloured = sum(shown.text is not None and shown.sides[0].words is None for shown in result)
     if uncoloured:
         remarks.append(f"The last {uncoloured} texts are without colours: those before took {EXPLAINING:.0f} s.")
     return result, remarks
 
 
-def test_texts(run: Result) -> tuple[list[str] | None, str | None]:
+def test_texts(run: SavedRun) -> tuple[list[str] | None, str | None]:
     """The test texts, read again from the data; or None, and a sentence that says why not."""
-    kept = {field.name for field in fields(DataOptions)}
+    kept = {field.name for field in fields(DataConfig)}
     settings = run.settings["data"]
     try:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        test = load(
-            DataOptions(**{key: values[key] for key in values if key in kept}), run.settings["run"]["seed"]
-        ).test
+        test = load(DataConfig(**{key: values[key] for key in values if key in kept}), run.settings["run"]["seed"]).test
     except (UserError, OSError) as error:
         return None, f"The texts are left out, as the data could not be read again: {first_line(error)}."
     if test.fingerprint() != run.fingerprint:

@@ -12,11 +12,11 @@ from pathlib import Path
 from minitext.evaluation.calibration import reliability_bins
 from minitext.evaluation.significance import is_overfitted
 from minitext.reporting import charts, svg
-from minitext.reporting.comparison import Comparison, Pair, counted, show_seeds
-from minitext.reporting.disagreements import Disagreement, Side
+from minitext.reporting.comparison import Comparison, PairwiseTest, counted, show_seeds
+from minitext.reporting.disagreements import Disagreement, RunPrediction
 from minitext.reporting.report import temperature_line
 from minitext.reporting.style import STYLE
-from minitext.reporting.tables import by_tag, differences, name, scores, section
+from minitext.reporting.tables import by_tag, changed_settings, name, scores, section
 from minitext.utils.io import write_text
 
 
@@ -30,9 +30,9 @@ def page(comparison: Comparison) -> str:
     runs = comparison.runs
     title = f"{counted(len(runs), 'run')} on {counted(len(runs[0].labels), 'test text')}"
     sections = (
-        scores, differences, against_time, by_tag, reliability, confusion, learning, texts, commands
+        scores, changed_settings, against_time, by_tag, reliability, confusion, learning, texts, commands
     )  # fmt: skip
-    data, classes = runs[0].settings["data"]["data"], ", ".join(runs[0].names)
+    data, classes = runs[0].settings["data"]["data"], ", ".join(runs[0].class_names)
     subtitle = f"{data} · classes {classes} · compared on {datetime.now(UTC).date()}"
     return "\n".join(
         [
@@ -66,7 +66,7 @@ def verdict(comparison: Comparison) -> str:
     return f'<ul class="verdict">{"".join(lines)}</ul>'
 
 
-def behind(comparison: Comparison, pair: Pair, other: int) -> str:
+def behind(comparison: Comparison, pair: PairwiseTest, other: int) -> str:
     points = 100 * abs(pair.differences["accuracy"].value)
     if not points:
         return f"{name(comparison, other)} has as many right."
@@ -118,7 +118,7 @@ def one_text(comparison: Comparison, shown: Disagreement) -> str:
     )
 
 
-def one_side(comparison: Comparison, shown: Disagreement, side: Side) -> str:
+def one_side(comparison: Comparison, shown: Disagreement, side: RunPrediction) -> str:
     right = side.predicted == shown.label
     sign = '<span class="sure">✓ right</span>' if right else '<span class="flag">✗ wrong</span>'
     words = f'<div class="words">{side.words}</div>' if side.words else ""
@@ -172,17 +172,17 @@ def single_check(rows: Sequence[dict]) -> str:
 def confusion(comparison: Comparison) -> str:
     figures = []
     for i, run in enumerate(comparison.runs):
-        drawing = charts.confusion(i, run.scores["test"]["confusion"], run.names)
+        drawing = charts.confusion(i, run.scores["test"]["confusion"], run.class_names)
         figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}</figure>")
     note = "True classes in rows, predicted ones in columns; per cent of the true class."
-    small = "grid small" if len(comparison.runs[0].names) <= 3 else "grid"
+    small = "grid small" if len(comparison.runs[0].class_names) <= 3 else "grid"
     return section("Which classes are taken for which", note, f'<div class="{small}">{"".join(figures)}</div>')
 
 
 def reliability(comparison: Comparison) -> str:
     figures = []
     for i, run in enumerate(comparison.runs):
-        drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.names))
+        drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.class_names))
         test = run.scores["test"]
         told = (
             f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece_by_chance" in test else ""

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure  # no pyplot: it would look for a screen and keep every figure alive
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from minitext.evaluation.calibration import calibration_error, reliability_bins, with_temperature
+from minitext.evaluation.calibration import apply_temperature, expected_calibration_error, reliability_bins
 from minitext.utils.io import atomic
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 DPI = 160
@@ -28,7 +28,7 @@ def draw(folder: Path) -> None:
         predictions = list(csv.DictReader(file))
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     names = list(scores["test"]["per_class"])
-    save(curves(Journal(folder / "journal.jsonl").checks()), folder / "curves.png")
+    save(curves(MetricsLog(folder / "journal.jsonl").checks()), folder / "curves.png")
     save(confusion(np.array(scores["test"]["confusion"]), names), folder / "confusion.png")
     probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in predictions])  # (N, C)
     labels = np.array([names.index(row["label"]) for row in predictions], dtype=np.int64)  # (N,)
@@ -137,7 +137,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
     say. Bars are 95 % intervals, areas grow with the number of texts. `probabilities`, (N, C), are those after.
     """
     figure, axes = new_figure(2, 9, 4.4)
-    before = with_temperature(probabilities, 1 / temperature)
+    before = apply_temperature(probabilities, 1 / temperature)
     for axis, given, title in (
         (axes[0], before, "as trained"),
         (axes[1], probabilities, f"temperature {temperature:.2f}"),
@@ -150,7 +150,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
         axis.plot([lowest, 1], [lowest, 1], color=GREY, linestyle=":", label="said = found")
         axis.vlines(said, below, above, color=BLUE, linewidth=1.2)
         axis.scatter(said, found, s=size, color=BLUE, alpha=0.75, edgecolor="white", zorder=3, label="texts")
-        axis.set(title=f"{title}: calibration error {calibration_error(labels, given):.1%}",
+        axis.set(title=f"{title}: calibration error {expected_calibration_error(labels, given):.1%}",
                  xlabel="confidence (mean probability of the predicted class)", ylabel="accuracy",
                  xlim=(lowest - 0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

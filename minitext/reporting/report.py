@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minitext.utils.io import write_text
 
-SHOWN = {
+METRIC_LABELS = {
     "accuracy": "accuracy",
     "macro_precision": "precision (macro)",
     "macro_recall": "recall (macro)",
@@ -25,13 +25,13 @@ CALIBRATION = (
     "Calibration error: how far accuracy and mean confidence of a bin lie apart, in the mean (Guo et al. 2017). The "
     "temperature was fitted on validation; it divides the logits and changes no prediction. `predict` applies it."
 )
-TOUCHED_ONCE = "The test texts were scored once, after every choice had been made on validation."
+TEST_USED_ONCE = "The test texts were scored once, after every choice had been made on validation."
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 MISTAKES = 10  # shown; mistakes.csv has more, and the texts
 
 
-def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
-    """Write `report.md`; `facts` are what the script found out on the way, name to text."""
+def write_report(folder: Path, name: str, run_notes: Mapping[str, str]) -> None:
+    """Write `report.md`; `run_notes` are what the script found out on the way, name to text."""
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
@@ -41,8 +41,8 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
         f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
         "## Scores",
         markdown_table(score_rows(scores)),
-        f"Brackets: 95 % bootstrap intervals over the texts ({counts}). {TOUCHED_ONCE}",
-        gap_line(scores["test"]["gap_to_train"]),
+        f"Brackets: 95 % bootstrap intervals over the texts ({counts}). {TEST_USED_ONCE}",
+        generalization_gap_line(scores["test"]["gap_to_train"]),
         "## Classes, on test",
         markdown_table(class_rows(scores["test"])),
         "![Confusion matrix on test](confusion.png)",
@@ -55,13 +55,13 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
         f"{temperature_line(scores['test'])} {CALIBRATION}",
         "![Accuracy by confidence, before and after the temperature](reliability.png)",
         "## Where it is right, on test",
-        markdown_table(slice_rows(scores["test"]["slices"])),
-        "Brackets: 95 % intervals (Wilson). Lengths and shares of words in quarters of the texts.",
+        markdown_table(slice_rows(scores["test"]["subgroup_accuracy"])),
+        "Brackets: 95 % intervals (Wilson). Lengths and shares of words in by_quartile of the texts.",
         "## The most confident mistakes, on test",
         markdown_table(mistake_rows(folder / "mistakes.csv")),
         "Either the model's faults or the labels'. Their texts, and more of them, are in `mistakes.csv`.",
         "## Found on the way",
-        "\n".join(f"- {key}: {value}" for key, value in facts.items()),
+        "\n".join(f"- {key}: {value}" for key, value in run_notes.items()),
         "## Settings",
         "```json\n" + json.dumps(settings, indent=2, ensure_ascii=False) + "\n```",
     ]
@@ -71,7 +71,7 @@ def write_report(folder: Path, name: str, facts: Mapping[str, str]) -> None:
 def score_rows(scores: Mapping[str, Mapping]) -> list[list[str]]:
     """A header and a row a score, with a column for each part of the data."""
     rows = [["", *scores]]
-    for key, label in SHOWN.items():
+    for key, label in METRIC_LABELS.items():
         rows.append([label, *(show(part[key], key in IN_PERCENT) for part in scores.values())])
     return rows
 
@@ -84,7 +84,7 @@ def class_rows(scores: Mapping) -> list[list[str]]:
     return rows
 
 
-def gap_line(gap: Mapping) -> str:
+def generalization_gap_line(gap: Mapping) -> str:
     """How much better train is than test, and whether that is more than chance."""
     size = f"{100 * gap['value']:.1f} points [{100 * gap['low']:.1f}, {100 * gap['high']:.1f}]"
     verdict = (
@@ -129,10 +129,10 @@ def calibration_rows(scores: Mapping) -> list[list[str]]:
     ]
 
 
-def slice_rows(slices: Sequence[Mapping]) -> list[list[str]]:
+def slice_rows(subgroup_accuracy: Sequence[Mapping]) -> list[list[str]]:
     """A header and a row a part of the test texts."""
     rows = [["by", "part", "texts", "accuracy"]]
-    for row in slices:
+    for row in subgroup_accuracy:
         interval = {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
         rows.append([row["by"], row["slice"], f"{row['count']:,}", show(interval, True)])
     return rows

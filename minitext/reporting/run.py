@@ -22,28 +22,28 @@ import numpy as np
 import torch
 
 import minitext
-from minitext.data.dataset import Corpus, Splits
+from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation.calibration import (
+    apply_temperature,
     brier_scores,
-    calibration_error,
     calibration_scores,
+    expected_calibration_error,
     fit_temperature,
-    with_temperature,
 )
 from minitext.evaluation.metrics import log_losses, score
 from minitext.evaluation.significance import is_overfitted, train_test_gap
-from minitext.evaluation.subgroups import slices, write_mistakes
+from minitext.evaluation.subgroups import subgroup_accuracy, write_mistakes
 from minitext.reporting.report import write_report
 from minitext.training.checkpoint import BEST
 from minitext.training.checkpoint import NAME as CHECKPOINT
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.io import atomic, sync_folder, write_text
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 
 @dataclass(frozen=True)
-class FolderOptions:
+class OutputConfig:
     """run"""
 
     out: str = option("runs/run", "folder of the run")
@@ -59,19 +59,19 @@ class FolderOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(FolderOptions):
+class RunConfig(OutputConfig):
     """run"""
 
-    seeds: int = option(1, "run so many seeds, from --seed on, each into <out>/seed<N>, and sum them up")
+    num_seeds: int = option(1, "run so many seeds, from --seed on, each into <out>/seed<N>, and sum them up")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds}: at least 1")
+        if self.num_seeds < 1:
+            raise UserError(f"--num-seeds {self.num_seeds}: at least 1")
 
     def folder(self, name: str = "") -> Path:
         """Where the run `name` of this seed goes."""
-        return Path(self.out) / name / (f"seed{self.seed}" if self.seeds > 1 else "")
+        return Path(self.out) / name / (f"seed{self.seed}" if self.num_seeds > 1 else "")
 
 
 # settings that may change between a run's start and its resumption: they do not decide on its result
@@ -94,7 +94,7 @@ def say(message: str = "", quiet: bool = False) -> None:
         print(message, flush=True)
 
 
-class Costs(NamedTuple):
+class Cost(NamedTuple):
     """What a run took, and what its model takes."""
 
     parameters: int  # numbers in the model, word vectors included
@@ -103,14 +103,14 @@ class Costs(NamedTuple):
     texts: int
 
 
-class Run:
+class RunDir:
     """A run's folder while it is being filled."""
 
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False):
         """Raises UserError when `out` is a finished run (unless `overwrite`), or something else altogether."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".partial")
-        self.journal = Journal(self.folder / "journal.jsonl")
+        self.journal = MetricsLog(self.folder / "journal.jsonl")
         self.resumes = resume and (self.folder / "settings.json").exists()
         if self.out.exists() and not (self.out / "scores.json").exists():
             raise UserError(f"{self.out}: exists and is not a run of minitext; choose another --out")
@@ -124,30 +124,32 @@ class Run:
         start_folder(self.folder, self.resumes, settings)
 
     def finish(
-        self, splits: Splits, probabilities: Sequence[np.ndarray], facts: Mapping[str, str], costs: Costs
+        self, splits: Splits, probabilities: Sequence[np.ndarray], run_notes: Mapping[str, str], costs: Cost
     ) -> dict:
         """Score the three parts, (N, C) probabilities each; write everything that is made from them; take the name.
 
         The probabilities are calibrated first, by a temperature that validation chooses and `config.json` keeps.
-        `facts` are lines for the report, name to text. Returns the scores.
+        `run_notes` are lines for the report, name to text. Returns the scores.
         """
         seed = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))["run"]["seed"]
         temperature = fit_temperature(splits.valid.labels, probabilities[1])
         keep_temperature(self.folder / "config.json", temperature)
-        scores, calibrated = {}, [with_temperature(part, temperature) for part in probabilities]
+        scores, calibrated = {}, [apply_temperature(part, temperature) for part in probabilities]
         for name, part, before, after in zip(Splits._fields, splits, probabilities, calibrated, strict=True):
-            scores[name] = score(part.labels, after, part.names, seed) | calibration_scores(part.labels, after, seed)
+            scores[name] = score(part.labels, after, part.class_names, seed) | calibration_scores(
+                part.labels, after, seed
+            )
             scores[name]["before_temperature"] = {
                 "temperature": temperature,
                 "log_loss": float(log_losses(part.labels, before).mean()),
-                "ece": calibration_error(part.labels, before),
+                "ece": expected_calibration_error(part.labels, before),
                 "brier": float(brier_scores(part.labels, before).mean()),
             }
         gap = train_test_gap(np.array(scores["train"]["confusion"]), np.array(scores["test"]["confusion"]), seed)
         low, high = gap.interval()
         scores["test"]["gap_to_train"] = {"value": gap.value, "low": low, "high": high,
                                           "overfitting": is_overfitted(gap)}  # fmt: skip
-        scores["test"]["slices"] = slices(splits.test, splits.train, calibrated[-1])
+        scores["test"]["subgroup_accuracy"] = subgroup_accuracy(splits.test, splits.train, calibrated[-1])
         write_text(self.folder / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
         write_text(self.folder / "costs.json", json.dumps(costs._asdict(), indent=2) + "\n")
         write_predictions(self.folder / "predictions.csv", splits.test, calibrated[-1])
@@ -157,8 +159,8 @@ class Run:
         )
 
         draw(self.folder)
-        write_report(self.folder, self.out.name, facts)
-        take_name(self.folder, self.out)
+        write_report(self.folder, self.out.name, run_notes)
+        commit(self.folder, self.out)
         return scores
 
 
@@ -166,7 +168,7 @@ def start_folder(folder: Path, resumes: bool, settings: Mapping) -> None:
     """Make `folder` anew with `settings.json`; one that resumes is kept. Raises UserError where its settings differ."""
     if resumes:
         before = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        changed = list(differences(before, json.loads(json.dumps(settings))))
+        changed = list(changed_settings(before, json.loads(json.dumps(settings))))
         if changed:
             raise UserError(
                 f"{folder}: cannot be resumed with other settings: {'; '.join(changed)}; "
@@ -189,7 +191,7 @@ def check_finished(folder: Path) -> None:
     raise UserError(f"{folder}: {state}; {hint}")
 
 
-def take_name(folder: Path, out: Path) -> None:
+def commit(folder: Path, out: Path) -> None:
     """Drop the training state and rename `folder` to `out`; what stood there is deleted after that."""
     for name in (CHECKPOINT, BEST):  # a finished run needs them no more
         (folder / name).unlink(missing_ok=True)
@@ -210,7 +212,7 @@ def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
             part: {"texts": len(corpus), "fingerprint": corpus.fingerprint()}
             for part, corpus in zip(Splits._fields, splits, strict=True)
         },
-        "classes": splits.train.names,
+        "classes": splits.train.class_names,
         **more,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -224,7 +226,7 @@ def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
     }
 
 
-def differences(before: Mapping, now: Mapping, path: str = "") -> Iterator[str]:
+def changed_settings(before: Mapping, now: Mapping, path: str = "") -> Iterator[str]:
     """Name each setting that decides on the result and is not what it was: `loop.lr was 0.001, is 0.01`."""
     for key in sorted(before.keys() | now.keys()):
         name = f"{path}{key}"
@@ -232,7 +234,7 @@ def differences(before: Mapping, now: Mapping, path: str = "") -> Iterator[str]:
         if name in WITHOUT_EFFECT or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{name}.")
+            yield from changed_settings(old, new, f"{name}.")
         else:
             yield f"{name} was {old}, is {new}"
 
@@ -244,12 +246,12 @@ def keep_temperature(config: Path, temperature: float) -> None:
     write_text(config, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_predictions(path: Path, corpus: Corpus, probabilities: np.ndarray) -> None:
+def write_predictions(path: Path, corpus: Dataset, probabilities: np.ndarray) -> None:
     """A row a text: where it stands, its label, the predicted class, each class's probability, its tag if any."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         tag = ["tag"] if corpus.tags else []
-        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in corpus.names), *tag])
-        for i, (place, label, row) in enumerate(zip(corpus.places, corpus.labels, probabilities, strict=True)):
-            predicted, tag = corpus.names[row.argmax()], corpus.tags[i : i + 1]
-            writer.writerow([place, corpus.names[label], predicted, *(f"{value:.9g}" for value in row), *tag])
+        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in corpus.class_names), *tag])
+        for i, (place, label, row) in enumerate(zip(corpus.ids, corpus.labels, probabilities, strict=True)):
+            predicted, tag = corpus.class_names[row.argmax()], corpus.tags[i : i + 1]
+            writer.writerow([place, corpus.class_names[label], predicted, *(f"{value:.9g}" for value in row), *tag])

@@ -31,12 +31,12 @@ NEEDED = (
 
 
 @dataclass(frozen=True)
-class Result:
+class SavedRun:
     """One run."""
 
     folder: Path
     name: str  # the shortest end of its path that no other run of the comparison has
-    names: tuple[str, ...]  # the C classes
+    class_names: tuple[str, ...]  # the C classes
     settings: dict
     scores: dict  # "train", "valid", "test"
     journal: list[dict]
@@ -59,7 +59,7 @@ class Result:
         return self.settings["data_found"]["test"]["fingerprint"]
 
 
-def read_results(folders: Sequence[str | Path]) -> list[Result]:
+def read_runs(folders: Sequence[str | Path]) -> list[SavedRun]:
     """Every run that is named; a folder of seeds (`seed0`, `seed1` …) stands for the runs in it.
 
     Raises UserError when a folder is no run, unfinished, damaged, or named twice.
@@ -70,7 +70,7 @@ def read_results(folders: Sequence[str | Path]) -> list[Result]:
         if folder.resolve() in seen:
             raise UserError(f"{folder}: named twice; name each run once")
         seen.add(folder.resolve())
-    return [read_result(folder, name) for folder, name in zip(expanded, short_names(expanded), strict=True)]
+    return [read_run(folder, name) for folder, name in zip(expanded, short_names(expanded), strict=True)]
 
 
 def with_seeds(folder: Path) -> list[Path]:
@@ -93,8 +93,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_result(folder: Path, name: str) -> Result:
-    """One run's numbers. Raises UserError as `predict.load_run` does."""
+def read_run(folder: Path, name: str) -> SavedRun:
+    """One run's numbers. Raises UserError as `predict.load_predictor` does."""
     check_finished(folder)
     try:
         settings, scores = (read_json(folder / f"{part}.json") for part in ("settings", "scores"))
@@ -102,10 +102,10 @@ def read_result(folder: Path, name: str) -> Result:
         names = tuple(settings["classes"])
         journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
         columns = read_predictions(folder / "predictions.csv", names)
-        result = Result(
+        result = SavedRun(
             folder=folder,
             name=name,
-            names=names,
+            class_names=names,
             settings=settings,
             scores=scores,
             journal=journal,
@@ -145,7 +145,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_predictions(path: Path, names: tuple[str, ...]) -> dict:
-    """The columns of `predictions.csv` that a `Result` has. Raises ValueError with the line that is wrong."""
+    """The columns of `predictions.csv` that a `SavedRun` has. Raises ValueError with the line that is wrong."""
     number = {name: i for i, name in enumerate(names)}
     ids, tags, labels, predicted, probabilities = [], [], [], [], []
     with open(path, encoding="utf-8", newline="") as file:

@@ -6,13 +6,13 @@ In: a `Comparison`. Out: HTML, everything from outside escaped. On a narrow scre
 from collections.abc import Sequence
 from html import escape
 
-from minitext.evaluation.significance import Sampled, is_overfitted
+from minitext.evaluation.significance import BootstrapEstimate, is_overfitted
 from minitext.reporting import svg
 from minitext.reporting.comparison import (
     CORRECTED,
     INTERVALS,
     Comparison,
-    Pair,
+    PairwiseTest,
     by_kind,
     count_or_dash,
     counted,
@@ -59,18 +59,18 @@ def scored(score: dict, in_percent: bool) -> str:
     )
 
 
-def tested(pair: Pair) -> str:
+def tested(pair: PairwiseTest) -> str:
     """McNemar's p, and what it says once the number of pairs is taken into account."""
     corrected = "" if pair.corrected == pair.test.p else f"corrected {show_p(pair.corrected)}<br>"
     verdict = '<span class="sure">more than chance</span>' if pair.differ else "may be chance"
     return f'<b>p {show_p(pair.test.p)}</b><span class="interval">{corrected}{verdict}</span>'
 
 
-def bootstrap_p(sampled: Sampled) -> str:
+def bootstrap_p(sampled: BootstrapEstimate) -> str:
     return f'<span class="interval">bootstrap p {show_p(sampled.p_value())}</span>'
 
 
-def signed(sampled: Sampled, factor: float, digits: int) -> str:
+def signed(sampled: BootstrapEstimate, factor: float, digits: int) -> str:
     """A difference, with its interval below it."""
     value, low, high = (minus(factor * end, digits) for end in (sampled.value, *sampled.interval()))
     return f'<b>{value if value.startswith("−") else f"+{value}"}</b><span class="interval">{low} to {high}</span>'
@@ -121,7 +121,7 @@ def reach_of(intervals: Sequence[tuple[float, float]], least: float) -> tuple[fl
     return svg.spread([end for interval in intervals for end in interval], least)
 
 
-def differences(comparison: Comparison) -> str:
+def changed_settings(comparison: Comparison) -> str:
     """Every two runs: what they differ by, and whether it may be chance."""
     if not comparison.pairs:
         return ""

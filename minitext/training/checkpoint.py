@@ -20,7 +20,7 @@ BEST = "best.pt"
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come. All of it is saved; nothing else decides what comes next."""
 
     epoch: int = 0  # the epoch under way, from 0
@@ -37,7 +37,7 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
+    folder: Path, progress: TrainState, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
 ) -> None:
     """Write `checkpoint.pt` atomically. Raises OSError when the disk is full; the old one then stays."""
     write(
@@ -55,7 +55,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
-) -> Progress:
+) -> TrainState:
     """Put everything back as it was saved; returns how far the run had come."""
     state = read(folder / NAME)
     model.load_state_dict(state["model"])
@@ -65,7 +65,7 @@ def load_checkpoint(
     torch.set_rng_state(state["random_cpu"])
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
-    return Progress(**state["progress"])
+    return TrainState(**state["progress"])
 
 
 def save_best(folder: Path, model: nn.Module) -> None:

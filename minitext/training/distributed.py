@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Team:
+class Distributed:
     """This process's place among all."""
 
     rank: int = 0
@@ -43,20 +43,20 @@ class Team:
         return DistributedDataParallel(model) if self.size > 1 else model
 
 
-ALONE = Team()
+SINGLE = Distributed()
 
 
-def join(device: torch.device) -> Team:
+def join(device: torch.device) -> Distributed:
     """Meet the other processes (NCCL between GPUs, gloo between CPUs)."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        return SINGLE
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(dist.get_rank(), dist.get_world_size())
+    return Distributed(dist.get_rank(), dist.get_world_size())
 
 
-def leave(team: Team) -> None:
+def leave(team: Distributed) -> None:
     """Let go of the group, and so end gloo's threads.
 
     Those that outlive Python abort the process when they free its tensors. They live as long as anything refers to the

@@ -6,7 +6,7 @@ from types import FrameType
 from typing import Self
 
 
-class Interrupt:
+class DelayedInterrupt:
     """While this context is open, the first Ctrl-C (SIGINT) only sets `asked`; a second one stops at once."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """The training loop, every step in plain sight; the from-scratch network and BERT are trained by the same lines.
 
 In: a model that maps `(B, T)` ids and their mask to `(B, C)` logits, and batches. Out: the weights of the best check on
-validation, and a journal. A window is what one update (`step.py`) sees, `--batch` texts; it is worked off in
-micro-batches, as many texts as fit into memory (`--micro-batch`), and gives the same gradient whatever their size.
+validation, and a journal. A window is what one update (`step.py`) sees, `--batch-size` texts; it is worked off in
+micro-batches, as many texts as fit into memory (`--micro-batch-size`), and gives the same gradient whatever their size.
 """
 
 import math
@@ -18,57 +18,59 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from minitext.data.batching import Padder, load_batches, plan_epoch
-from minitext.evaluation.predict import predict_all, validate
-from minitext.training.checkpoint import NAME, Progress, load_best, load_checkpoint, save_best, save_checkpoint
-from minitext.training.distributed import ALONE, Team
-from minitext.training.interrupt import Interrupt
-from minitext.training.optim import SCHEDULES, build_optimizers, rate_share, set_rate, warmup_updates
-from minitext.training.step import IGNORED, train_step, within_memory
+from minitext.data.batching import PackCollator, epoch_batches, load_batches
+from minitext.evaluation.predict import classification_metrics, predict_logits
+from minitext.training.checkpoint import NAME, TrainState, load_best, load_checkpoint, save_best, save_checkpoint
+from minitext.training.distributed import SINGLE, Distributed
+from minitext.training.interrupt import DelayedInterrupt
+from minitext.training.optim import SCHEDULES, build_optimizers, lr_factor, set_lr, warmup_updates
+from minitext.training.step import IGNORE_INDEX, step_with_oom_retry, train_step
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class LoopConfig:
     """training"""
 
     epochs: int = option(10, "passes over the training texts")
-    batch: int = option(64, "texts that one update sees")
-    micro_batch: int | None = option(None, "texts in memory at once; the update stays the same (default: --batch)")
-    batch_tokens: int | None = option(None, "most tokens, padding included, that one update sees")
+    batch_size: int = option(64, "texts that one update sees")
+    micro_batch_size: int | None = option(
+        None, "texts in memory at once; the update stays the same (default: --batch-size)"
+    )
+    max_tokens_per_batch: int | None = option(None, "most tokens, padding included, that one update sees")
     optimizer: str = option("adam", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(3e-3, "peak learning rate")
     weight_decay: float = option(0.0, "of matrices; biases and norms do not decay")
     warmup: float = option(0.1, "updates until the peak rate: a share below 1, or a number")
     schedule: str = option("linear", "the rate after warmup", choices=SCHEDULES)
-    clip: float = option(1.0, "most L2 norm of the gradients")
+    max_grad_norm: float = option(1.0, "most L2 norm of the gradients")
     label_smoothing: float = option(0.0, "share of a label's probability that is spread over all classes")
-    check_every: int | None = option(None, "updates between checks on validation (default: an epoch)")
-    best: str = option("accuracy", "what decides on the best check", choices=("accuracy", "macro_f1", "loss"))
+    eval_every: int | None = option(None, "updates between checks on validation (default: an epoch)")
+    select_by: str = option("accuracy", "what decides on the best check", choices=("accuracy", "macro_f1", "loss"))
     patience: int | None = option(None, "stop after this many checks without a better one")
     precision: str = option("auto", "of matrix products", choices=("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "micro_batch", "batch_tokens", "check_every", "patience"):
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_tokens_per_batch", "eval_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
-        for name in ("lr", "clip"):
+        for name in ("lr", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # written so that NaN is refused as well
-                raise UserError(f"--{name} {getattr(self, name)}: a number above 0")
+                raise UserError(f"--{name.replace('_', '-')} must be > 0 (got {value})")
         if not (0 <= self.warmup < math.inf and 0 <= self.weight_decay < math.inf):
             raise UserError(f"--warmup {self.warmup} --weight-decay {self.weight_decay}: numbers not below 0")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: a share lies from 0 to below 1")
-        if self.micro_batch is not None and self.micro_batch > self.batch:
-            raise UserError(f"--micro-batch {self.micro_batch}: more than --batch {self.batch}")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise UserError(f"--micro-batch-size {self.micro_batch_size}: more than --batch-size {self.batch_size}")
 
 
 @dataclass(frozen=True)
-class LoopOptions(FitOptions):
+class TrainConfig(LoopConfig):
     """training"""
 
     class_weights: str = option("equal", "balanced: rare classes weigh more", choices=("equal", "balanced"))
@@ -84,31 +86,34 @@ class Task(NamedTuple):
     weights: Tensor  # (classes,) float32, of each label in the loss
 
 
-def plan_training(lengths: np.ndarray, options: LoopOptions, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
+def plan_steps(lengths: np.ndarray, options: TrainConfig, seed: int) -> tuple[list[list[np.ndarray]], int, int]:
     """Of each epoch, the rows of its windows; the number of updates in all; those of them that warm up.
 
     Raises UserError when the warmup is longer than the training.
     """
-    plans = [plan_epoch(lengths, options.batch, seed, epoch, options.batch_tokens) for epoch in range(options.epochs)]
+    plans = [
+        epoch_batches(lengths, options.batch_size, seed, epoch, options.max_tokens_per_batch)
+        for epoch in range(options.epochs)
+    ]
     updates = sum(map(len, plans))
     return plans, updates, warmup_updates(options.warmup, updates)
 
 
 def fit(
     model: nn.Module,
-    train: Padder,
-    valid: Padder,
-    options: LoopOptions,
+    train: PackCollator,
+    valid: PackCollator,
+    options: TrainConfig,
     seed: int,
     device: torch.device,
     precision: torch.dtype,
     folder: Path,
     say: Callable[[str], None],
     quiet: bool = False,
-    team: Team = ALONE,
+    team: Distributed = SINGLE,
     groups: list[dict] | None = None,
     task: Task | None = None,
-) -> Progress:
+) -> TrainState:
     """Train until the last epoch, or until patience ends; `model` then holds the weights of the best check.
 
     `folder` gets `journal.jsonl` and, at every check, `checkpoint.pt`; where there is one, training goes on from it. A
@@ -120,19 +125,19 @@ def fit(
     """
     first = team.rank == 0
     lengths = train.data.lengths().numpy()
-    plans, updates, warmup = plan_training(lengths, options, seed)
+    plans, updates, warmup = plan_steps(lengths, options, seed)
     optimizers = build_optimizers(model, options.optimizer, options.lr, options.weight_decay, groups)
     scaler = GradScaler(device.type, enabled=precision == torch.float16)
-    weights = task.weights if task else weigh_classes(train.labels, valid.labels, options.class_weights)
+    weights = task.weights if task else class_weights_of(train.labels, valid.labels, options.class_weights)
     weights = weights.to(device)
-    journal = Journal(folder / "journal.jsonl") if first else None
-    progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else Progress()
+    journal = MetricsLog(folder / "journal.jsonl") if first else None
+    progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else TrainState()
     if first:
         journal.cut(progress.journal_bytes)
     else:  # other dropout than the first process's, which the checkpoint brought or the seed gave
         torch.manual_seed(int(np.random.SeedSequence([seed, team.rank, progress.updates]).generate_state(1)[0]))
     team.wait()  # until all have read the checkpoint that the first will replace
-    member, at_once = team.wrap(model), options.micro_batch or options.batch
+    member, at_once = team.wrap(model), options.micro_batch_size or options.batch_size
     limit = at_once
     clock = time.perf_counter() - progress.seconds
 
@@ -142,10 +147,12 @@ def fit(
         if task:
             scores = task.check()
         else:
-            scores = validate(predict_all(model, valid, at_once, device, precision, team=team), valid.labels)
+            scores = classification_metrics(
+                predict_logits(model, valid, at_once, device, precision, team=team), valid.labels
+            )
         if not math.isfinite(scores["loss"]):
             raise UserError(f"epoch {progress.epoch + done:g}: the validation loss is {scores['loss']}; lower --lr")
-        score = -scores["loss"] if options.best == "loss" else scores[options.best]
+        score = -scores["loss"] if options.select_by == "loss" else scores[options.select_by]
         better = score > progress.best_score
         if better:
             progress.best_score, progress.best_epoch, progress.checks_since_best = score, progress.epoch + done, 0
@@ -178,11 +185,11 @@ def fit(
     def patience_is_over() -> bool:
         return options.patience is not None and progress.checks_since_best >= options.patience
 
-    with Interrupt() as interrupt:
+    with DelayedInterrupt() as interrupt:
         while progress.epoch < options.epochs and not patience_is_over():
             plan = plans[progress.epoch]
             windows = plan[progress.window :]
-            pieces = split_windows([own_share(rows, team) for rows in windows], options.micro_batch)
+            pieces = split_windows([shard_rows(rows, team) for rows in windows], options.micro_batch_size)
             batches = load_batches(
                 train.at_epoch(progress.epoch),
                 [rows for window in pieces for rows in window],
@@ -194,14 +201,14 @@ def fit(
             )  # fmt: skip
             tokens, started = 0, time.perf_counter()
             for window, own in bar:
-                rate = options.lr * rate_share(progress.updates, updates, warmup, options.schedule)
-                set_rate(optimizers, rate)
+                rate = options.lr * lr_factor(progress.updates, updates, warmup, options.schedule)
+                set_lr(optimizers, rate)
                 batch = [next(batches).to(device) for _ in own]
                 if team.rank >= len(window):  # fewer texts than processes: this one has a text to keep pace, no more
-                    batch = [piece._replace(labels=torch.full_like(piece.labels, IGNORED)) for piece in batch]
+                    batch = [piece._replace(labels=torch.full_like(piece.labels, IGNORE_INDEX)) for piece in batch]
                 try:
-                    step, limit = within_memory(
-                        lambda parts: train_step(member, parts, optimizers, scaler, precision, options.clip,
+                    step, limit = step_with_oom_retry(
+                        lambda parts: train_step(member, parts, optimizers, scaler, precision, options.max_grad_norm,
                                                  weights, options.label_smoothing, team),
                         batch, limit, team, say,
                     )  # fmt: skip
@@ -224,7 +231,7 @@ def fit(
                     loss=f"{progress.loss_sum / progress.seen:.3f}", accuracy=f"{progress.correct / progress.seen:.1%}",
                     rate=f"{rate:.1e}", tokens_s=f"{tokens / (time.perf_counter() - started):,.0f}", refresh=False,
                 )  # fmt: skip
-                due = options.check_every and progress.window % options.check_every == 0 and progress.window < len(plan)
+                due = options.eval_every and progress.window % options.eval_every == 0 and progress.window < len(plan)
                 asked = (
                     interrupt.asked if team.size == 1 else team.total(torch.tensor(int(interrupt.asked), device=device))
                 )
@@ -247,20 +254,23 @@ def fit(
     return progress
 
 
-def own_share(rows: np.ndarray, team: Team) -> np.ndarray:
+def shard_rows(rows: np.ndarray, team: Distributed) -> np.ndarray:
     """This process's rows of a window; the window's first where there are too few for all."""
     return team.share(rows) if team.rank < len(rows) else rows[:1]
 
 
-def split_windows(plan: Sequence[np.ndarray], micro_batch: int | None) -> list[list[np.ndarray]]:
-    """Each window's rows in micro-batches of at most `micro_batch`."""
+def split_windows(plan: Sequence[np.ndarray], micro_batch_size: int | None) -> list[list[np.ndarray]]:
+    """Each window's rows in micro-batches of at most `micro_batch_size`."""
     return [
-        [rows[first : first + (micro_batch or len(rows))] for first in range(0, len(rows), micro_batch or len(rows))]
+        [
+            rows[first : first + (micro_batch_size or len(rows))]
+            for first in range(0, len(rows), micro_batch_size or len(rows))
+        ]
         for rows in plan
     ]
 
 
-def weigh_classes(train: Tensor, valid: Tensor, how: str) -> Tensor:
+def class_weights_of(train: Tensor, valid: Tensor, how: str) -> Tensor:
     """(C,) float32: ones, or `balanced`, N / (C * texts of the class), so that every class weighs the same in all."""
     classes = int(max(train.max(), valid.max())) + 1
     if how == "equal":

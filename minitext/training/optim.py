@@ -37,10 +37,10 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return [p for p in trainable if id(p) not in sparse], [p for p in trainable if id(p) in sparse]
 
 
-def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict]:
-    """`decay_groups` of a BERT classifier, each layer slower than the one above it by the factor `layer_decay`.
+def layer_groups(model: nn.Module, weight_decay: float, layer_lr_decay: float) -> list[dict]:
+    """`decay_groups` of a BERT classifier, each layer slower than the one above it by the factor `layer_lr_decay`.
 
-    The head learns at the full rate, the top layer at `layer_decay` of it, the embeddings slowest (Howard & Ruder 2018,
+    The head learns at the full rate, the top layer at `layer_lr_decay` of it, the embeddings slowest (Howard & Ruder 2018,
     section 3.2; Sun et al. 2019, section 5.3.3, found 0.95 good). A group's `share` is its part of the rate.
     """
     depth = len(model.encoder.layers)
@@ -53,14 +53,14 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
         else:
             modules = [module for name, module in model.encoder.named_children() if name != "layers"]
         for group in decay_groups(nn.ModuleList(modules), weight_decay):
-            groups.append({**group, "share": layer_decay**level})
+            groups.append({**group, "share": layer_lr_decay**level})
     return groups
 
 
 def build_optimizers(
     model: nn.Module, name: str, lr: float, weight_decay: float, groups: list[dict] | None = None
 ) -> list[Optimizer]:
-    """`adam` or `adamw` for the dense parameters, RowAdam for sparse embeddings (which do not decay).
+    """`adam` or `adamw` for the dense parameters, SparseRowAdam for sparse embeddings (which do not decay).
 
     Adam's own weight decay is an L2 penalty inside the gradient; AdamW's is decoupled (Loshchilov & Hutter 2019).
     """
@@ -70,11 +70,11 @@ def build_optimizers(
     ]
     _, sparse = split_parameters(model)
     if sparse:
-        optimizers.append(RowAdam(sparse, lr=lr))
+        optimizers.append(SparseRowAdam(sparse, lr=lr))
     return optimizers
 
 
-class RowAdam(Optimizer):
+class SparseRowAdam(Optimizer):
     """Adam (Kingma & Ba 2015) for sparse gradients: only the rows that a batch touched are visited, moments included.
 
     The rule of `torch.optim.SparseAdam`, in about a fifth of its time: rows are gathered once and written back once,
@@ -112,7 +112,7 @@ def has_fused_kernel(model: nn.Module) -> bool:
     return next(model.parameters()).device.type in ("cuda", "cpu", "mps")
 
 
-def rate_share(update: int, updates: int, warmup: int, schedule: str) -> float:
+def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
     """The share of the peak learning rate for update `update` (0 is the first) of `updates`.
 
     It rises linearly over the first `warmup` updates, the first of them not at zero, since an update at rate zero is
@@ -137,13 +137,13 @@ def warmup_updates(warmup: float, updates: int) -> int:
     return count
 
 
-def set_rate(optimizers: Sequence[Optimizer], rate: float) -> None:
+def set_lr(optimizers: Sequence[Optimizer], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
 
 
-def clip_gradients(parameters: Iterable[Tensor], most: float) -> float:
+def clip_grad_norm(parameters: Iterable[Tensor], most: float) -> float:
     """Scale all gradients down so that their common L2 norm is at most `most` (Pascanu et al. 2013); returns the norm
     before. `torch.nn.utils.clip_grad_norm_` does this for dense gradients only.
     """

@@ -16,11 +16,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from minitext.data.batching import Batch
-from minitext.training.distributed import ALONE, Team
-from minitext.training.optim import clip_gradients
+from minitext.training.distributed import SINGLE, Distributed
+from minitext.training.optim import clip_grad_norm
 from minitext.utils.errors import UserError
 
-IGNORED = -1  # the label of a text that fills up the share of a process which has none
+IGNORE_INDEX = -1  # the label of a text that fills up the share of a process which has none
 
 
 class Step(NamedTuple):
@@ -42,7 +42,7 @@ def train_step(
     clip: float,
     class_weights: Tensor,
     label_smoothing: float = 0.0,
-    team: Team = ALONE,
+    team: Distributed = SINGLE,
 ) -> Step:
     """One update from a window of micro-batches, the same as from one batch of all their texts.
 
@@ -68,7 +68,7 @@ def train_step(
             batch.labels,
             class_weights,
             reduction="sum",
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
             label_smoothing=label_smoothing,
         )
         scaler.scale(loss * team.size / weight).backward()  # `size`, since a team's gradients are averaged, not added
@@ -82,7 +82,7 @@ def train_step(
 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    norm = clip_gradients(model.parameters(), clip)
+    norm = clip_grad_norm(model.parameters(), clip)
     finite = math.isfinite(norm)
     if not finite and not scaler.is_enabled():
         raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -97,8 +97,12 @@ def train_step(
     return Step(loss_sum, int(correct), norm, finite, int(labels))
 
 
-def within_memory(
-    step: Callable[[list[Batch]], Step], batch: Sequence[Batch], limit: int, team: Team, say: Callable[[str], None]
+def step_with_oom_retry(
+    step: Callable[[list[Batch]], Step],
+    batch: Sequence[Batch],
+    limit: int,
+    team: Distributed,
+    say: Callable[[str], None],
 ) -> tuple[Step, int]:
     """Take a step in micro-batches of at most `limit` texts; where the GPU's memory is too small for them, in halves.
 
@@ -110,8 +114,8 @@ def within_memory(
         except torch.OutOfMemoryError as error:
             largest = min(limit, max(len(piece.rows) for piece in batch))
             if largest == 1 or team.size > 1:  # the other processes of a team cannot be told
-                raise UserError(f"out of GPU memory with {largest} texts at once; lower --micro-batch or --max-length"
+                raise UserError(f"out of GPU memory with {largest} texts at once; lower --micro-batch-size or --max-length"
                                 ", or give --gradient-checkpointing") from error  # fmt: skip
         limit = largest // 2  # outside of `except`, whose error holds on to the tensors that filled the memory
         torch.cuda.empty_cache()
-        say(f"out of GPU memory: going on with --micro-batch {limit}, the update stays the same")
+        say(f"out of GPU memory: going on with --micro-batch-size {limit}, the update stays the same")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-class Journal:
+class MetricsLog:
     """An append-only file. It holds no clock times, so that a resumed run's journal equals an uninterrupted one's."""
 
     def __init__(self, path: Path):

@@ -1,7 +1,7 @@
 """Fine-tuning a BERT for an epoch: minitext and transformers' Trainer in turn, each run in a process of its own.
 
     pip install "transformers>=5" accelerate
-    python tests/benchmarks/fit_finetune.py --model MiniLM/ --data aclImdb_v1.tar.gz --fraction 0.04 0.02 [--rounds 3]
+    python tests/benchmarks/fit_finetune.py --model MiniLM/ --data aclImdb_v1.tar.gz --subset 0.04 0.02 [--rounds 3]
     python tests/benchmarks/fit_finetune.py --shape base --tokenizer MiniLM/ --data aclImdb_v1.tar.gz --steps 100
 
 Both get the same token ids. minitext updates from 64 texts (on the CPU in micro-batches of 8), Trainer from its
@@ -9,7 +9,7 @@ default 8 or from --peer-batch, padded by DataCollatorWithPadding; each evaluate
 
     training    real tokens (no padding) a second, from the end of the update that completes the first 64 texts, the
                 warm-up, to the end of the last: fetching, forward, backward, clipping, optimizer; no loading, no checks
-    evaluation  real tokens a second of `predict_all` and `Trainer.predict` on the test texts, after 64 as a warm-up
+    evaluation  real tokens a second of `predict_logits` and `Trainer.predict` on the test texts, after 64 as a warm-up
     peak        the process's most resident memory (CPU) or torch's most allocated (CUDA); with --peak-tflops also the
                 share of it that training makes use of, counting work on real tokens only (`training_flops`)
 """
@@ -33,20 +33,20 @@ import torch
 from tokenizers import processors
 from torch.amp import GradScaler
 
-from minitext.data.batching import Padder, load_batches
-from minitext.data.dataset import DataOptions, load
+from minitext.data.batching import PackCollator, load_batches
+from minitext.data.dataset import DataConfig, load
 from minitext.data.tokenizer import encode, pad_id, train_tokenizer
-from minitext.evaluation.predict import predict_all
-from minitext.models.bert import BertConfig, Classifier, training_flops
+from minitext.evaluation.predict import predict_logits
+from minitext.models.bert import BertClassifier, BertConfig, training_flops
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, read_json, save_model
 from minitext.models.hf_names import read_config, write_config
 from minitext.training.device import PRECISIONS, pick_device, pick_precision
-from minitext.training.loop import LoopOptions, plan_training, split_windows
-from minitext.training.optim import build_optimizers, layer_groups, rate_share, set_rate
+from minitext.training.loop import TrainConfig, plan_steps, split_windows
+from minitext.training.optim import build_optimizers, layer_groups, lr_factor, set_lr
 from minitext.training.step import train_step
 
 DEVICE = pick_device("auto")
-LOOP = LoopOptions(epochs=1, optimizer="adamw", lr=3e-5, weight_decay=0.01)  # as in train_finetune.py; 64 texts
+LOOP = TrainConfig(epochs=1, optimizer="adamw", lr=3e-5, weight_decay=0.01)  # as in train_finetune.py; 64 texts
 CPU_MICRO_BATCH = 8  # as in train_finetune.py
 WARM_UP = 64  # texts: one update of minitext, eight of Trainer's default
 SHAPES = {"base": {}, "small": {"width": 384, "layers": 6, "heads": 12, "inner": 1536}}  # BERT-base, MiniLM-L6
@@ -54,8 +54,8 @@ SHAPES["tiny"] = {"width": 64, "layers": 2, "heads": 2, "inner": 128}  # only to
 GROUPED = {"train_sampling_strategy": "group_by_length"}
 PEERS = {"default": {}, "grouped": GROUPED, "fp16": {"fp16": True}, "bf16": {"bf16": True}}
 PEERS["best"] = PEERS["bf16"] | GROUPED | {"torch_compile": True, "optim": "adamw_torch_fused"}
-Fitted = tuple[Callable, list[tuple[list[int], float]]]  # predicts; of each update its texts' lengths, its end
-Result = tuple[float, float, float, float]  # tokens/s in training and evaluation, peak in bytes, FLOP/s in training
+FitResult = tuple[Callable, list[tuple[list[int], float]]]  # predicts; of each update its texts' lengths, its end
+SavedRun = tuple[float, float, float, float]  # tokens/s in training and evaluation, peak in bytes, FLOP/s in training
 
 
 class Contestant(NamedTuple):
@@ -67,26 +67,26 @@ class Contestant(NamedTuple):
     attention_dropout: float | None = None  # minitext's; None: the checkpoint's
 
 
-def fit_minitext(way: Contestant, model: str, data: Padder, names: list[str], seed: int) -> Fitted:
+def fit_minitext(way: Contestant, model: str, data: PackCollator, names: list[str], seed: int) -> FitResult:
     """The lines of `minitext.training.loop.fit` without checks, checkpoints and journal, which Trainer is spared as well."""
-    precision, loop, done = way.precision, replace(LOOP, batch=way.batch, micro_batch=way.at_once), []
+    precision, loop, done = way.precision, replace(LOOP, batch_size=way.batch_size, micro_batch_size=way.at_once), []
     classifier = load_classifier(Path(model), names, way.attention_dropout)[0].to(DEVICE)
     lengths, weights = data.data.lengths().numpy(), torch.ones(len(names), device=DEVICE)
-    (plan,), updates, warmup = plan_training(lengths, loop, seed)
+    (plan,), updates, warmup = plan_steps(lengths, loop, seed)
     groups = layer_groups(classifier, loop.weight_decay, 1.0)
     optimizers = build_optimizers(classifier, loop.optimizer, loop.lr, loop.weight_decay, groups)
     scaler = GradScaler(DEVICE.type, enabled=precision == torch.float16)
-    pieces = split_windows(plan, loop.micro_batch)
+    pieces = split_windows(plan, loop.micro_batch_size)
     batches = load_batches(data, [rows for window in pieces for rows in window], pin=DEVICE.type == "cuda")
     for update, (window, own) in enumerate(zip(plan, pieces, strict=True)):
-        set_rate(optimizers, loop.lr * rate_share(update, updates, warmup, loop.schedule))
+        set_lr(optimizers, loop.lr * lr_factor(update, updates, warmup, loop.schedule))
         parts = [next(batches).to(DEVICE) for _ in own]
-        train_step(classifier, parts, optimizers, scaler, precision, loop.clip, weights)
+        train_step(classifier, parts, optimizers, scaler, precision, loop.max_grad_norm, weights)
         done.append((lengths[window].tolist(), time.perf_counter()))
-    return lambda texts: predict_all(classifier, texts, way.at_once, DEVICE, precision), done
+    return lambda texts: predict_logits(classifier, texts, way.at_once, DEVICE, precision), done
 
 
-def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed: int) -> Fitted:
+def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed: int) -> FitResult:
     """Trainer with its defaults, but for the way's settings and for what it would print, report and save."""
     import transformers  # not at the top: minitext's memory is measured without it
 
@@ -104,7 +104,7 @@ def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed:
             done.append((fetched[len(done)], time.perf_counter()))
 
     settings = transformers.TrainingArguments(
-        tempfile.gettempdir(), num_train_epochs=1, seed=seed, per_device_train_batch_size=way.batch,
+        tempfile.gettempdir(), num_train_epochs=1, seed=seed, per_device_train_batch_size=way.batch_size,
         per_device_eval_batch_size=way.at_once, report_to="none", save_strategy="no", logging_strategy="no",
         disable_tqdm=True, use_cpu=DEVICE.type == "cpu", **way.settings,
     )  # fmt: skip
@@ -115,12 +115,12 @@ def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed:
     return trainer.predict, done
 
 
-def as_rows(data: Padder) -> list[dict]:
+def as_rows(data: PackCollator) -> list[dict]:
     texts = zip(data.data.ids.split(data.data.lengths().tolist()), data.labels.tolist(), strict=True)
     return [{"input_ids": ids.tolist(), "labels": label} for ids, label in texts]
 
 
-def measure(way: Contestant, model: str, tokens: Path, seed: int) -> Result:
+def measure(way: Contestant, model: str, tokens: Path, seed: int) -> SavedRun:
     parts, names = torch.load(tokens, weights_only=False)
     ours, count = way.settings is None, len(parts[1].data.ids)
     train, test, first = parts if ours else map(as_rows, parts)
@@ -147,9 +147,9 @@ def in_own_process(function: Callable, *arguments: object) -> object:
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> str:
     """Write the tokens of the texts, and a random model where none is given; returns the model's folder."""
-    splits = load(DataOptions(data=arguments.data, fraction=tuple(arguments.fraction)), seed=0)
+    splits = load(DataConfig(data=arguments.data, subset=tuple(arguments.fraction)), seed=0)
     order = np.random.default_rng(0).permutation(len(splits.train))
-    train = splits.train.subset(order[: arguments.steps and arguments.steps * LOOP.batch])
+    train = splits.train.subset(order[: arguments.steps and arguments.steps * LOOP.batch_size])
     if len(train) < 2 * WARM_UP:
         raise ValueError(f"{len(train)} training texts: {WARM_UP} are the warm-up, at least as many are to be measured")
     if arguments.model is None:
@@ -158,20 +158,22 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> str:
         ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
         tokenizer.post_processor = processors.BertProcessing(*ends)
         config = BertConfig(tokenizer.get_vocab_size(), **SHAPES[arguments.shape])
-        save_model(Classifier(config, len(train.names)), tokenizer, folder, write_config(config), train.names)
+        save_model(
+            BertClassifier(config, len(train.class_names)), tokenizer, folder, write_config(config), train.class_names
+        )
     model = arguments.model or str(folder)
     tokenizer, parts = load_hub_tokenizer(Path(model)), []
     for part in (train, splits.test, splits.test.subset(np.arange(min(WARM_UP, len(splits.test))))):
         ids = encode(tokenizer, part.texts, arguments.max_length, "head")
-        parts.append(Padder(ids, torch.from_numpy(part.labels), pad_id(tokenizer)))
-    torch.save((parts, train.names), folder / "tokens.pt")
+        parts.append(PackCollator(ids, torch.from_numpy(part.labels), pad_id(tokenizer)))
+    torch.save((parts, train.class_names), folder / "tokens.pt")
     print(f"{len(train):,} training texts, {len(splits.test):,} test texts, at most {arguments.max_length} tokens")
     return model
 
 
 def choose_contestants(arguments: argparse.Namespace) -> list[Contestant]:
-    at_once = CPU_MICRO_BATCH if DEVICE.type == "cpu" else LOOP.batch
-    ours = Contestant("minitext", LOOP.batch, at_once, pick_precision(arguments.precision, DEVICE), None, 0.0)
+    at_once = CPU_MICRO_BATCH if DEVICE.type == "cpu" else LOOP.batch_size
+    ours = Contestant("minitext", LOOP.batch_size, at_once, pick_precision(arguments.precision, DEVICE), None, 0.0)
     dropping = ours._replace(name="minitext, attention dropout", attention_dropout=None)
     ways = [ours, dropping] if arguments.attention_dropout else [ours]
     for batch in arguments.peer_batch:
@@ -181,14 +183,14 @@ def choose_contestants(arguments: argparse.Namespace) -> list[Contestant]:
     return ways
 
 
-def print_table(results: list[tuple[Contestant, list[Result]]], peak_tflops: float | None) -> None:
+def print_table(results: list[tuple[Contestant, list[SavedRun]]], peak_tflops: float | None) -> None:
     medians = [(way, list(map(statistics.median, zip(*runs, strict=True)))) for way, runs in results if runs]
     base = medians[0][1]
     print(f"{'':28} {'batch':>8} {'':8} {'training, tokens/s':>19} {'evaluation, tokens/s':>22} {'peak, MiB':>19}")
     for way, (training, evaluation, peak, flops) in medians:
         rates = f"{training:10,.0f} {base[0] / training:6.2f} x {evaluation:13,.0f} {base[1] / evaluation:6.2f} x"
         used = f"{flops / 1e12 / peak_tflops:8.1%} of the peak FLOP/s" if peak_tflops else ""
-        name = f"{way.name:28} {way.batch // way.at_once:3} x {way.at_once:2} {str(way.precision)[6:]:8}"
+        name = f"{way.name:28} {way.batch_size // way.at_once:3} x {way.at_once:2} {str(way.precision)[6:]:8}"
         print(f"{name} {rates} {peak / 2**20:10,.0f} {peak / base[2]:6.2f} x{used}")
     print(f"x: how much faster {medians[0][0].name} is, how much less memory it needs")
 
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of a random model, without --model")
     parser.add_argument("--tokenizer", help="folder, for a random model; without it one is trained on the texts")
     parser.add_argument("--data", default="sample")
-    parser.add_argument("--fraction", type=float, nargs=2, default=(1.0, 1.0))
+    parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0))
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--steps", type=int, help="train on the texts of so many updates of minitext, not on all")
     parser.add_argument("--rounds", type=int, default=3)
@@ -209,12 +211,12 @@ def main() -> None:
     parser.add_argument("--peer-batch", type=int, nargs="+", default=[8], help="Trainer's texts an update")
     parser.add_argument("--peak-tflops", type=float, help="of the device, in minitext's precision")
     arguments = parser.parse_args()
-    results: list[tuple[Contestant, list[Result]]] = [(way, []) for way in choose_contestants(arguments)]
+    results: list[tuple[Contestant, list[SavedRun]]] = [(way, []) for way in choose_contestants(arguments)]
     with tempfile.TemporaryDirectory() as folder:
         model = in_own_process(prepare, arguments, Path(folder))
         for seed in range(arguments.rounds):
             for way, runs in results:
-                print(f"round {seed + 1}, {way.name}, batch {way.batch}: ", end="", flush=True)
+                print(f"round {seed + 1}, {way.name}, batch {way.batch_size}: ", end="", flush=True)
                 try:
                     runs.append(in_own_process(measure, way, model, Path(folder) / "tokens.pt", seed))
                     print(f"{runs[-1][0]:,.0f} tokens/s")

@@ -2,7 +2,7 @@
 turn.
 
     pip install fasttext scikit-learn
-    python tests/benchmarks/fit_scratch.py aclImdb_v1.tar.gz [--rounds 3] [--fraction 0.04 0.02]
+    python tests/benchmarks/fit_scratch.py aclImdb_v1.tar.gz [--rounds 3] [--subset 0.04 0.02]
 
 Prints medians of the seconds from texts in memory to a fitted model (ours: tokenizer, encoding, training, checks on
 validation and checkpoints included), their ratio to fastText's, and test accuracy. The peers learn from all of train;
@@ -23,31 +23,31 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from minitext.data.batching import Padder
-from minitext.data.dataset import DataOptions, Splits, load
-from minitext.data.tokenizer import TokenOptions, encode, pad_id, train_tokenizer
+from minitext.data.batching import PackCollator
+from minitext.data.dataset import DataConfig, Splits, load
+from minitext.data.tokenizer import TokenizerConfig, encode, pad_id, train_tokenizer
 from minitext.data.words import words
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
-from minitext.training.loop import LoopOptions, fit, predict_all
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
+from minitext.training.loop import TrainConfig, fit, predict_logits
 
 RECIPE = (  # chosen on validation
-    NetworkOptions(width=16, hidden=32, ngrams=3, distinct=True, buckets=1 << 21),
-    LoopOptions(epochs=3),
+    NetworkConfig(width=16, hidden=32, ngrams=3, binary_counts=True, buckets=1 << 21),
+    TrainConfig(epochs=3),
 )
-FEW_LABELS = (NetworkOptions(), LoopOptions())  # the defaults of train_scratch.py
+FEW_LABELS = (NetworkConfig(), TrainConfig())  # the defaults of train_scratch.py
 
 
 def fit_minitext(splits: Splits, few: bool) -> Callable[[list[str]], np.ndarray]:
     network, loop = FEW_LABELS if few else RECIPE
-    tokens = TokenOptions()
+    tokens = TokenizerConfig()
     tokenizer = train_tokenizer(splits.train.texts, tokens.vocabulary)
 
-    def padder(texts: list[str], labels: np.ndarray) -> Padder:
+    def padder(texts: list[str], labels: np.ndarray) -> PackCollator:
         ids = encode(tokenizer, texts, tokens.max_length, tokens.truncate)
-        return Padder(ids, torch.from_numpy(labels), pad_id(tokenizer))
+        return PackCollator(ids, torch.from_numpy(labels), pad_id(tokenizer))
 
     torch.manual_seed(0)
-    model = FeedForward(tokenizer.get_vocab_size(), 2, network)
+    model = EmbeddingBagClassifier(tokenizer.get_vocab_size(), 2, network)
     train, valid = (padder(part.texts, part.labels) for part in splits[:2])
     device, precision = torch.device("cpu"), torch.float32
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def fit_minitext(splits: Splits, few: bool) -> Callable[[list[str]], np.ndarray]
 
     def predict(texts: list[str]) -> np.ndarray:
         data = padder(texts, np.zeros(len(texts), dtype=np.int64))
-        return predict_all(model, data, 64, device, precision).argmax(dim=1).numpy()
+        return predict_logits(model, data, 64, device, precision).argmax(dim=1).numpy()
 
     return predict
 
@@ -105,9 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("imdb")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--fraction", type=float, nargs=2, default=(1.0, 1.0))
+    parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0))
     arguments = parser.parse_args()
-    splits = load(DataOptions(data=arguments.imdb, fraction=tuple(arguments.fraction)), seed=0)
+    splits = load(DataConfig(data=arguments.imdb, subset=tuple(arguments.fraction)), seed=0)
     few = len(splits.train) < 5000
     ways = {
         "fastText bigrams": fit_fasttext,

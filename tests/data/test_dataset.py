@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitext.data.dataset import Corpus, DataOptions, Splits, choose_by_class, class_names, describe_splits, load
+from minitext.data.dataset import DataConfig, Dataset, Splits, choose_by_class, class_names, describe_splits, load
 from minitext.data.readers import Row, read_rows
 from minitext.utils.errors import UserError
 
@@ -30,15 +30,15 @@ def numbered(**counts: int) -> list[tuple[str, str]]:
 
 
 def split(path: str, seed: int = 0, **options) -> Splits:
-    return load(DataOptions(data=path, **options), seed)
+    return load(DataConfig(data=path, **options), seed)
 
 
 def texts(splits: Splits) -> list[list[str]]:
     return [part.texts for part in splits]
 
 
-def by_class(part: Corpus) -> dict[str, int]:
-    return dict(Counter(part.names[label] for label in part.labels))
+def by_class(part: Dataset) -> dict[str, int]:
+    return dict(Counter(part.class_names[label] for label in part.labels))
 
 
 # Parts
@@ -54,13 +54,13 @@ def by_class(part: Corpus) -> dict[str, int]:
 def test_the_parts_share_no_text_and_lose_none(counts: list[int], seed: int, valid: float, test: float):
     rows = numbered(**{f"class{i}": count for i, count in enumerate(counts)})
     with tempfile.TemporaryDirectory() as folder:
-        parts = texts(split(write(Path(folder) / "all.jsonl", rows), seed, valid=valid, test=test))
+        parts = texts(split(write(Path(folder) / "all.jsonl", rows), seed, valid_fraction=valid, test_fraction=test))
     assert sorted(text for part in parts for text in part) == sorted(text for text, _ in rows)
     assert all(len({text.split()[0] for text in part}) == len(counts) for part in parts)  # each class in each part
 
 
 def test_one_file_is_split_by_class_in_the_given_shares(tmp_path: Path):
-    splits = split(write(tmp_path / "all.jsonl", numbered(pos=100, neg=50)), test=0.2, valid=0.1)
+    splits = split(write(tmp_path / "all.jsonl", numbered(pos=100, neg=50)), test_fraction=0.2, valid_fraction=0.1)
     assert by_class(splits.test) == {"pos": 20, "neg": 10}
     assert by_class(splits.valid) == {"pos": 8, "neg": 4}  # a tenth of what test left
     assert by_class(splits.train) == {"pos": 72, "neg": 36}
@@ -69,8 +69,8 @@ def test_one_file_is_split_by_class_in_the_given_shares(tmp_path: Path):
 def test_every_text_keeps_its_label_and_place(tmp_path: Path):
     rows = numbered(pos=10, neg=10)
     for part in split(write(tmp_path / "all.jsonl", rows)):
-        for text, label, place in zip(part.texts, part.labels, part.places, strict=True):
-            assert text.startswith(part.names[label])
+        for text, label, place in zip(part.texts, part.labels, part.ids, strict=True):
+            assert text.startswith(part.class_names[label])
             assert rows[int(place.removeprefix("all.jsonl:")) - 1][0] == text
 
 
@@ -81,7 +81,7 @@ def test_the_split_column_decides(tmp_path: Path):
 
 def test_validation_is_carved_from_train_where_only_test_is_given(tmp_path: Path):
     rows = [(text, label, "train") for text, label in numbered(pos=10, neg=10)] + [("last", "pos", "test")]
-    splits = split(write(tmp_path / "all.jsonl", rows), valid=0.2)
+    splits = split(write(tmp_path / "all.jsonl", rows), valid_fraction=0.2)
     assert [len(part) for part in splits] == [16, 4, 1]
     assert splits.test.texts == ["last"]
 
@@ -115,7 +115,7 @@ def test_texts_stay_in_the_order_of_the_source(tmp_path: Path):
 
 
 def test_the_smallest_possible_class_gives_one_text_to_each_part(tmp_path: Path):
-    splits = split(write(tmp_path / "all.jsonl", numbered(pos=3, neg=30)), test=0.01, valid=0.01)
+    splits = split(write(tmp_path / "all.jsonl", numbered(pos=3, neg=30)), test_fraction=0.01, valid_fraction=0.01)
     assert [by_class(part)["pos"] for part in splits] == [1, 1, 1]
 
 
@@ -139,14 +139,14 @@ def thousand(tmp_path: Path) -> str:
 
 
 def test_fractions_keep_the_classes_shares(thousand: str):
-    splits = split(thousand, test=0.5, fraction=(0.04, 0.02))
+    splits = split(thousand, test_fraction=0.5, subset=(0.04, 0.02))
     assert by_class(splits.train) == {"pos": 11, "neg": 7}  # 4 % of 270 and 180
     assert by_class(splits.valid) == {"pos": 1, "neg": 1}  # 4 % of 30 and 20: 1.2 and 0.8
     assert by_class(splits.test) == {"pos": 6, "neg": 4}  # 2 % of 300 and 200
 
 
 def test_a_fraction_leaves_at_least_one_text_of_each_class(thousand: str):
-    splits = split(thousand, fraction=(1e-6, 1e-6))
+    splits = split(thousand, subset=(1e-6, 1e-6))
     assert [by_class(part) for part in splits] == [{"pos": 1, "neg": 1}] * 3
 
 
@@ -154,14 +154,14 @@ FRACTIONS = [0.01, 0.04, 0.3, 0.99, 1.0]
 
 
 def test_a_smaller_fraction_s_texts_are_among_a_larger_one_s(thousand: str):
-    drawn = [texts(split(thousand, test=0.5, fraction=(share, share))) for share in FRACTIONS]
+    drawn = [texts(split(thousand, test_fraction=0.5, subset=(share, share))) for share in FRACTIONS]
     for smaller, larger in pairwise(drawn):
         for few, many in zip(smaller, larger, strict=True):
             assert set(few) <= set(many)
 
 
 def test_a_text_that_validates_at_one_fraction_trains_at_none(thousand: str):
-    drawn = [split(thousand, fraction=(share, share)) for share in FRACTIONS]
+    drawn = [split(thousand, subset=(share, share)) for share in FRACTIONS]
     validated = {text for splits in drawn for text in splits.valid.texts}
     tested = {text for splits in drawn for text in splits.test.texts}
     trained = {text for splits in drawn for text in splits.train.texts}
@@ -178,11 +178,11 @@ def test_a_smaller_share_of_any_labels_is_a_subset(labels: list[int], seed: int,
     assert many == sorted(set(many))
 
 
-# Seeds
+# SeedGroup
 
 
 def test_the_same_seed_gives_the_same_parts(thousand: str):
-    assert texts(split(thousand, seed=7, fraction=(0.5, 0.5))) == texts(split(thousand, seed=7, fraction=(0.5, 0.5)))
+    assert texts(split(thousand, seed=7, subset=(0.5, 0.5))) == texts(split(thousand, seed=7, subset=(0.5, 0.5)))
 
 
 def test_another_seed_gives_other_parts(thousand: str):
@@ -231,13 +231,13 @@ def test_a_label_that_only_looks_like_a_number_is_a_name():
 def test_labels_are_numbered_by_sorted_name(tmp_path: Path):
     rows = [("a", "2", "train"), ("b", "10", "train"), ("c", "10", "dev"), ("d", "2", "test")]
     splits = split(write(tmp_path / "all.jsonl", rows))
-    assert splits.train.names == ("2", "10")
+    assert splits.train.class_names == ("2", "10")
     assert [part.labels.tolist() for part in splits] == [[0, 1], [1], [0]]
 
 
 def test_five_classes_are_kept_apart(tmp_path: Path):
     splits = split(write(tmp_path / "all.jsonl", numbered(e=10, d=20, c=10, b=10, a=10)))
-    assert splits.train.names == ("a", "b", "c", "d", "e")
+    assert splits.train.class_names == ("a", "b", "c", "d", "e")
     assert by_class(splits.test) == {"a": 2, "b": 2, "c": 2, "d": 4, "e": 2}
     assert all(set(part.labels.tolist()) == {0, 1, 2, 3, 4} for part in splits)
 
@@ -258,47 +258,47 @@ def test_a_label_that_train_lacks_is_refused_with_its_row(tmp_path: Path, part: 
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
-@pytest.mark.parametrize("name", ["valid", "test"])
+@pytest.mark.parametrize("name", ["valid_fraction", "test_fraction"])
 def test_a_share_outside_0_and_1_is_refused(name: str, share: float):
-    with pytest.raises(UserError, match=f"--{name} {share}"):
-        DataOptions(**{name: share})
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {share}"):
+        DataConfig(**{name: share})
 
 
 @pytest.mark.parametrize("fraction", [(0.0, 1.0), (1.0, 1.5), (float("nan"), 1.0)])
 def test_a_fraction_outside_0_and_1_is_refused_with_both_values(fraction: tuple[float, float]):
-    with pytest.raises(UserError, match=f"--fraction {fraction[0]} {fraction[1]}"):
-        DataOptions(fraction=fraction)
+    with pytest.raises(UserError, match=f"--subset {fraction[0]} {fraction[1]}"):
+        DataConfig(subset=fraction)
 
 
 # What a run notes about its data
 
 
-CORPUS = Corpus(["good", "bad"], np.array([1, 0]), ("neg", "pos"), ["a:1", "a:2"])
+CORPUS = Dataset(["good", "bad"], np.array([1, 0]), ("neg", "pos"), ["a:1", "a:2"])
 
 
 def test_a_subset_takes_texts_labels_and_places_in_the_order_asked_for():
     part = CORPUS.subset(np.array([1, 0]))
-    assert (part.texts, part.labels.tolist(), part.places) == (["bad", "good"], [0, 1], ["a:2", "a:1"])
-    assert part.names == CORPUS.names
+    assert (part.texts, part.labels.tolist(), part.ids) == (["bad", "good"], [0, 1], ["a:2", "a:1"])
+    assert part.class_names == CORPUS.class_names
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_texts_were_found():
-    elsewhere = Corpus(CORPUS.texts, CORPUS.labels, CORPUS.names, ["b:7", "b:8"])
+    elsewhere = Dataset(CORPUS.texts, CORPUS.labels, CORPUS.class_names, ["b:7", "b:8"])
     assert elsewhere.fingerprint() == CORPUS.fingerprint()
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Corpus(["good", "bad!"], CORPUS.labels, CORPUS.names, CORPUS.places),
-        Corpus(["goodb", "ad"], CORPUS.labels, CORPUS.names, CORPUS.places),
-        Corpus(["bad", "good"], CORPUS.labels, CORPUS.names, CORPUS.places),
-        Corpus(CORPUS.texts, np.array([0, 1]), CORPUS.names, CORPUS.places),
-        Corpus(CORPUS.texts, CORPUS.labels, ("bad", "good"), CORPUS.places),
+        Dataset(["good", "bad!"], CORPUS.labels, CORPUS.class_names, CORPUS.ids),
+        Dataset(["goodb", "ad"], CORPUS.labels, CORPUS.class_names, CORPUS.ids),
+        Dataset(["bad", "good"], CORPUS.labels, CORPUS.class_names, CORPUS.ids),
+        Dataset(CORPUS.texts, np.array([0, 1]), CORPUS.class_names, CORPUS.ids),
+        Dataset(CORPUS.texts, CORPUS.labels, ("bad", "good"), CORPUS.ids),
     ],
     ids=["a text", "the border of texts", "the order", "labels", "names"],
 )
-def test_the_fingerprint_changes_with_any_of_the_data(other: Corpus):
+def test_the_fingerprint_changes_with_any_of_the_data(other: Dataset):
     assert other.fingerprint() != CORPUS.fingerprint()
 
 
@@ -315,7 +315,7 @@ def test_the_splits_are_described_in_one_line():
 
 
 def test_tags_stay_with_their_texts_through_splits_and_fractions():
-    splits = load(DataOptions(fraction=(0.5, 0.5)), seed=0)
+    splits = load(DataConfig(subset=(0.5, 0.5)), seed=0)
     tag_of = {row.text: row.tag for row in read_rows("sample")}
     for part in splits:
         assert list(part.tags) == [tag_of[text] for text in part.texts]

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.data.dataset import Corpus, Splits
+from minitext.data.dataset import Dataset, Splits
 from minitext.data.duplicates import NEAR, SHINGLE, describe_twins, find_twins, report_duplicates
 from minitext.data.readers import read_rows
 from minitext.data.words import words
 
 
-def corpus(texts: list[str]) -> Corpus:
-    return Corpus(texts, np.zeros(len(texts), dtype=np.int64), ("neg", "pos"), ["here"] * len(texts))
+def corpus(texts: list[str]) -> Dataset:
+    return Dataset(texts, np.zeros(len(texts), dtype=np.int64), ("neg", "pos"), ["here"] * len(texts))
 
 
 def report(train: list[str], valid: list[str], test: list[str]) -> tuple[dict[str, dict[str, int]], list[bool]]:

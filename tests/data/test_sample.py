@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from minitext.data import word_vectors as glove
-from minitext.data.dataset import Corpus, DataOptions, load
+from minitext.data.dataset import DataConfig, Dataset, load
 from minitext.data.duplicates import find_twins
 from minitext.data.readers import SAMPLE, json_records
 from minitext.data.words import words
 from minitext.models import hub
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
 from minitext.pretraining import glove as glove_train
-from minitext.pretraining.mlm import going_on
+from minitext.pretraining.mlm import load_existing
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def test_there_are_six_tags_and_each_has_both_labels(records):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_test_part_is_fixed_and_validation_is_carved_from_train(records, seed: int):
-    splits = load(DataOptions(data="sample"), seed)
+    splits = load(DataConfig(data="sample"), seed)
     assert [len(part) for part in splits] == [404, 46, 150]
     assert splits.test.texts == [record["text"] for record in records if record["split"] == "test"]
 
 
 def test_every_part_is_half_positive():
-    for part in load(DataOptions(data="sample"), 0):
+    for part in load(DataConfig(data="sample"), 0):
         assert np.bincount(part.labels).tolist() == [len(part) // 2] * 2
 
 
 def test_no_review_stands_there_twice_exactly_or_nearly(texts):
-    apart = [Corpus([text], np.zeros(1, np.int64), ("any",), [str(i)]) for i, text in enumerate(texts)]
+    apart = [Dataset([text], np.zeros(1, np.int64), ("any",), [str(i)]) for i, text in enumerate(texts)]
     exact, near = (np.concatenate(tables) for tables in find_twins(apart))  # (600, 600) each
     assert exact.sum() == 600  # each is its own twin
     assert not (near & ~exact).any()
@@ -120,7 +120,7 @@ def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
     ],
 )
 def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
-    model, tokenizer, _ = going_on("sample", 0.0)
+    model, tokenizer, _ = load_existing("sample", 0.0)
     model.eval()
     ids = torch.tensor([tokenizer.encode(text).ids])
     hidden = ids == tokenizer.token_to_id("[MASK]")
@@ -139,7 +139,7 @@ def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
 def test_transformers_opens_the_bert_and_names_the_same_words():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
-    ours, tokenizer, _ = going_on("sample", 0.0)
+    ours, tokenizer, _ = load_existing("sample", 0.0)
     ours.eval()
     ids = torch.tensor([tokenizer.encode("a dull film with a [MASK] ending").ids])
     hidden = ids == tokenizer.token_to_id("[MASK]")

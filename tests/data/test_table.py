@@ -140,7 +140,7 @@ def test_a_gzip_file_that_is_cut_short_is_named():
 def test_missing_columns_are_named():
     with pytest.raises(UserError, match=r"a\.csv, line 1: no column any of text, .* --text-column"):
         rows("a.csv", "id,words\n1,x\n")
-    with pytest.raises(UserError, match=r"a\.csv, line 1: no column 'author' .* --keep"):
+    with pytest.raises(UserError, match=r"a\.csv, line 1: no column 'author' .* --keep-columns"):
         rows("a.csv", "id,text\n1,x\n", keep=["author"])
     with pytest.raises(UserError, match=r"a\.csv, line 1: no column names"):
         rows("a.csv", "")

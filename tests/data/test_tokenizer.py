@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from minitext.data import tokenizer as tokens
-from minitext.data.tokenizer import TokenOptions, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data.tokenizer import TokenizerConfig, digest, encode, load_tokenizer, pad_id, train_tokenizer
 from minitext.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_the_vocabulary_is_at_most_as_large_as_asked():
 @pytest.mark.parametrize("wrong", [{"max_length": 3}, {"vocabulary": 99}])
 def test_settings_that_cannot_work_are_refused(wrong: dict):
     with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
-        TokenOptions(**wrong)
+        TokenizerConfig(**wrong)
 
 
 # Encoding

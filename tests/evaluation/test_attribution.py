@@ -21,10 +21,17 @@ from minitext import cli as command_line
 from minitext.data.tokenizer import encode, train_tokenizer
 from minitext.data.words import words
 from minitext.evaluation import attribution as module
-from minitext.evaluation.attribution import Explanation, Word, clenshaw_curtis, explain, integrate, word_spans
+from minitext.evaluation.attribution import (
+    Attribution,
+    Word,
+    clenshaw_curtis,
+    explain,
+    integrated_gradients,
+    word_spans,
+)
 from minitext.evaluation.predictor import Predictor, TokenSettings
-from minitext.models.bert import BertConfig, Classifier
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.models.bert import BertClassifier, BertConfig
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.models.mean_encoder import MeanEncoder, fit_sif
 from minitext.models.static import LogisticRegression, StaticClassifier, build_mlp
 from minitext.reporting.attribution_view import html_words, show
@@ -51,10 +58,10 @@ def static(classes: int = 2, mlp: bool = False, sif: bool = False, temperature: 
     )
     classifier = draw(build_mlp(4, 8, classes, 0.5) if mlp else LogisticRegression(4, classes))
     model = StaticClassifier(encoder, classifier, [f"c{c}" for c in range(classes)])
-    return Predictor(model.names, model, model.logits, temperature)
+    return Predictor(model.class_names, model, model.logits, temperature)
 
 
-def on_tokens(model: nn.Module, classes: int, tokenizer: Tokenizer, max_length: int, truncate: str) -> Predictor:
+def token_predictor(model: nn.Module, classes: int, tokenizer: Tokenizer, max_length: int, truncate: str) -> Predictor:
     def logits(texts):
         rows = [encode(tokenizer, [text], max_length, truncate).ids.long()[None] for text in texts]
         return torch.cat([model(row, torch.ones_like(row, dtype=torch.bool)) for row in rows]).detach()
@@ -76,9 +83,9 @@ def scratch(
     truncate: str = "head",
 ) -> Predictor:  # fmt: skip
     tokenizer = word_pieces(special)
-    options = NetworkOptions(4, 8, ngrams=ngrams, buckets=50, distinct=distinct)
-    model = draw(FeedForward(tokenizer.get_vocab_size(), classes, options))
-    return on_tokens(model, classes, tokenizer, max_length, truncate)
+    options = NetworkConfig(4, 8, ngrams=ngrams, buckets=50, binary_counts=distinct)
+    model = draw(EmbeddingBagClassifier(tokenizer.get_vocab_size(), classes, options))
+    return token_predictor(model, classes, tokenizer, max_length, truncate)
 
 
 def bert(
@@ -86,8 +93,8 @@ def bert(
 ) -> Predictor:
     tokenizer = tokenizer or word_pieces(special=True)
     torch.manual_seed(0)
-    model = Classifier(BertConfig(tokenizer.get_vocab_size(), 8, 2, 2, 16, 24, init_std=0.5), classes).eval()
-    return on_tokens(model, classes, tokenizer, max_length, truncate)
+    model = BertClassifier(BertConfig(tokenizer.get_vocab_size(), 8, 2, 2, 16, 24, init_std=0.5), classes).eval()
+    return token_predictor(model, classes, tokenizer, max_length, truncate)
 
 
 KINDS = {
@@ -109,11 +116,11 @@ def lead(predictor: Predictor, text: str, target: int) -> float:
     return (logits[target] - logits[others].mean()).item()
 
 
-def seen(explanation: Explanation) -> list[str]:
+def seen(explanation: Attribution) -> list[str]:
     return [explanation.text[word.start : word.end] for word in explanation.words if word.seen]
 
 
-def by_word(explanation: Explanation) -> dict[str, float]:
+def by_word(explanation: Attribution) -> dict[str, float]:
     return {explanation.text[word.start : word.end]: word.contribution for word in explanation.words}
 
 
@@ -362,7 +369,7 @@ def test_contributions_are_scipy_s_integral_of_the_slopes():
     def curve(scales: torch.Tensor) -> torch.Tensor:
         return torch.sin(3 * scales[:, 0]) * torch.exp(scales[:, 1])
 
-    shares, baseline, _, gap, _ = integrate(curve, 2, 512, torch.device("cpu"))
+    shares, baseline, _, gap, _ = integrated_gradients(curve, 2, 512, torch.device("cpu"))
     expected = [
         integrate_oracle.quad(lambda a: 3 * torch.tensor(3 * a).cos().item() * torch.tensor(a).exp().item(), 0, 1)[0],
         integrate_oracle.quad(lambda a: torch.tensor(3 * a).sin().item() * torch.tensor(a).exp().item(), 0, 1)[0],
@@ -374,7 +381,7 @@ def test_contributions_are_scipy_s_integral_of_the_slopes():
 def test_steps_are_doubled_until_the_contributions_add_up():
     taken = []
     for sharpness in (1, 30, 300):
-        _, _, _, gap, steps = integrate(
+        _, _, _, gap, steps = integrated_gradients(
             lambda s, k=sharpness: torch.tanh(k * (s[:, 0] - 0.3)), 1, 4096, torch.device("cpu")
         )
         assert gap < 0.01
@@ -386,16 +393,16 @@ def test_steps_end_at_the_most_and_the_gap_is_told():
     def step(scales: torch.Tensor) -> torch.Tensor:
         return (10_000 * (scales[:, 0] - 0.4)).sigmoid()  # all of it within a thousandth of the path
 
-    _, _, _, gap, steps = integrate(step, 1, 64, torch.device("cpu"))
+    _, _, _, gap, steps = integrated_gradients(step, 1, 64, torch.device("cpu"))
     assert (steps, gap > 0.01) == (64, True)
-    told = Explanation("good", ("neg", "pos"), [0.3, 0.7], 1, [Word(0, 4, 0.2, True)], 0, 1, gap, "64 steps")
+    told = Attribution("good", ("neg", "pos"), [0.3, 0.7], 1, [Word(0, 4, 0.2, True)], 0, 1, gap, "64 steps")
     assert "Not to be trusted" in show(told)
     assert "Not to be trusted" not in show(told._replace(gap=0.009))
 
 
 # What is shown
 
-FOUND = Explanation(
+FOUND = Attribution(
     "<b>good</b> & b\u00e4d\n\x1b[31mso",
     ("neg", "pos"),
     [0.25, 0.75],
@@ -530,7 +537,7 @@ def test_json_has_a_line_a_text_with_every_word(monkeypatch, capsys, folder):
     status, out, _ = call(monkeypatch, capsys, folder, "good film", "caf\u00e9", "--json")
     one, other = (json.loads(line) for line in out.splitlines())
     expected = explain(static(3), "good film")
-    assert (status, one["text"], one["class"]) == (0, "good film", expected.names[expected.target])
+    assert (status, one["text"], one["class"]) == (0, "good film", expected.class_names[expected.target])
     assert one["words"][1]["word"] == "film"
     assert one["words"][1]["contribution"] == pytest.approx(expected.words[1].contribution, abs=1e-6)  # float32
     assert other["words"] == [{"word": "caf\u00e9", "start": 0, "end": 4, "contribution": 0.0, "seen": False}]

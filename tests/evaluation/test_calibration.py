@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from minitext.evaluation import metrics
 from minitext.evaluation.calibration import (
-    bin_of,
+    apply_temperature,
+    bin_index,
     brier_parts,
     brier_scores,
-    calibration_error,
     calibration_scores,
-    chance_error,
     classwise_calibration_error,
+    expected_calibration_error,
+    expected_ece_if_calibrated,
     fit_temperature,
     reliability_bins,
     wilson,
-    with_temperature,
 )
 
 EXACT = 1e-12  # float64 sums of a few numbers
@@ -36,23 +36,23 @@ def drawn(count: int, classes: int, temperature: float = 1.0, seed: int = 0) -> 
     logits = 1.5 * generator.normal(size=(count, classes))
     honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = np.array([generator.choice(classes, p=row) for row in honest])
-    return labels, with_temperature(honest, temperature)
+    return labels, apply_temperature(honest, temperature)
 
 
 # Bins
 
 
 def test_a_bin_of_equal_width_is_closed_above_and_zero_belongs_to_the_first():
-    assert bin_of(np.array([0.0, 0.1, 0.1001, 0.5, 0.50001, 1.0]), bins=10).tolist() == [0, 0, 1, 4, 5, 9]
+    assert bin_index(np.array([0.0, 0.1, 0.1001, 0.5, 0.50001, 1.0]), bins=10).tolist() == [0, 0, 1, 4, 5, 9]
 
 
 def test_bins_of_equal_mass_hold_as_many_texts_each_whatever_their_values():
-    places = bin_of(np.array([0.9, 0.1, 0.91, 0.92, 0.2, 0.93]), bins=3, equal="mass")
+    places = bin_index(np.array([0.9, 0.1, 0.91, 0.92, 0.2, 0.93]), bins=3, equal="mass")
     assert places.tolist() == [1, 0, 1, 2, 0, 2]
 
 
 def test_more_bins_than_texts_give_each_text_its_own():
-    assert sorted(bin_of(np.array([0.3, 0.1, 0.2]), bins=15, equal="mass")) == [0, 1, 2]
+    assert sorted(bin_index(np.array([0.3, 0.1, 0.2]), bins=15, equal="mass")) == [0, 1, 2]
 
 
 # Calibration error
@@ -62,28 +62,34 @@ def test_the_calibration_error_of_a_case_done_by_hand():
     # confidences 0.8 (right), 0.9 (wrong), 0.6 (right): bins (0.5, 0.75] and (0.75, 1] of four
     labels, probabilities = np.array([1, 0, 1]), two_class(0.8, 0.9, 0.6)
     upper, lower = abs(1 / 2 - 0.85), abs(1 - 0.6)
-    assert calibration_error(labels, probabilities, bins=4) == pytest.approx(2 / 3 * upper + 1 / 3 * lower, abs=EXACT)
+    assert expected_calibration_error(labels, probabilities, bins=4) == pytest.approx(
+        2 / 3 * upper + 1 / 3 * lower, abs=EXACT
+    )
 
 
 def test_a_model_that_is_always_right_and_sure_has_no_error():
-    assert calibration_error(np.array([0, 1]), two_class(0.0, 1.0)) == 0
+    assert expected_calibration_error(np.array([0, 1]), two_class(0.0, 1.0)) == 0
 
 
 def test_the_debiased_error_of_a_case_done_by_hand():
     # one bin of four texts, said 0.7, right 2 of 4: squared gap 0.04, variance of the accuracy 0.25 / 3
     labels, probabilities = np.array([1, 1, 0, 0]), two_class(0.7, 0.7, 0.7, 0.7)
-    assert calibration_error(labels, probabilities, 1, "mass", debiased=True) == 0  # 0.04 - 0.083 is below nothing
+    assert (
+        expected_calibration_error(labels, probabilities, 1, "mass", debiased=True) == 0
+    )  # 0.04 - 0.083 is below nothing
     labels, probabilities = np.array([1, 0, 0, 0]), two_class(0.9, 0.9, 0.9, 0.9)
     expected = math.sqrt((1 / 4 - 0.9) ** 2 - (1 / 4) * (3 / 4) / 3)
-    assert calibration_error(labels, probabilities, 1, "mass", debiased=True) == pytest.approx(expected, abs=EXACT)
+    assert expected_calibration_error(labels, probabilities, 1, "mass", debiased=True) == pytest.approx(
+        expected, abs=EXACT
+    )
 
 
 def test_noise_adds_to_the_plain_error_of_a_perfect_model_and_not_to_the_debiased_one():
     plain, debiased = [], []
     for seed in range(20):
         labels, probabilities = drawn(300, 3, seed=seed)
-        plain.append(calibration_error(labels, probabilities, equal="mass"))
-        debiased.append(calibration_error(labels, probabilities, equal="mass", debiased=True))
+        plain.append(expected_calibration_error(labels, probabilities, equal="mass"))
+        debiased.append(expected_calibration_error(labels, probabilities, equal="mass", debiased=True))
     assert np.mean(plain) > 0.04  # 20 texts a bin: a deviation of about 0.1 each
     assert np.mean(debiased) < np.mean(plain) / 1.5
 
@@ -92,8 +98,8 @@ def test_the_error_by_chance_is_what_perfect_models_show_in_the_mean():
     errors, expected = [], []
     for seed in range(40):
         labels, probabilities = drawn(300, 3, seed=seed)
-        errors.append(calibration_error(labels, probabilities))
-        expected.append(chance_error(probabilities))
+        errors.append(expected_calibration_error(labels, probabilities))
+        expected.append(expected_ece_if_calibrated(probabilities))
     assert np.mean(expected) == pytest.approx(np.mean(errors), rel=0.1)  # 40 runs: 3 % of error, and bins are few
 
 
@@ -112,10 +118,10 @@ def test_the_errors_bins_are_those_of_scikit_learns_calibration_curve(strategy):
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     shares, means = calibration.calibration_curve(right, confidence, n_bins=10, strategy=strategy)
     equal = {"uniform": "width", "quantile": "mass"}[strategy]
-    counts = np.bincount(bin_of(confidence, 10, equal))
+    counts = np.bincount(bin_index(confidence, 10, equal))
     expected = (counts[counts > 0] * np.abs(shares - means)).sum() / 400
     # scikit-learn's quantile bins are parted by interpolated edges, which no continuous value sits on
-    assert calibration_error(labels, probabilities, 10, equal) == pytest.approx(expected, abs=1e-9)
+    assert expected_calibration_error(labels, probabilities, 10, equal) == pytest.approx(expected, abs=1e-9)
 
 
 # Brier score
@@ -182,7 +188,7 @@ def test_the_temperature_is_the_minimum_that_scipy_finds(classes, sharpened):
     targets = np.where(np.eye(classes)[labels] == 1, 1 - missing, missing / (classes - 1))
 
     def loss(temperature: float) -> float:
-        return -(targets * np.log(with_temperature(probabilities, temperature))).sum()
+        return -(targets * np.log(apply_temperature(probabilities, temperature))).sum()
 
     found = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-10}).x
     assert fit_temperature(labels, probabilities) == pytest.approx(found, rel=1e-6)  # a flat minimum: sqrt(1e-12)
@@ -193,7 +199,7 @@ def test_the_temperature_undoes_what_sharpened_honest_probabilities():
     temperature = fit_temperature(labels, probabilities)
     assert temperature == pytest.approx(1 / 0.4, rel=0.06)  # three standard errors of 4,000 texts
     before, after = (
-        calibration_error(labels, p) for p in (probabilities, with_temperature(probabilities, temperature))
+        expected_calibration_error(labels, p) for p in (probabilities, apply_temperature(probabilities, temperature))
     )
     assert after < before / 4
 
@@ -202,14 +208,14 @@ def test_a_validation_part_without_mistakes_does_not_drive_probabilities_to_0_an
     labels, probabilities = np.array([0, 1] * 10), two_class(*[0.1, 0.9] * 10)
     temperature = fit_temperature(labels, probabilities)
     assert 0.5 < temperature < 1
-    assert with_temperature(probabilities, temperature).max() == pytest.approx(1 - 1 / 22, abs=1e-6)  # Platt's target
+    assert apply_temperature(probabilities, temperature).max() == pytest.approx(1 - 1 / 22, abs=1e-6)  # Platt's target
 
 
 def test_a_temperature_changes_no_prediction_and_its_inverse_takes_it_back():
     _, probabilities = drawn(50, 4)
-    warmer = with_temperature(probabilities, 1.7)
+    warmer = apply_temperature(probabilities, 1.7)
     assert (warmer.argmax(1) == probabilities.argmax(1)).all()
-    np.testing.assert_allclose(with_temperature(warmer, 1 / 1.7), probabilities, atol=EXACT)
+    np.testing.assert_allclose(apply_temperature(warmer, 1 / 1.7), probabilities, atol=EXACT)
     np.testing.assert_allclose(warmer.sum(1), 1, atol=EXACT)
 
 
@@ -217,7 +223,7 @@ def test_probabilities_that_were_rounded_to_0_and_1_stay_numbers():
     labels, probabilities = np.array([0, 1, 1]), two_class(0.0, 1.0, 0.0)
     temperature = fit_temperature(labels, probabilities)
     assert math.isfinite(temperature) and temperature > 1
-    assert np.isfinite(with_temperature(probabilities, temperature)).all()
+    assert np.isfinite(apply_temperature(probabilities, temperature)).all()
 
 
 # All of them
@@ -235,13 +241,13 @@ def test_the_intervals_are_those_of_the_definition_on_the_same_resamples(monkeyp
     monkeypatch.setattr(metrics, "RESAMPLES", 200)
     labels, probabilities = drawn(80, 3, 0.4)
     generator, errors, briers = np.random.default_rng(5), [], []
-    order = np.argsort(bin_of(probabilities.max(1)), kind="stable")  # the order in which texts are drawn
+    order = np.argsort(bin_index(probabilities.max(1)), kind="stable")  # the order in which texts are drawn
     for _ in range(200):
         chosen = order[generator.integers(80, size=80)]
-        errors.append(calibration_error(labels[chosen], probabilities[chosen]))
+        errors.append(expected_calibration_error(labels[chosen], probabilities[chosen]))
         briers.append(brier_scores(labels[chosen], probabilities[chosen]).mean())
     scores = calibration_scores(labels, probabilities, seed=5)
-    ece = calibration_error(labels, probabilities)
+    ece = expected_calibration_error(labels, probabilities)
     expected = [max(2 * ece - np.quantile(errors, q), least) for q, least in ((0.975, 0), (0.025, ece))]
     assert [scores["ece"]["low"], scores["ece"]["high"]] == pytest.approx(expected, abs=1e-9)
     expected = np.quantile(briers, [0.025, 0.975]).tolist()

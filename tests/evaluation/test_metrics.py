@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minitext.evaluation import metrics
-from minitext.evaluation.metrics import RankCurve, averages, confusion_matrix, divide, log_losses, per_class, score
+from minitext.evaluation.metrics import RocAuc, averages, confusion_matrix, divide, log_losses, per_class, score
 
 # Six texts by hand: class 0 three times (two found), class 1 twice (one found), class 2 once (called 1)
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -99,20 +99,20 @@ def test_log_loss_normalises_its_rows():
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order():
     # negatives at 1, 3; positives at 2, 4: of four pairs, only (3, 2) is wrong
-    curve = RankCurve(np.array([False, True, False, True]), np.array([1.0, 2, 3, 4]))
+    curve = RocAuc(np.array([False, True, False, True]), np.array([1.0, 2, 3, 4]))
     assert curve.area(np.ones(4)) == 3 / 4
 
 
 def test_a_tie_counts_half():
-    curve = RankCurve(np.array([False, True, True]), np.array([1.0, 1, 2]))
+    curve = RocAuc(np.array([False, True, True]), np.array([1.0, 1, 2]))
     assert curve.area(np.ones(3)) == (1 / 2 + 1) / 2
 
 
 def test_weights_stand_for_copies_of_a_text():
     positive, scores, weights = np.array([False, True, False]), np.array([1.0, 2, 3]), np.array([3.0, 2, 1])
     copies = np.repeat(np.arange(3), [3, 2, 1])
-    repeated = RankCurve(positive[copies], scores[copies]).area(np.ones(6))
-    assert RankCurve(positive, scores).area(weights) == repeated == 6 / 8
+    repeated = RocAuc(positive[copies], scores[copies]).area(np.ones(6))
+    assert RocAuc(positive, scores).area(weights) == repeated == 6 / 8
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -291,7 +291,7 @@ def test_ties_in_a_binary_score_are_scikit_learns():
     generator = np.random.default_rng(0)
     for _ in range(50):
         positive, scores = generator.random(30) < 0.4, generator.integers(4, size=30) / 4
-        area = RankCurve(positive, scores).area(np.ones(30))
+        area = RocAuc(positive, scores).area(np.ones(30))
         assert area == pytest.approx(roc_auc_score(positive, scores), abs=1e-9)
 
 
@@ -300,7 +300,7 @@ def test_intervals_are_scipys_from_the_same_resamples(monkeypatch):
     bootstrap = pytest.importorskip("scipy.stats").bootstrap
     monkeypatch.setattr(metrics, "RESAMPLES", 500)
     labels, probabilities = random_case(2, 80, seed=3)
-    losses, curve = log_losses(labels, probabilities), RankCurve(labels == 1, probabilities[:, 1])
+    losses, curve = log_losses(labels, probabilities), RocAuc(labels == 1, probabilities[:, 1])
     right = labels == probabilities.argmax(1)
     statistics = {
         "accuracy": lambda texts: right[texts].mean(),

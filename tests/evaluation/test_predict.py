@@ -15,18 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitext.data.batching import Padder
-from minitext.data.tokenizer import Ragged
-from minitext.evaluation.predict import predict_all, validate
-from minitext.training.distributed import ALONE, Team
+from minitext.data.batching import PackCollator
+from minitext.data.tokenizer import TokenizedTexts
+from minitext.evaluation.predict import classification_metrics, predict_logits
+from minitext.training.distributed import SINGLE, Distributed
 
 CPU = torch.device("cpu")
 
 
-def numbered(lengths: list[int]) -> Padder:
+def numbered(lengths: list[int]) -> PackCollator:
     """Text i is the number i, as often as its length says."""
     ids = torch.tensor([number for number, length in enumerate(lengths) for _ in range(length)], dtype=torch.int32)
-    return Padder(Ragged(ids, F.pad(torch.tensor(lengths).cumsum(0), (1, 0))), torch.zeros(len(lengths)).long(), 99)
+    return PackCollator(
+        TokenizedTexts(ids, F.pad(torch.tensor(lengths).cumsum(0), (1, 0))), torch.zeros(len(lengths)).long(), 99
+    )
 
 
 class Echo(nn.Module):
@@ -44,7 +46,7 @@ class Echo(nn.Module):
 
 
 @dataclass(frozen=True)
-class Threads(Team):
+class Threads(Distributed):
     """A team in one process."""
 
     barrier: Barrier = dataclasses.field(default_factory=lambda: Barrier(1))
@@ -61,12 +63,12 @@ class Threads(Team):
         return value
 
 
-def in_threads(size: int, data: Padder, batch: int) -> tuple[list[Tensor], list[int]]:
+def in_threads(size: int, data: PackCollator, batch: int) -> tuple[list[Tensor], list[int]]:
     """What each of a team gets, and the number of texts that it computed."""
     barrier, values, models = Barrier(size, timeout=20), [], [Echo() for _ in range(size)]
 
     def member(rank: int) -> Tensor:
-        return predict_all(models[rank], data, batch, CPU, torch.float32, team=Threads(rank, size, barrier, values))
+        return predict_logits(models[rank], data, batch, CPU, torch.float32, team=Threads(rank, size, barrier, values))
 
     with ThreadPoolExecutor(size) as pool:
         logits = list(pool.map(member, range(size)))
@@ -82,7 +84,7 @@ def expected(lengths: list[int]) -> list[list[float]]:
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 11, 64])
 def test_logits_stand_in_the_texts_own_order(batch: int):
-    assert predict_all(Echo(), numbered(LENGTHS), batch, CPU, torch.float32).tolist() == expected(LENGTHS)
+    assert predict_logits(Echo(), numbered(LENGTHS), batch, CPU, torch.float32).tolist() == expected(LENGTHS)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -96,7 +98,7 @@ def test_a_team_computes_each_text_once_and_all_get_all_logits(size: int, count:
 
 
 def test_a_text_without_tokens_has_logits_too():
-    found = predict_all(Echo(), numbered([2, 0, 1]), 2, CPU, torch.float32)
+    found = predict_logits(Echo(), numbered([2, 0, 1]), 2, CPU, torch.float32)
     assert found[:, 1].tolist() == [2, 0, 1]
     assert found.isfinite().all()
 
@@ -109,7 +111,7 @@ def test_the_longest_texts_come_first_so_that_too_little_memory_shows_at_once():
             seen.append(ids.shape[1])
             return super().forward(ids, mask)
 
-    predict_all(Widths(), numbered(LENGTHS), 3, CPU, torch.float32, team=ALONE)
+    predict_logits(Widths(), numbered(LENGTHS), 3, CPU, torch.float32, team=SINGLE)
     assert seen == sorted(seen, reverse=True)
     assert seen[0] == 9
 
@@ -117,17 +119,19 @@ def test_the_longest_texts_come_first_so_that_too_little_memory_shows_at_once():
 def test_logits_are_float32_on_the_cpu_and_need_no_gradient_in_half_precision_too():
     model = nn.Linear(1, 2)
     model.forward = lambda ids, mask: F.linear(ids[:, :1].float(), model.weight, model.bias)
-    found = predict_all(model, numbered(LENGTHS), 4, CPU, torch.bfloat16)
+    found = predict_logits(model, numbered(LENGTHS), 4, CPU, torch.bfloat16)
     assert (found.dtype, found.device, found.requires_grad) == (torch.float32, CPU, False)
-    whole = predict_all(model, numbered(LENGTHS), 4, CPU, torch.float32)
+    whole = predict_logits(model, numbered(LENGTHS), 4, CPU, torch.float32)
     assert 0 < (found - whole).abs().max() < 0.1  # bfloat16 has 8 bits, of values up to 10
 
 
 def test_a_loss_that_float32_would_round_away_is_there():
-    scores = validate(torch.tensor([[40.0, 0.0]]), torch.tensor([0]))
+    scores = classification_metrics(torch.tensor([[40.0, 0.0]]), torch.tensor([0]))
     assert scores["loss"] == pytest.approx(math.exp(-40), rel=1e-6)
     assert scores["accuracy"] == 1
 
 
 def test_scores_are_plain_numbers_that_json_knows():
-    assert {type(value) for value in validate(torch.tensor([[1.0, 0.0]]), torch.tensor([1])).values()} == {float}
+    assert {
+        type(value) for value in classification_metrics(torch.tensor([[1.0, 0.0]]), torch.tensor([1])).values()
+    } == {float}

@@ -24,8 +24,8 @@ from test_predictor import POS, assert_one_line, call, change, save_finetuned, s
 
 from minitext.data.words import word_ids
 from minitext.evaluation import predictor as predict
-from minitext.evaluation.predict_file import Counts, PredictOptions, predict_file
-from minitext.evaluation.predictor import load_run
+from minitext.evaluation.predict_file import Counts, PredictConfig, predict_file
+from minitext.evaluation.predictor import load_predictor
 from minitext.models import mean_encoder as encoder
 from minitext.models.mean_encoder import MeanEncoder
 from minitext.models.static import LogisticRegression, StaticClassifier
@@ -61,7 +61,7 @@ def small_chunks(monkeypatch):
 
 
 def write(run: Path, source: Path, output: Path, **options: object) -> bytes:
-    predict_file(run, PredictOptions(input=str(source), output=str(output), **options))
+    predict_file(run, PredictConfig(input=str(source), output=str(output), **options))
     return output.read_bytes()
 
 
@@ -76,7 +76,7 @@ def read(output: Path) -> list[dict]:
 
 
 def test_a_row_for_each_row_with_line_class_probabilities_and_note(run, source, tmp_path):
-    counts = predict_file(run, PredictOptions(input=str(source), output=str(tmp_path / "out.csv"), keep=("id",)))
+    counts = predict_file(run, PredictConfig(input=str(source), output=str(tmp_path / "out.csv"), keep_columns=("id",)))
     rows = read(tmp_path / "out.csv")
     assert list(rows[0]) == ["line", "id", "predicted", "p(neg)", "p(pos)", "note"]
     assert [row["line"] for row in rows] == ["2", "3", "4", "5", "7", "8", "9"]  # row d takes two lines
@@ -118,7 +118,7 @@ def test_numbers_are_those_of_the_run_to_the_last_bit_of_float32(run, source, tm
     found = torch.tensor([float(row["p(pos)"]) for row in read(tmp_path / "out.csv") if not row["note"]])
     texts = ["good", "bad", "good, good\nbad", "bad film", "good bad"]
     # the chunk holds seven texts here and five there, which may round the last bit another way
-    assert (found - load_run(run).predict(texts)[:, 1]).abs().max() <= 1e-7
+    assert (found - load_predictor(run).predict(texts)[:, 1]).abs().max() <= 1e-7
 
 
 @pytest.mark.parametrize("content", ["text\n", "", "\n\n"])
@@ -146,7 +146,7 @@ def test_rows_in_are_rows_out(cells: list[tuple[str, str]], kind: str):
         run, source, output = save_run(Path(name, "run")), Path(name, "in.csv"), Path(name, "out" + kind)
         with open(source, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("key", "text"), *cells])
-        counts = predict_file(run, PredictOptions(input=str(source), output=str(output), keep=("key",)))
+        counts = predict_file(run, PredictConfig(input=str(source), output=str(output), keep_columns=("key",)))
         rows = read(output)
     assert [row["key"] for row in rows] == [key for key, _ in cells]
     assert [row["note"] for row in rows] == ["" if text.strip() else "empty text" for _, text in cells]
@@ -168,7 +168,7 @@ def test_a_token_model_s_rows_are_sorted_in_a_chunk_and_come_back_in_order(tmp_p
     monkeypatch.setattr(predict, "TOKEN_CHUNK", 20)
     write(tmp_path / "run", tmp_path / "in.txt", tmp_path / "out.jsonl")
     found = torch.tensor([list(row.values())[2:5] for row in read(tmp_path / "out.jsonl")])
-    expected = torch.cat([load_run(tmp_path / "run").predict([text]) for text in texts])
+    expected = torch.cat([load_predictor(tmp_path / "run").predict([text]) for text in texts])
     assert (found - expected).abs().max() < 1e-6  # float32, padded here and not there
     assert (expected - expected[0]).abs().max() > 1e-2  # the case tells
 
@@ -189,7 +189,7 @@ def test_only_a_few_chunks_are_read_ahead(tmp_path, monkeypatch, track: str):
             taken += 1
             yield "good"
 
-    for probabilities in load_run(tmp_path / "run").predict_in_chunks(texts()):
+    for probabilities in load_predictor(tmp_path / "run").predict_in_chunks(texts()):
         assert taken - given_back <= 4 * (2 * parallel.cores() if track == "static" else 1)
         given_back += len(probabilities)
     assert given_back == 400
@@ -201,10 +201,10 @@ def test_only_a_few_chunks_are_read_ahead(tmp_path, monkeypatch, track: str):
 @pytest.fixture
 def stopped(run, source, tmp_path, small_chunks) -> tuple[bytes, bytes, bytes]:
     """What an uninterrupted prediction writes; the partial output and journal of one that stopped in its last chunk."""
-    whole = write(run, source, tmp_path / "whole.csv", keep=("id",))
+    whole = write(run, source, tmp_path / "whole.csv", keep_columns=("id",))
     source.write_text(TABLE + '"never closed\n')
     with pytest.raises(UserError):
-        write(run, source, tmp_path / "out.csv", keep=("id",))
+        write(run, source, tmp_path / "out.csv", keep_columns=("id",))
     source.write_text(TABLE)
     return whole, *((tmp_path / name).read_bytes() for name in ("out.csv.partial", "out.csv.partial.jsonl"))
 
@@ -218,7 +218,7 @@ def test_cut_at_any_byte_and_resumed_ends_with_the_same_bytes(run, source, tmp_p
     for partial_left, journal_left in cuts:
         (tmp_path / "out.csv.partial").write_bytes(partial_left)
         (tmp_path / "out.csv.partial.jsonl").write_bytes(journal_left)
-        assert write(run, source, tmp_path / "out.csv", keep=("id",), resume=True) == whole
+        assert write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True) == whole
         (tmp_path / "out.csv").unlink()
 
 
@@ -228,13 +228,13 @@ def test_a_half_written_journal_is_whole_again_after_the_next_stop(run, source, 
     (tmp_path / "out.csv.partial.jsonl").write_bytes(journal[:-lost])
     source.write_text(TABLE + '"never closed\n')
     with pytest.raises(UserError):
-        write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+        write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True)
     assert (tmp_path / "out.csv.partial").read_bytes() == partial
     assert (tmp_path / "out.csv.partial.jsonl").read_bytes() == journal
 
 
 def test_a_resumed_prediction_counts_all_rows(run, source, tmp_path, stopped):
-    options = PredictOptions(input=str(source), output=str(tmp_path / "out.csv"), keep=("id",), resume=True)
+    options = PredictConfig(input=str(source), output=str(tmp_path / "out.csv"), keep_columns=("id",), resume=True)
     assert predict_file(run, options) == Counts(rows=7, below=0, unread=2)
 
 
@@ -246,14 +246,14 @@ def test_a_resumed_prediction_does_not_predict_again_what_is_done(run, source, t
         return encode(self, (predicted.append(text) or text for text in texts))
 
     monkeypatch.setattr(MeanEncoder, "encode_in_chunks", watched)
-    write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+    write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True)
     assert predicted == ["good bad"]
 
 
 def test_a_row_that_stopped_it_can_be_mended_and_the_rest_goes_on(run, source, tmp_path, stopped):
     source.write_text(TABLE + "h,mended good\n")
-    whole = write(run, source, tmp_path / "other.csv", keep=("id",))
-    assert write(run, source, tmp_path / "out.csv", keep=("id",), resume=True) == whole
+    whole = write(run, source, tmp_path / "other.csv", keep_columns=("id",))
+    assert write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True) == whole
     assert read(tmp_path / "out.csv")[-1]["predicted"] == "pos"
 
 
@@ -263,15 +263,15 @@ def test_resume_with_nothing_to_resume_begins(run, source, tmp_path):
 
 def test_without_resume_an_old_partial_is_replaced(run, source, tmp_path, stopped):
     (tmp_path / "out.csv.partial").write_bytes(b"anything")
-    assert write(run, source, tmp_path / "out.csv", keep=("id",)) == stopped[0]
+    assert write(run, source, tmp_path / "out.csv", keep_columns=("id",)) == stopped[0]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"keep": ("id",), "threshold": 0.7}, "threshold was 0.0, is 0.7"),
+        ({"keep_columns": ("id",), "threshold": 0.7}, "threshold was 0.0, is 0.7"),
         ({}, "columns was"),
-        ({"keep": ("id",), "text_column": "id"}, "are not those that were predicted"),
+        ({"keep_columns": ("id",), "text_column": "id"}, "are not those that were predicted"),
     ],
 )
 def test_other_settings_are_not_resumed(run, source, tmp_path, stopped, options: dict, said: str):
@@ -285,20 +285,20 @@ def test_another_run_is_not_resumed(run, source, tmp_path, stopped):
     classifier.load_state_dict({"linear.weight": torch.tensor([[3.0]]), "linear.bias": torch.zeros(1)})
     StaticClassifier(MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]])), classifier, ("neg", "pos")).save(run)
     with pytest.raises(UserError, match=r"run was \w{16}, is \w{16}"):
-        write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+        write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True)
 
 
 def test_a_run_with_another_temperature_is_not_resumed(run, source, tmp_path, stopped):
     change(run / "config.json", temperature=2.0)
     with pytest.raises(UserError, match="run was"):
-        write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+        write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True)
 
 
 @pytest.mark.parametrize("content", [TABLE.replace("bad film", "bad movie"), "id,text\na,good\n"])
 def test_an_input_whose_done_rows_have_changed_is_not_resumed(run, source, tmp_path, stopped, content: str):
     source.write_text(content)
     with pytest.raises(UserError, match="its first 6 rows are not those that were predicted"):
-        write(run, source, tmp_path / "out.csv", keep=("id",), resume=True)
+        write(run, source, tmp_path / "out.csv", keep_columns=("id",), resume=True)
 
 
 def test_an_input_that_cannot_be_begun_leaves_nothing(run, tmp_path):
@@ -336,10 +336,13 @@ REFUSED = {
     "an output that is a folder": (["--input", "{}/in.csv", "--output", "{}/folder.csv"], "is a folder"),
     "an output that exists": (["--input", "{}/in.csv", "--output", "{}/old.csv"], "replace it with --overwrite"),
     "a kept column that clashes": (
-        ["--input", "{}/two.csv", "--output", "{}/out.csv", "--keep", "note"],
-        "--keep note",
+        ["--input", "{}/two.csv", "--output", "{}/out.csv", "--keep-columns", "note"],
+        "--keep-columns note",
     ),
-    "a column kept twice": (["--input", "{}/in.csv", "--output", "{}/out.csv", "--keep", "id", "id"], "--keep id"),
+    "a column kept twice": (
+        ["--input", "{}/in.csv", "--output", "{}/out.csv", "--keep-columns", "id", "id"],
+        "--keep-columns id",
+    ),
     "a threshold above 1": (["good", "--threshold", "1.5"], "--threshold 1.5: a probability lies from 0 to 1"),
     "a threshold below 0": (["good", "--threshold", "-0.1"], "--threshold -0.1"),
     "a threshold that is no number": (["good", "--threshold", "nan"], "--threshold nan"),

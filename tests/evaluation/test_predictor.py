@@ -16,8 +16,8 @@ from tokenizers.processors import BertProcessing
 
 from minitext import cli as command_line
 from minitext.data.tokenizer import train_tokenizer
-from minitext.evaluation.predictor import json_prediction, load_run, show_prediction
-from minitext.models.bert import BertConfig, Classifier
+from minitext.evaluation.predictor import format_prediction, json_prediction, load_predictor
+from minitext.models.bert import BertClassifier, BertConfig
 from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
 from minitext.models.mean_encoder import MeanEncoder
@@ -68,13 +68,13 @@ def assert_one_line(error: str) -> None:
 def test_a_run_predicts_what_its_classifier_predicts(tmp_path, mlp: bool):
     folder = save_run(tmp_path / "run", mlp)
     texts = ["good", "bad bad good", "", "unknown"]
-    predictor = load_run(folder)
-    assert predictor.names == ("neg", "pos")
+    predictor = load_predictor(folder)
+    assert predictor.class_names == ("neg", "pos")
     assert torch.equal(predictor.predict(texts), StaticClassifier.load(folder).logits(texts).softmax(dim=1))
 
 
 def test_probabilities_by_hand(folder):
-    found = load_run(folder).predict(["good", "bad", "good bad"])[:, 1].tolist()
+    found = load_predictor(folder).predict(["good", "bad", "good bad"])[:, 1].tolist()
     assert found == pytest.approx([POS, 1 - POS, 0.5], abs=1e-6)  # float32
 
 
@@ -82,7 +82,7 @@ def test_a_stream_of_texts_leaves_torch_its_threads(folder):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        stream = load_run(folder).predict_in_chunks(iter(["good"] * 9000))
+        stream = load_predictor(folder).predict_in_chunks(iter(["good"] * 9000))
         next(stream)
         stream.close()  # in the middle, as an error does
         assert torch.get_num_threads() == 2
@@ -93,7 +93,7 @@ def test_a_stream_of_texts_leaves_torch_its_threads(folder):
 # Fine-tuned runs
 
 
-def save_finetuned(folder: Path, truncate: str = "head") -> tuple[Classifier, dict[str, int]]:
+def save_finetuned(folder: Path, truncate: str = "head") -> tuple[BertClassifier, dict[str, int]]:
     """As much of a fine-tuned run as predicting needs: its model, and the ids of its words."""
     folder.mkdir(parents=True)
     tokenizer = train_tokenizer(["good bad so"] * 9, 100)
@@ -101,7 +101,7 @@ def save_finetuned(folder: Path, truncate: str = "head") -> tuple[Classifier, di
     tokenizer.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     torch.manual_seed(0)
     config = BertConfig(len(ids), 8, 2, 2, 16, 8, init_std=0.5)
-    model = Classifier(config, 3).eval()
+    model = BertClassifier(config, 3).eval()
     save_model(model, tokenizer, folder, write_config(config), ("neg", "pos", "so-so"),
                track="finetune", max_length=6, truncate=truncate)  # fmt: skip
     (folder / "scores.json").write_text("{}")
@@ -111,8 +111,8 @@ def save_finetuned(folder: Path, truncate: str = "head") -> tuple[Classifier, di
 @pytest.mark.parametrize(("truncate", "kept"), [("head", "GGGB"), ("tail", "BSBS"), ("head+tail", "GSBS")])
 def test_a_fine_tuned_run_predicts_its_model_s_softmax_of_the_text_it_may_see(tmp_path, truncate: str, kept: str):
     model, ids = save_finetuned(tmp_path / "run", truncate)
-    predictor = load_run(tmp_path / "run")
-    assert predictor.names == ("neg", "pos", "so-so")
+    predictor = load_predictor(tmp_path / "run")
+    assert predictor.class_names == ("neg", "pos", "so-so")
     words = {"G": ids["good"], "B": ids["bad"], "S": ids["so"]}
     rows = [[ids["[CLS]"], *(words[word] for word in text), ids["[SEP]"]] for text in ("G", kept, "")]
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_a_run_whose_weights_lack_a_part_of_the_head_is_refused(monkeypatch, cap
 
 
 def test_a_person_sees_a_bar_a_class_and_the_likeliest_marked():
-    assert show_prediction("Good!", ("neg", "pos"), (0.1, 0.9)).splitlines() == [
+    assert format_prediction("Good!", ("neg", "pos"), (0.1, 0.9)).splitlines() == [
         "Good!",
         "    neg  10.00% ███",
         "  > pos  90.00% " + "█" * 27,
@@ -188,13 +188,13 @@ def test_a_person_sees_a_bar_a_class_and_the_likeliest_marked():
 
 
 def test_bars_start_in_one_column():
-    lines = show_prediction("x", ("a", "longer"), (0.5, 0.5)).splitlines()[1:]
+    lines = format_prediction("x", ("a", "longer"), (0.5, 0.5)).splitlines()[1:]
     assert len({line.index("█") for line in lines}) == 1
 
 
 def test_a_long_text_is_cut():
-    assert show_prediction("x" * 101, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 99 + "…"
-    assert show_prediction("x" * 100, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 100
+    assert format_prediction("x" * 101, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 99 + "…"
+    assert format_prediction("x" * 100, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 100
 
 
 def test_a_program_gets_one_json_object_on_one_line():
@@ -205,9 +205,9 @@ def test_a_program_gets_one_json_object_on_one_line():
 
 
 def test_a_person_sees_that_a_run_abstains_and_no_class_is_marked():
-    lines = show_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.95).splitlines()
+    lines = format_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.95).splitlines()
     assert lines == ["Good!", "    neg  10.00% ███", "    pos  90.00% " + "█" * 27, "  abstains: below threshold"]
-    assert show_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.9).splitlines()[2].startswith("  > pos")
+    assert format_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.9).splitlines()[2].startswith("  > pos")
 
 
 def test_a_program_sees_that_a_run_abstains():
@@ -313,23 +313,23 @@ def test_python_m_minitext_reads_stdin_and_input(folder, tmp_path):
 
 def test_the_folder_above_a_run_hints_at_the_run(folder):
     with pytest.raises(UserError, match=r"runs: not a finished run; did you mean .*runs/logistic\?"):
-        load_run(folder.parent)
+        load_predictor(folder.parent)
 
 
 def test_a_folder_without_runs_says_what_to_give(tmp_path):
     with pytest.raises(UserError, match=r"not a finished run; give the folder that a script wrote"):
-        load_run(tmp_path)
+        load_predictor(tmp_path)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: not a finished run"):
-        load_run(tmp_path / "nowhere")
+        load_predictor(tmp_path / "nowhere")
 
 
 def test_an_unfinished_run_is_refused(folder):
     (folder / "scores.json").unlink()
     with pytest.raises(UserError, match=r"logistic: not a finished run"):
-        load_run(folder)
+        load_predictor(folder)
 
 
 def test_the_hint_does_not_point_at_an_unfinished_run(tmp_path, folder):
@@ -337,7 +337,7 @@ def test_the_hint_does_not_point_at_an_unfinished_run(tmp_path, folder):
     shutil.move(folder, folder.with_name("alone.partial"))
     save_run(tmp_path / "runs" / "mlp")
     with pytest.raises(UserError, match=r"did you mean .*runs/mlp\?"):
-        load_run(tmp_path / "runs")
+        load_predictor(tmp_path / "runs")
 
 
 def cut(path: Path) -> None:

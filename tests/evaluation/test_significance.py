@@ -9,7 +9,7 @@ import pytest
 
 from minitext.evaluation import metrics, significance
 from minitext.evaluation.significance import (
-    Sampled,
+    BootstrapEstimate,
     difference,
     holm,
     is_overfitted,
@@ -131,11 +131,11 @@ def test_the_paired_interval_is_scipys(monkeypatch):
 
 def test_a_p_value_by_hand():
     # 1 of 9 resamples is at or below 0, and the sample itself counts as one: twice 2 / 10
-    assert Sampled(0.5, np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])).p_value() == pytest.approx(0.4)
+    assert BootstrapEstimate(0.5, np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])).p_value() == pytest.approx(0.4)
 
 
 def test_a_p_value_is_never_zero():
-    assert Sampled(1.0, np.ones(999)).p_value() == pytest.approx(2 / 1000)
+    assert BootstrapEstimate(1.0, np.ones(999)).p_value() == pytest.approx(2 / 1000)
 
 
 def test_the_bootstrap_and_mcnemar_agree_on_a_clear_case():
@@ -178,7 +178,7 @@ def test_train_and_test_are_drawn_independently():
     assert low < -0.04 < 0.04 < high  # 1.96 * sqrt(2 * 0.8 * 0.2 / 200) = 0.078; drawn together it would be 0
 
 
-# Seeds
+# SeedGroup
 
 
 def test_a_summary_is_mean_and_deviation():

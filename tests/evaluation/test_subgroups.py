@@ -4,12 +4,12 @@ import csv
 
 import numpy as np
 
-from minitext.data.dataset import Corpus
-from minitext.evaluation.subgroups import mistakes, quarters, slices, write_mistakes
+from minitext.data.dataset import Dataset
+from minitext.evaluation.subgroups import by_quartile, mistakes, subgroup_accuracy, write_mistakes
 
 
-def corpus(texts: list[str], labels: list[int], tags: list[str] | tuple = ()) -> Corpus:
-    return Corpus(texts, np.array(labels), ("neg", "pos"), [f"t.csv:{i}" for i in range(len(texts))], tags)
+def corpus(texts: list[str], labels: list[int], tags: list[str] | tuple = ()) -> Dataset:
+    return Dataset(texts, np.array(labels), ("neg", "pos"), [f"t.csv:{i}" for i in range(len(texts))], tags)
 
 
 TRAIN = corpus(["good bad", "film"], [1, 0])
@@ -18,7 +18,7 @@ PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.05, 0.95]])  # 
 
 
 def rows_by(by: str) -> dict[str, tuple[int, float]]:
-    rows = slices(TEST, TRAIN, PROBABILITIES)
+    rows = subgroup_accuracy(TEST, TRAIN, PROBABILITIES)
     return {row["slice"]: (row["count"], row["accuracy"]) for row in rows if row["by"] == by}
 
 
@@ -32,7 +32,7 @@ def test_each_tag_has_its_accuracy_and_texts_without_one_are_not_lost():
 
 def test_a_corpus_without_tags_has_no_rows_by_tag():
     untagged = corpus(TEST.texts, TEST.labels.tolist())
-    assert not [row for row in slices(untagged, TRAIN, PROBABILITIES) if row["by"] == "tag"]
+    assert not [row for row in subgroup_accuracy(untagged, TRAIN, PROBABILITIES) if row["by"] == "tag"]
 
 
 def test_lengths_come_in_quarters_of_the_texts():
@@ -44,18 +44,18 @@ def test_words_that_no_training_text_holds_are_counted():
 
 
 def test_each_slice_has_an_interval_around_its_accuracy():
-    for row in slices(TEST, TRAIN, PROBABILITIES):
+    for row in subgroup_accuracy(TEST, TRAIN, PROBABILITIES):
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
 
 
 def test_quarters_hold_every_text_once():
     values = np.random.default_rng(0).integers(0, 30, 101)
-    parts = [inside for _, inside in quarters(values, "{:.0f} words")]
+    parts = [inside for _, inside in by_quartile(values, "{:.0f} words")]
     assert (sum(part.astype(int) for part in parts) == 1).all() and len(parts) == 4
 
 
 def test_a_quarter_is_named_by_its_least_and_its_greatest_value():
-    assert next(name for name, _ in quarters(np.arange(1000, 1008), "{:,.0f} words")) == "1,000 to 1,001 words"
+    assert next(name for name, _ in by_quartile(np.arange(1000, 1008), "{:,.0f} words")) == "1,000 to 1,001 words"
 
 
 def test_mistakes_come_by_confidence():

@@ -11,7 +11,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minitext.models import bert
-from minitext.models.bert import BertConfig, Classifier, Encoder, Layer, Layout, MaskedLM, can_pack, training_flops
+from minitext.models.bert import (
+    BertClassifier,
+    BertConfig,
+    BertEncoder,
+    BertMaskedLM,
+    Layer,
+    Layout,
+    can_pack,
+    training_flops,
+)
 from minitext.utils.errors import UserError
 
 # weights large enough that attention is not all but uniform, which would hide a wrong mask
@@ -30,14 +39,14 @@ def config(**changes) -> BertConfig:
     return dataclasses.replace(SMALL, **changes)
 
 
-def classifier(classes: int = 3, **changes) -> Classifier:
+def classifier(classes: int = 3, **changes) -> BertClassifier:
     torch.manual_seed(0)
-    return Classifier(config(**changes), classes).eval()
+    return BertClassifier(config(**changes), classes).eval()
 
 
-def masked_lm(**changes) -> MaskedLM:
+def masked_lm(**changes) -> BertMaskedLM:
     torch.manual_seed(0)
-    return MaskedLM(config(**changes)).eval()
+    return BertMaskedLM(config(**changes)).eval()
 
 
 def batch(*texts: list[int], longest: int | None = None, pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -131,7 +140,7 @@ def test_the_order_of_tokens_matters():
 def test_a_text_may_fill_the_position_table_to_its_last_row():
     changes = config(positions=7, first_position=2)
     assert changes.longest == 5
-    assert Classifier(changes, 2)(*batch(TEXTS[0])).isfinite().all()
+    assert BertClassifier(changes, 2)(*batch(TEXTS[0])).isfinite().all()
 
 
 def test_dropout_acts_in_training_only():
@@ -159,7 +168,7 @@ def test_logits_of_masked_tokens_are_products_with_the_token_embedding():
 
 def test_new_weights_have_the_deviation_of_the_config():
     torch.manual_seed(0)
-    model = Classifier(config(vocabulary=100, width=64, inner=128, positions=64, init_std=0.02), 64)
+    model = BertClassifier(config(vocabulary=100, width=64, inner=128, positions=64, init_std=0.02), 64)
     for name, value in model.named_parameters():
         if "norm" in name:
             assert (value == (1 if name.endswith("weight") else 0)).all()
@@ -278,7 +287,7 @@ def test_the_cpu_does_not_pack():
 @pytest.mark.skipif(bert.varlen_attn is None, reason="this torch has no variable-length kernel")
 def test_the_cuda_kernel_gives_the_hidden_states_of_float32():
     torch.manual_seed(0)
-    model = Encoder(config(width=128, inner=256)).cuda().eval()  # 64 a head: the kernel wants multiples of 8
+    model = BertEncoder(config(width=128, inner=256)).cuda().eval()  # 64 a head: the kernel wants multiples of 8
     bert.initialise(model, 0.05)
     ids, mask = (part.cuda() for part in batch(*TEXTS, longest=8))
     assert not can_pack(ids.device)  # float32
@@ -344,7 +353,7 @@ def test_a_layer_is_torchs_transformer_encoder_layer(first_only: bool):
 @each_family
 def test_twenty_steps_overfit_eight_examples(changes: dict):
     torch.manual_seed(0)
-    model = Classifier(config(width=32, heads=4, inner=64, init_std=0.02, **changes), 2).train()
+    model = BertClassifier(config(width=32, heads=4, inner=64, init_std=0.02, **changes), 2).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     ids, mask = batch(*([token, *range(1, 1 + token % 3)] for token in range(10, 18)))
     labels = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
@@ -368,7 +377,7 @@ def test_operations_of_two_texts_counted_by_hand():
 
 @pytest.mark.oracle
 def test_operations_are_those_that_torch_counts():
-    model = Encoder(config(layers=3))
+    model = BertEncoder(config(layers=3))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         weighted(model(*batch([1, 2, 3, 4, 5], [6, 7, 8, 9, 1]), first_only=True)).backward()
     assert training_flops(model.config, torch.tensor([5, 5])) == counter.get_total_flops()

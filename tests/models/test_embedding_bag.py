@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.utils.errors import UserError
 
-SMALL = NetworkOptions(width=4, hidden=5, dropout=0.5, ngrams=1, buckets=1000)
+SMALL = NetworkConfig(width=4, hidden=5, dropout=0.5, ngrams=1, buckets=1000)
 
 
-def network(classes: int = 3, **changes) -> FeedForward:
+def network(classes: int = 3, **changes) -> EmbeddingBagClassifier:
     """Without dropout, the same at every call; 20 tokens."""
     torch.manual_seed(0)
-    return FeedForward(20, classes, dataclasses.replace(SMALL, **changes)).eval()
+    return EmbeddingBagClassifier(20, classes, dataclasses.replace(SMALL, **changes)).eval()
 
 
 def batch(*texts: list[int], longest: int | None = None, pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -24,13 +24,13 @@ def batch(*texts: list[int], longest: int | None = None, pad: int = 0) -> tuple[
     return ids, torch.arange(longest) < torch.tensor([[len(text)] for text in texts])
 
 
-def rows_of(model: FeedForward, *text: int) -> list[int]:
+def rows_of(model: EmbeddingBagClassifier, *text: int) -> list[int]:
     """The embedding rows that count for one text."""
     features, counted = model.features(*batch(list(text)))
     return features[counted].tolist()
 
 
-KINDS = [{}, {"ngrams": 3}, {"ngrams": 3, "distinct": True}, {"distinct": True}]
+KINDS = [{}, {"ngrams": 3}, {"ngrams": 3, "binary_counts": True}, {"binary_counts": True}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +107,7 @@ def test_the_order_of_a_pair_matters():
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_different_ngrams_seldom_share_a_row(n: int):
-    model = FeedForward(5000, 2, NetworkOptions(width=1, hidden=1, ngrams=n, buckets=1 << 20))
+    model = EmbeddingBagClassifier(5000, 2, NetworkConfig(width=1, hidden=1, ngrams=n, buckets=1 << 20))
     ids = torch.randint(5000, (10_000, n), generator=torch.Generator().manual_seed(0)).unique(dim=0)
     features, _ = model.features(ids, torch.ones_like(ids, dtype=torch.bool))
     found = len(features[:, -1].unique())
@@ -125,7 +125,7 @@ def test_a_batch_shorter_than_the_ngram_has_the_ngrams_that_fit(length: int):
 
 
 def test_distinct_tokens_count_once():
-    model = network(distinct=True)
+    model = network(binary_counts=True)
     table = torch.nn.Embedding.from_pretrained(model.embedding.weight)
     mean = table(torch.tensor([3, 5])).mean(dim=0)
     expected = model.output(model.hidden(mean).relu())
@@ -134,14 +134,14 @@ def test_distinct_tokens_count_once():
 
 def test_distinct_ngrams_count_once():
     # 1 2 1 2: the tokens 1 and 2, the pairs 1 2 (twice) and 2 1
-    assert sorted(rows_of(network(ngrams=2, distinct=True), 1, 2, 1, 2)) == sorted(
+    assert sorted(rows_of(network(ngrams=2, binary_counts=True), 1, 2, 1, 2)) == sorted(
         set(rows_of(network(ngrams=2), 1, 2, 1, 2))
     )
-    assert len(rows_of(network(ngrams=2, distinct=True), 1, 2, 1, 2)) == 4
+    assert len(rows_of(network(ngrams=2, binary_counts=True), 1, 2, 1, 2)) == 4
 
 
 def test_the_token_0_counts_once_and_its_padding_not_at_all():
-    features, counted = network(distinct=True).features(*batch([0, 0, 4], [4], longest=5))
+    features, counted = network(binary_counts=True).features(*batch([0, 0, 4], [4], longest=5))
     assert [row[chosen].tolist() for row, chosen in zip(features, counted, strict=True)] == [[0, 4], [4]]
 
 
@@ -192,10 +192,10 @@ def test_a_saved_network_gives_the_same_logits(tmp_path, kind: dict):
     model = network(**kind)
     model.save(tmp_path, names=["neg", "pos", "none"])
     inputs = batch([1, 2, 3, 3], [], [4])
-    assert torch.equal(FeedForward.load(tmp_path).eval()(*inputs), model(*inputs))
+    assert torch.equal(EmbeddingBagClassifier.load(tmp_path).eval()(*inputs), model(*inputs))
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"hidden": 0}, {"ngrams": 0}, {"buckets": 0}, {"dropout": 1.0}])
 def test_settings_that_make_no_network_are_refused(wrong: dict):
     with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
-        NetworkOptions(**wrong)
+        NetworkConfig(**wrong)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minitext.data.tokenizer import train_tokenizer
 from minitext.models import hf_checkpoint as pretrained
-from minitext.models.bert import Classifier, MaskedLM
+from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, load_weights, read_weights, save_model
 from minitext.models.hf_names import FAMILIES, read_config
 from minitext.utils.errors import UserError
@@ -78,11 +78,11 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def classifier(kind: str = "bert", classes: int = 2) -> Classifier:
-    return randomised(Classifier(read_config(source(kind), "here"), classes))
+def classifier(kind: str = "bert", classes: int = 2) -> BertClassifier:
+    return randomised(BertClassifier(read_config(source(kind), "here"), classes))
 
 
-def saved(folder: Path, kind: str = "bert", names: tuple[str, ...] = ("neg", "pos"), **changes) -> Classifier:
+def saved(folder: Path, kind: str = "bert", names: tuple[str, ...] = ("neg", "pos"), **changes) -> BertClassifier:
     """A random model for the classes `names`, written to `folder`; `changes` are to its config."""
     model = classifier(kind, len(names))
     save_model(model, tokenizer(), folder, source(kind), names)
@@ -113,7 +113,7 @@ def batch(pad: int = 0) -> tuple[Tensor, Tensor]:
     return ids.masked_fill(~mask, pad), mask
 
 
-def assert_same_logits(ours: Classifier, theirs: Classifier, order: tuple[int, ...] = (0, 1)) -> None:
+def assert_same_logits(ours: BertClassifier, theirs: BertClassifier, order: tuple[int, ...] = (0, 1)) -> None:
     assert torch.equal(ours.eval()(*batch()), theirs(*batch())[:, order])
 
 
@@ -137,7 +137,7 @@ def test_a_saved_classifier_is_loaded_to_the_bit(kind: str, tmp_path):
 @pytest.mark.parametrize("kind", MASKED)
 def test_a_saved_masked_language_model_is_loaded_to_the_bit(kind: str, tmp_path):
     config = read_config(source(kind), "here")
-    model, loaded = randomised(MaskedLM(config)), MaskedLM(config)
+    model, loaded = randomised(BertMaskedLM(config)), BertMaskedLM(config)
     save_model(model, tokenizer(), tmp_path, source(kind))
     assert load_weights(loaded, tmp_path, FAMILIES[kind]) == ([], [])
     assert_equal_tensors(loaded, model)
@@ -334,7 +334,7 @@ def test_weights_in_half_precision_are_loaded_in_float32(tmp_path):
 # Files
 
 
-def sharded(folder: Path) -> Classifier:
+def sharded(folder: Path) -> BertClassifier:
     """The tensors of a model in two files, which an index names."""
     model = saved(folder)
     tensors = load_file(folder / "model.safetensors")
@@ -546,7 +546,7 @@ def test_hidden_states_and_logits_are_transformers(kind: str, activation: str, t
 @pytest.mark.parametrize("kind", MASKED)
 def test_logits_of_masked_tokens_are_transformers(kind: str, activation: str, tmp_path):
     theirs = written(tmp_path, kind, True, **{"activation" if kind == "distilbert" else "hidden_act": activation})
-    ours = MaskedLM(read_config(json.loads((tmp_path / "config.json").read_text()), "here")).eval()
+    ours = BertMaskedLM(read_config(json.loads((tmp_path / "config.json").read_text()), "here")).eval()
     assert load_weights(ours, tmp_path, FAMILIES[kind]) == ([], [])
     ids, mask = batch(pad=theirs.config.pad_token_id)
     chosen = mask & (ids % 2 == 0)
@@ -611,7 +611,7 @@ def test_transformers_opens_a_saved_classifier_and_its_tokenizer(kind: str, tmp_
 @pytest.mark.parametrize("kind", MASKED)
 def test_transformers_opens_a_saved_masked_language_model(kind: str, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model = randomised(MaskedLM(read_config(source(kind), "here")))
+    model = randomised(BertMaskedLM(read_config(source(kind), "here")))
     save_model(model, tokenizer(), tmp_path, source(kind))
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     ids, mask = batch(pad=source(kind)["pad_token_id"])

@@ -3,7 +3,7 @@
 import pytest
 from safetensors import safe_open
 
-from minitext.models.bert import BertConfig, Classifier, MaskedLM
+from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, hub_names, read_config, write_config
 from minitext.utils.errors import UserError
 
@@ -177,9 +177,9 @@ def test_a_masked_language_models_tensor_has_a_name_in_the_checkpoint(kind: str,
     assert hub_names(ours, FAMILIES[kind], masked_lm=True) == (theirs,)
 
 
-def names_of(model: Classifier | MaskedLM, kind: str) -> list[str]:
+def names_of(model: BertClassifier | BertMaskedLM, kind: str) -> list[str]:
     """Sorted, with repeats if there were any."""
-    masked_lm = isinstance(model, MaskedLM)
+    masked_lm = isinstance(model, BertMaskedLM)
     return sorted(name for ours in model.state_dict() for name in hub_names(ours, FAMILIES[kind], masked_lm))
 
 
@@ -196,7 +196,7 @@ def names_that_transformers_saves(architecture: str, given: dict, folder) -> lis
 def test_a_classifier_has_transformers_names_no_more_and_no_less(kind: str, tmp_path):
     given = config(kind, embedding_size=6) if kind == "electra" else config(kind)
     expected = names_that_transformers_saves(FAMILIES[kind].architecture, given, tmp_path)
-    assert names_of(Classifier(read_config(given, "here"), 3), kind) == expected
+    assert names_of(BertClassifier(read_config(given, "here"), 3), kind) == expected
 
 
 @pytest.mark.oracle
@@ -205,6 +205,6 @@ def test_a_masked_language_model_has_transformers_names_no_more_and_no_less(kind
     expected = names_that_transformers_saves(FAMILIES[kind].masked_lm_architecture, config(kind), tmp_path)
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "lm_head.decoder.weight",
             "lm_head.decoder.bias", "vocab_projector.weight"}  # fmt: skip
-    assert names_of(MaskedLM(read_config(config(kind), "here")), kind) == [
+    assert names_of(BertMaskedLM(read_config(config(kind), "here")), kind) == [
         name for name in expected if name not in tied
     ]

@@ -12,36 +12,36 @@ from torch import Tensor
 
 from minitext.models.mean_encoder import MeanEncoder, fit_sif
 from minitext.models.static import (
-    Examples,
-    LogisticOptions,
+    EncodedTexts,
+    LogisticConfig,
     LogisticRegression,
-    MlpOptions,
+    MLPConfig,
     Standardize,
     StaticClassifier,
     build_mlp,
     fit_logistic,
     fit_mlp,
     losses,
-    minimise_logistic,
+    minimize_logistic,
 )
 from minitext.utils.errors import UserError
 
 WORDS = ["good", "bad", "film"]
 TABLE = torch.tensor([[1.0, 0], [0, 1], [2, 4]])
-FAST = MlpOptions(hidden=32, dropout=0.0, lr=1e-2, weight_decay=0.0, batch=8, epochs=20, patience=20)
+FAST = MLPConfig(hidden=32, dropout=0.0, lr=1e-2, weight_decay=0.0, batch_size=8, epochs=20, patience=20)
 
 
-def examples(count: int, width: int, classes: int, seed: int) -> Examples:
+def examples(count: int, width: int, classes: int, seed: int) -> EncodedTexts:
     """Vectors around a centre a class, near enough to each other that no class is told apart without errors."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(classes))
-    return Examples(centres[labels] + torch.randn(count, width, generator=generator), labels)
+    return EncodedTexts(centres[labels] + torch.randn(count, width, generator=generator), labels)
 
 
-def opposite(part: Examples) -> Examples:
+def opposite(part: EncodedTexts) -> EncodedTexts:
     """The same vectors, each with the other of two labels: what fits `part` well fits this badly."""
-    return Examples(part.vectors, 1 - part.labels)
+    return EncodedTexts(part.vectors, 1 - part.labels)
 
 
 def weights_of(model: torch.nn.Module) -> list[Tensor]:
@@ -68,14 +68,14 @@ def test_two_classes_share_one_weight_vector():
 
 def test_at_the_optimum_the_probabilities_sum_to_the_counts():
     train = examples(30, 3, 3, seed=0)
-    model = minimise_logistic(train, train, 3, l2=1.0, iterations=1000).model
+    model = minimize_logistic(train, train, 3, l2=1.0, iterations=1000).model
     # biases are free of the penalty, so the gradient by each is this difference; 1e-4 of 10 for float32
     assert model(train.vectors).softmax(dim=1).sum(dim=0).tolist() == pytest.approx([10, 10, 10], abs=1e-3)
 
 
 def test_the_last_row_of_the_history_is_the_model_that_is_kept():
     train = examples(30, 3, 2, seed=0)
-    fitted = minimise_logistic(train, train, 2, l2=1.0, iterations=1000)
+    fitted = minimize_logistic(train, train, 2, l2=1.0, iterations=1000)
     assert [row["iteration"] for row in fitted.history] == list(range(1, fitted.epoch + 1))
     assert [row["iteration"] for row in fitted.history if row.get("best")] == [fitted.epoch]
     loss = F.cross_entropy(fitted.model(train.vectors), train.labels).item()
@@ -84,32 +84,32 @@ def test_the_last_row_of_the_history_is_the_model_that_is_kept():
 
 def test_iterations_end_when_they_are_used_up():
     train = examples(30, 3, 2, seed=0)
-    assert len(minimise_logistic(train, train, 2, l2=1.0, iterations=2).history) == 2
+    assert len(minimize_logistic(train, train, 2, l2=1.0, iterations=2).history) == 2
 
 
 def test_a_strong_penalty_is_chosen_where_validation_contradicts_training():
     train = examples(40, 3, 2, seed=0)
-    fitted = fit_logistic(train, opposite(train), 2, LogisticOptions(l2=(0.1, 100.0, 1.0)))
+    fitted = fit_logistic(train, opposite(train), 2, LogisticConfig(l2=(0.1, 100.0, 1.0)))
     assert fitted.history[-1]["l2"] == 100
 
 
 def test_a_weak_penalty_is_chosen_where_validation_repeats_training():
     train = examples(40, 3, 2, seed=0)
-    assert fit_logistic(train, train, 2, LogisticOptions(l2=(1.0, 0.1, 100.0))).history[-1]["l2"] == 0.1
+    assert fit_logistic(train, train, 2, LogisticConfig(l2=(1.0, 0.1, 100.0))).history[-1]["l2"] == 0.1
 
 
 def test_the_chosen_penalty_has_the_lowest_validation_loss():
     train, valid = examples(20, 8, 3, seed=0), examples(200, 8, 3, seed=1)
     penalties = (0.1, 1.0, 10.0, 1000.0)
-    each = [minimise_logistic(train, valid, 3, l2, 1000).history[-1]["valid"]["loss"] for l2 in penalties]
-    chosen = fit_logistic(train, valid, 3, LogisticOptions(l2=penalties)).history[-1]
+    each = [minimize_logistic(train, valid, 3, l2, 1000).history[-1]["valid"]["loss"] for l2 in penalties]
+    chosen = fit_logistic(train, valid, 3, LogisticConfig(l2=penalties)).history[-1]
     assert chosen["valid"]["loss"] == min(each)
     assert 0 < penalties.index(chosen["l2"]) < len(penalties) - 1  # the case tells: neither end is the best
 
 
 def test_a_penalty_of_zero_is_refused():
     with pytest.raises(UserError, match=r"--l2 1\.0 0\.0"):
-        LogisticOptions(l2=(1.0, 0.0))
+        LogisticConfig(l2=(1.0, 0.0))
 
 
 @pytest.mark.oracle
@@ -120,7 +120,7 @@ def test_the_optimum_is_scikit_learns(classes: int, l2: float):
     from sklearn.metrics import log_loss
 
     train = examples(200, 6, classes, seed=0)
-    model = minimise_logistic(train, train, classes, l2, iterations=1000).model
+    model = minimize_logistic(train, train, classes, l2, iterations=1000).model
     inputs, labels = train.vectors.double().numpy(), train.labels.numpy()
     oracle = Oracle(C=1 / l2, tol=1e-10, max_iter=10_000).fit(inputs, labels)
     weight, bias = model.linear.weight.detach().double().numpy(), model.linear.bias.detach().double().numpy()
@@ -161,7 +161,7 @@ def test_a_perceptron_gives_a_logit_a_class(classes: int):
 
 def test_twenty_epochs_overfit_eight_examples():
     generator = torch.Generator().manual_seed(0)
-    train = Examples(torch.randn(8, 6, generator=generator), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1]))
+    train = EncodedTexts(torch.randn(8, 6, generator=generator), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1]))
     model = fit_mlp(train, train, 2, dataclasses.replace(FAST, lr=3e-2), seed=0, quiet=True).model
     assert model(train.vectors).argmax(dim=1).tolist() == train.labels.tolist()
     assert F.cross_entropy(model(train.vectors), train.labels).item() < 0.05  # chance: log 2 = 0.69
@@ -228,18 +228,18 @@ def test_a_perceptron_leaves_the_callers_random_state_alone():
 
 def test_a_logistic_regression_leaves_the_callers_random_state_alone():
     train, before = examples(20, 4, 2, seed=0), random_states()
-    fit_logistic(train, train, 2, LogisticOptions(l2=(1.0,)))
+    fit_logistic(train, train, 2, LogisticConfig(l2=(1.0,)))
     assert random_states() == before
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"hidden": 0}, {"batch": 0}, {"patience": 0}, {"dropout": 1.0}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"hidden": 0}, {"batch_size": 0}, {"patience": 0}, {"dropout": 1.0}])
 def test_settings_that_cannot_train_are_refused(wrong: dict):
     with pytest.raises(UserError, match=next(iter(wrong))):
         dataclasses.replace(FAST, **wrong)
 
 
 def test_losses_by_hand():
-    part = Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 1]))
+    part = EncodedTexts(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 1]))
     model = LogisticRegression(1, 2)
     model.load_state_dict({"linear.weight": torch.tensor([[1.0]]), "linear.bias": torch.tensor([0.0])})
     row = losses(model, part, part)["train"]
@@ -253,17 +253,17 @@ def test_losses_by_hand():
 TOPICS = ["sea", "sky", "city", "forest", "desert"]
 
 
-def topic_data() -> tuple[MeanEncoder, list[str], Examples]:
+def topic_data() -> tuple[MeanEncoder, list[str], EncodedTexts]:
     """Five classes, a word and a direction each; `and` says nothing."""
     encoder = MeanEncoder([*TOPICS, "and"], torch.cat((4 * torch.eye(5), torch.ones(1, 5))))
     texts = [f"{topic} and {topic}" for topic in TOPICS] * 4
-    return encoder, texts, Examples(encoder.encode(texts).vectors, torch.arange(20) % 5)
+    return encoder, texts, EncodedTexts(encoder.encode(texts).vectors, torch.arange(20) % 5)
 
 
 def train_classifier(kind: str) -> torch.nn.Module:
     _, _, part = topic_data()
     if kind == "logistic":
-        return fit_logistic(part, part, 5, LogisticOptions(l2=(0.1,))).model
+        return fit_logistic(part, part, 5, LogisticConfig(l2=(0.1,))).model
     return fit_mlp(part, part, 5, FAST, seed=0, quiet=True).model
 
 
@@ -285,7 +285,7 @@ def test_a_saved_classifier_gives_the_same_probabilities(tmp_path, kind: str, we
     model = StaticClassifier(encoder, train_classifier(kind), TOPICS)
     model.save(tmp_path)
     loaded = StaticClassifier.load(tmp_path)
-    assert loaded.names == tuple(TOPICS)
+    assert loaded.class_names == tuple(TOPICS)
     assert torch.equal(loaded.logits([*texts, "", "unknown"]), model.logits([*texts, "", "unknown"]))
 
 

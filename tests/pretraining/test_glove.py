@@ -44,7 +44,7 @@ def options(tmp_path: Path, **changes) -> TrainOptions:
         "out": str(tmp_path / "vectors.txt"),
         "width": 8,
         "epochs": 6,
-        "batch": 16,
+        "batch_size": 16,
         "seed": 3,
         "quiet": True,
     }
@@ -90,8 +90,8 @@ def test_counting_in_chunks_equals_counting_at_once(chunk):
 
 def test_words_come_by_frequency_then_by_first_appearance():
     texts = ["It's late. Late, late!", "so it goes; so it went", "one"]
-    assert frequent_words(texts, minimum_count=2, most=10) == ["late", "so", "it"]
-    assert frequent_words(texts, minimum_count=1, most=4) == ["late", "so", "it", "its"]
+    assert frequent_words(texts, min_count=2, most=10) == ["late", "so", "it"]
+    assert frequent_words(texts, min_count=1, most=4) == ["late", "so", "it", "its"]
 
 
 # Training
@@ -234,7 +234,15 @@ def test_an_unlabelled_file_has_a_text_a_line(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"out": "vectors.bin"}, {"width": 0}, {"epochs": 0}, {"lr": -0.1}, {"lr": math.nan}, {"batch": 0}, {"seed": -1}],
+    [
+        {"out": "vectors.bin"},
+        {"width": 0},
+        {"epochs": 0},
+        {"lr": -0.1},
+        {"lr": math.nan},
+        {"batch_size": 0},
+        {"seed": -1},
+    ],
 )
 def test_an_impossible_setting_is_refused_by_name(changes):
     with pytest.raises(UserError, match=f"--{next(iter(changes))}"):
@@ -244,7 +252,7 @@ def test_an_impossible_setting_is_refused_by_name(changes):
 def test_texts_too_poor_for_vectors_are_refused(tmp_path):
     (tmp_path / "texts.txt").write_text("lonely\nwords\n")
     with pytest.raises(UserError, match="no two words"):
-        train_vectors(options(tmp_path, data=(str(tmp_path / "texts.txt"),), minimum_count=1))
+        train_vectors(options(tmp_path, data=(str(tmp_path / "texts.txt"),), min_count=1))
     (tmp_path / "texts.txt").write_text("")
     with pytest.raises(UserError, match="0 texts"):
         train_vectors(options(tmp_path, data=(str(tmp_path / "texts.txt"),)))

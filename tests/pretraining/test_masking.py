@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from minitext.data.batching import Padder
-from minitext.data.tokenizer import Ragged
-from minitext.pretraining.masking import MaskingPadder, pack_blocks
+from minitext.data.batching import PackCollator
+from minitext.data.tokenizer import TokenizedTexts
+from minitext.pretraining.masking import MLMCollator, pack_blocks
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
 SPECIAL, VOCABULARY = (PAD, 1, CLS, SEP, MASK), 1000
 
 
-def ragged(*texts: list[int]) -> Ragged:
+def ragged(*texts: list[int]) -> TokenizedTexts:
     flat = torch.tensor([number for text in texts for number in text], dtype=torch.int32)
-    return Ragged(flat, torch.tensor([0, *map(len, texts)]).cumsum(0))
+    return TokenizedTexts(flat, torch.tensor([0, *map(len, texts)]).cumsum(0))
 
 
-def padder_of(*blocks: list[int], vocabulary: int = VOCABULARY) -> MaskingPadder:
+def padder_of(*blocks: list[int], vocabulary: int = VOCABULARY) -> MLMCollator:
     labels = torch.zeros(len(blocks), dtype=torch.int64)
-    return MaskingPadder(Padder(ragged(*blocks), labels, PAD), 0, MASK, SPECIAL, vocabulary)
+    return MLMCollator(PackCollator(ragged(*blocks), labels, PAD), 0, MASK, SPECIAL, vocabulary)
 
 
-def blocks_of(*lengths: int) -> MaskingPadder:
+def blocks_of(*lengths: int) -> MLMCollator:
     """Blocks of ordinary tokens between [CLS] and [SEP]."""
     generator = np.random.default_rng(0)
     return padder_of(*([CLS, *generator.integers(5, VOCABULARY, length - 2).tolist(), SEP] for length in lengths))

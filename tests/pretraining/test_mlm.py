@@ -18,27 +18,27 @@ from tokenizers import Tokenizer
 
 from minitext.cli import main
 from minitext.data import word_vectors as glove
-from minitext.data.tokenizer import Ragged, special_ids
-from minitext.models.bert import BertConfig, MaskedLM
+from minitext.data.tokenizer import TokenizedTexts, special_ids
+from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
 from minitext.pretraining.mlm import (
-    VALIDATION_EPOCH,
-    LoopOptions,
-    PretrainOptions,
-    check_held_out,
-    encode_whole,
-    from_nothing,
-    going_on,
-    hide_tokens,
+    EVAL_EPOCH,
+    PretrainConfig,
+    TrainConfig,
+    build_new,
+    encode_untruncated,
+    evaluate_mlm,
+    load_existing,
+    make_collator,
 )
-from minitext.pretraining.starts import start_bias, start_from, start_positions
+from minitext.pretraining.starts import init_output_bias, init_positions, start_from
 from minitext.training import loop
 from minitext.utils.errors import UserError
 
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
          "journal.jsonl", "curves.png"}  # fmt: skip
-SMALL = ("--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--positions", "32",
-         "--max-length", "16", "--epochs", "2", "--batch", "4", "--lr", "0.003", "--held-out", "0.2",
+SMALL = ("--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "300", "--positions", "32",
+         "--max-length", "16", "--epochs", "2", "--batch-size", "4", "--lr", "0.003", "--valid-fraction", "0.2",
          "--device", "cpu", "--quiet")  # fmt: skip
 
 
@@ -139,21 +139,21 @@ def test_perplexity_is_the_exponential_of_the_loss(finished):
 
 
 def test_the_weights_are_those_of_the_best_check(lines, tmp_path):
-    assert pretrain(lines, tmp_path / "bert", "--epochs", "3", "--lr", "0.2", "--check-every", "2") == 0
+    assert pretrain(lines, tmp_path / "bert", "--epochs", "3", "--lr", "0.2", "--eval-every", "2") == 0
     losses = [row["loss"] for row in checks(tmp_path / "bert")]
-    model, tokenizer, _ = going_on(str(tmp_path / "bert"), 0.0)
+    model, tokenizer, _ = load_existing(str(tmp_path / "bert"), 0.0)
     assert min(losses) < losses[-1]  # the case tells: the last check is not the best
     order = np.random.default_rng(0).permutation(120)
-    held_out = [lines.read_text().splitlines()[row] for row in order[:24]]
-    scores = check_held_out(model, padder(held_out, tokenizer), LoopOptions(), torch.device("cpu"), torch.float32)
+    valid_fraction = [lines.read_text().splitlines()[row] for row in order[:24]]
+    scores = evaluate_mlm(model, padder(valid_fraction, tokenizer), TrainConfig(), torch.device("cpu"), torch.float32)
     assert scores["loss"] == pytest.approx(min(losses), abs=1e-5)  # float32; batches of 64 instead of 8
 
 
 def padder(texts: list[str], tokenizer: Tokenizer, length: int = 16):
     from minitext.pretraining.masking import pack_blocks
 
-    blocks = pack_blocks(encode_whole(tokenizer, texts, True), length, *special_ids(tokenizer))
-    return hide_tokens(blocks, tokenizer, 0).at_epoch(VALIDATION_EPOCH)
+    blocks = pack_blocks(encode_untruncated(tokenizer, texts, True), length, *special_ids(tokenizer))
+    return make_collator(blocks, tokenizer, 0).at_epoch(EVAL_EPOCH)
 
 
 @pytest.mark.oracle
@@ -169,7 +169,7 @@ def test_transformers_opens_the_folder_and_gives_the_same_logits(finished):
     assert [ids[: sum(mask)] for ids, mask in zip(given.input_ids.tolist(), given.attention_mask.tolist(), strict=True)
             ] == [own.encode(text).ids for text in texts]  # fmt: skip
     mask = given.attention_mask.bool()
-    ours, _, _ = going_on(str(finished), 0.0)
+    ours, _, _ = load_existing(str(finished), 0.0)
     with torch.no_grad():
         logits = ours.eval()(given.input_ids, mask, mask)
         expected = theirs.eval()(given.input_ids, attention_mask=given.attention_mask).logits[mask]
@@ -180,7 +180,7 @@ def test_a_classifier_takes_the_whole_encoder_and_only_its_head_is_new(finished)
     model, notes = load_classifier(finished, ["neg", "pos"])
     assert notes[0] == "newly drawn: dense.weight, dense.bias, output.weight, output.bias"
     assert notes[1].startswith("in the checkpoint, not used: cls.predictions.")
-    masked, _, _ = going_on(str(finished), 0.0)
+    masked, _, _ = load_existing(str(finished), 0.0)
     for name, tensor in masked.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], tensor), name
 
@@ -191,13 +191,13 @@ def test_a_classifier_takes_the_whole_encoder_and_only_its_head_is_new(finished)
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(lines, tmp_path, monkeypatch, capsys, how):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert pretrain(lines, whole, "--check-every", "3") == 0
+    assert pretrain(lines, whole, "--eval-every", "3") == 0
     with monkeypatch.context() as patch:
         stop_at(patch, 5, how)  # in mid-epoch; what was killed goes on from the check behind update 3
-        assert pretrain(lines, stopped, "--check-every", "3") == 130
+        assert pretrain(lines, stopped, "--eval-every", "3") == 130
     assert not stopped.exists() and (tmp_path / "stopped.partial" / "checkpoint.pt").exists()
     assert ("--resume" in capsys.readouterr().err) == (how == "asked")
-    assert pretrain(lines, stopped, "--check-every", "3", "--resume") == 0
+    assert pretrain(lines, stopped, "--eval-every", "3", "--resume") == 0
     for name in ("model.safetensors", "journal.jsonl", "tokenizer.json", "config.json"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
     assert {path.name for path in stopped.iterdir()} == FILES
@@ -260,7 +260,7 @@ def test_going_on_keeps_the_tokenizer_and_the_shape(lines, finished, tmp_path):
 
 
 def test_going_on_begins_with_the_checkpoint_s_weights(finished):
-    model, _, _ = going_on(str(finished), 0.0)
+    model, _, _ = load_existing(str(finished), 0.0)
     saved = load_file(finished / "model.safetensors")
     assert torch.equal(model.encoder.tokens.weight, saved["bert.embeddings.word_embeddings.weight"])
     assert torch.equal(model.bias, saved["cls.predictions.bias"])
@@ -301,15 +301,15 @@ def vectors_of(words: list[str], width: int = 16) -> glove.Vectors:
 
 def test_rows_of_known_words_are_the_scaled_vectors_and_the_others_are_as_drawn(lines, tmp_path):
     texts = lines.read_text().splitlines()
-    options = PretrainOptions(vocabulary=300, width=16, layers=1, heads=2, positions=32)
+    options = PretrainConfig(vocab_size=300, width=16, layers=1, heads=2, positions=32)
     torch.manual_seed(0)
-    plain, tokenizer, _ = from_nothing(options, texts)
+    plain, tokenizer, _ = build_new(options, texts)
     known = [word for word in WORDS if tokenizer.token_to_id(word) is not None]
     assert len(known) > 20  # the case tells
     vectors = vectors_of([*known[::2], "elsewhere"])
     vectors.write(tmp_path / "vectors.txt", digits=9)
     torch.manual_seed(0)
-    started, _, _ = from_nothing(dataclasses.replace(options, vectors=str(tmp_path / "vectors.txt")), texts)
+    started, _, _ = build_new(dataclasses.replace(options, vectors=str(tmp_path / "vectors.txt")), texts)
     rows = [tokenizer.token_to_id(word) for word in known[::2]]
     scaled = vectors.table[:-1] * (0.02 / vectors.table[:-1].std())  # of a file only the known words are read
     torch.testing.assert_close(started.encoder.tokens.weight[rows].detach(), scaled, rtol=1e-6, atol=0)  # float32
@@ -321,7 +321,7 @@ def test_rows_of_known_words_are_the_scaled_vectors_and_the_others_are_as_drawn(
 
 
 def test_vectors_that_know_no_token_are_refused(lines):
-    model, tokenizer, _ = from_nothing(PretrainOptions(vocabulary=300, width=16, heads=2), lines.read_text().split())
+    model, tokenizer, _ = build_new(PretrainConfig(vocab_size=300, width=16, heads=2), lines.read_text().split())
     before = model.encoder.tokens.weight.clone()
     with pytest.raises(UserError, match="know none"):
         start_from(model, tokenizer, glove.Vectors([], torch.empty(0, 16)))
@@ -339,7 +339,7 @@ def test_a_run_from_vectors_finishes(lines, tmp_path):
 def test_texts_are_encoded_whole_and_bare(finished):
     tokenizer = load_hub_tokenizer(finished)
     long = " ".join(WORDS * 5)
-    encoded = encode_whole(tokenizer, [long, "", WORDS[0]], True)
+    encoded = encode_untruncated(tokenizer, [long, "", WORDS[0]], True)
     expected = tokenizer.encode(long, add_special_tokens=False).ids
     assert encoded.ids[: encoded.offsets[1]].tolist() == expected and len(expected) > 512
     assert encoded.lengths()[1] == 0
@@ -347,40 +347,40 @@ def test_texts_are_encoded_whole_and_bare(finished):
 
 
 def test_the_held_out_scores_are_means_over_the_hidden_tokens_by_hand(finished):
-    model, tokenizer, _ = going_on(str(finished), 0.0)
+    model, tokenizer, _ = load_existing(str(finished), 0.0)
     data = padder([" ".join(WORDS[first : first + 6]) for first in range(0, 90, 6)], tokenizer)
     batch = data(range(len(data.data.offsets) - 1))
     with torch.no_grad():
         log_p = model.eval()(*batch.inputs).log_softmax(dim=1)
     cpu = torch.device("cpu")
     for size in (1, 4, 64):
-        scores = check_held_out(model.train(), data, LoopOptions(batch=size), cpu, torch.float32)
+        scores = evaluate_mlm(model.train(), data, TrainConfig(batch_size=size), cpu, torch.float32)
         expected = -log_p[range(len(batch.labels)), batch.labels].double().mean().item()
         assert scores["loss"] == pytest.approx(expected, abs=1e-5)  # float32
         assert scores["accuracy"] == (log_p.argmax(dim=1) == batch.labels).double().mean().item()
 
 
 def test_a_perplexity_beyond_all_floats_is_a_number(finished):
-    model, tokenizer, _ = going_on(str(finished), 0.0)
+    model, tokenizer, _ = load_existing(str(finished), 0.0)
     with torch.no_grad():
         model.bias[0] = 1e4  # sure of a token that is never hidden
-    scores = check_held_out(model, padder(WORDS[:30], tokenizer), LoopOptions(), torch.device("cpu"), torch.float32)
+    scores = evaluate_mlm(model, padder(WORDS[:30], tokenizer), TrainConfig(), torch.device("cpu"), torch.float32)
     assert scores["loss"] > 1000 and math.isfinite(scores["perplexity"])
 
 
 def test_special_tokens_are_known_from_the_tokenizer(finished):
     tokenizer = load_hub_tokenizer(finished)
-    data = hide_tokens(Ragged(torch.tensor([2, 9, 3], dtype=torch.int32), torch.tensor([0, 3])), tokenizer, 0)
+    data = make_collator(TokenizedTexts(torch.tensor([2, 9, 3], dtype=torch.int32), torch.tensor([0, 3])), tokenizer, 0)
     assert (data.special, data.mask_id, data.vocabulary) == ((0, 1, 2, 3, 4), 4, 300)
 
 
 def test_the_masked_lm_of_an_untrained_encoder_guesses(lines):
     torch.manual_seed(0)
-    options = PretrainOptions(vocabulary=300, width=16, layers=1, heads=2)
+    options = PretrainConfig(vocab_size=300, width=16, layers=1, heads=2)
     texts = lines.read_text().splitlines()
-    model, tokenizer, _ = from_nothing(options, texts)
-    assert isinstance(model, MaskedLM)
-    scores = check_held_out(model, padder(texts, tokenizer), LoopOptions(), torch.device("cpu"), torch.float32)
+    model, tokenizer, _ = build_new(options, texts)
+    assert isinstance(model, BertMaskedLM)
+    scores = evaluate_mlm(model, padder(texts, tokenizer), TrainConfig(), torch.device("cpu"), torch.float32)
     assert scores["loss"] == pytest.approx(math.log(300), abs=0.1)  # new weights are small: logits of about 0.02 * 4
 
 
@@ -404,13 +404,13 @@ def test_a_file_of_too_few_texts_is_refused_with_their_number(tmp_path, capsys, 
 @pytest.mark.parametrize(
     "arguments, remedy",
     [
-        (("--vocabulary", "5000"), "ask for fewer"),
+        (("--vocab-size", "5000"), "ask for fewer"),
         (("--max-length", "33"), "the encoder has 32 positions"),
-        (("--held-out", "0"), "--held-out 0.0: a share between 0 and 1"),
-        (("--held-out", "1"), "--held-out 1.0: a share between 0 and 1"),
-        (("--held-out", "nan"), "--held-out nan: a share between 0 and 1"),
+        (("--valid-fraction", "0"), "--valid-fraction 0.0: a share between 0 and 1"),
+        (("--valid-fraction", "1"), "--valid-fraction 1.0: a share between 0 and 1"),
+        (("--valid-fraction", "nan"), "--valid-fraction nan: a share between 0 and 1"),
         (("--width", "17"), "a width of 17 cannot be shared by 2 attention heads"),
-        (("--vocabulary", "99"), "--vocabulary 99: at least 100"),
+        (("--vocab-size", "99"), "--vocab-size 99: at least 100"),
         (("--max-length", "7"), "--max-length 7: at least 8"),
         (("--layers", "0"), "--layers 0: at least 1"),
         (("--heads", "0"), "--heads 0: at least 1"),
@@ -447,7 +447,7 @@ def test_a_folder_without_a_checkpoint_is_refused_by_name(lines, tmp_path, capsy
 
 
 def test_almost_all_texts_held_out_leaves_one_to_learn_from(lines, finished, tmp_path):
-    assert pretrain(lines, tmp_path / "bert", "--held-out", "0.999", "--model", str(finished)) == 0
+    assert pretrain(lines, tmp_path / "bert", "--valid-fraction", "0.999", "--model", str(finished)) == 0
 
 
 def test_texts_of_unknown_characters_alone_do_not_stop_a_run(finished, tmp_path):
@@ -525,7 +525,7 @@ def test_a_slash_behind_out_does_not_matter(lines, tmp_path):
 
 @pytest.mark.slow
 def test_the_sample_is_enough_to_learn_from(tmp_path):
-    assert pretrain("sample", tmp_path / "bert", "--max-length", "32", "--epochs", "1", "--vocabulary", "500") == 0
+    assert pretrain("sample", tmp_path / "bert", "--max-length", "32", "--epochs", "1", "--vocab-size", "500") == 0
     assert checks(tmp_path / "bert")[-1]["loss"] < math.log(500)
 
 
@@ -533,8 +533,8 @@ def test_the_sample_is_enough_to_learn_from(tmp_path):
 
 
 def test_positions_start_as_sinusoids_with_the_spread_of_new_weights():
-    model = MaskedLM(BertConfig(10, width=4, layers=1, heads=1, inner=8, positions=50))
-    start_positions(model)
+    model = BertMaskedLM(BertConfig(10, width=4, layers=1, heads=1, inner=8, positions=50))
+    init_positions(model)
     table = model.encoder.positions.weight.detach()
     by_hand = math.sqrt(2) * 0.02 * torch.tensor([math.sin(7), math.cos(7), math.sin(7 / 100), math.cos(7 / 100)])
     torch.testing.assert_close(table[7], by_hand, rtol=1e-5, atol=1e-7)  # float32
@@ -542,20 +542,20 @@ def test_positions_start_as_sinusoids_with_the_spread_of_new_weights():
 
 
 def test_the_first_answers_are_how_often_tokens_occur():
-    model = MaskedLM(BertConfig(4, width=4, layers=1, heads=1, inner=8, positions=8))
-    start_bias(model, torch.tensor([0, 0, 0, 2]))
+    model = BertMaskedLM(BertConfig(4, width=4, layers=1, heads=1, inner=8, positions=8))
+    init_output_bias(model, torch.tensor([0, 0, 0, 2]))
     expected = torch.tensor([4 / 8, 1 / 8, 2 / 8, 1 / 8])
     torch.testing.assert_close(model.bias.softmax(dim=0).detach(), expected)
 
 
 def test_dropout_of_pretraining_is_not_what_fine_tuning_is_told(lines):
-    model, _, config = from_nothing(PretrainOptions(vocabulary=300, width=16, heads=2), lines.read_text().split())
+    model, _, config = build_new(PretrainConfig(vocab_size=300, width=16, heads=2), lines.read_text().split())
     assert (model.config.dropout, model.config.attention_dropout) == (0.0, 0.0)
     assert config["hidden_dropout_prob"] == 0.1
 
 
 def test_a_summary_is_learned_from_and_not_checked_on(lines, tmp_path):
-    assert pretrain(lines, tmp_path / "bert", "--summary", "--epochs", "1") == 0
+    assert pretrain(lines, tmp_path / "bert", "--cls-objective", "--epochs", "1") == 0
     assert pretrain(lines, tmp_path / "plain", "--epochs", "1") == 0
     with_it, without = (json.loads((tmp_path / name / "settings.json").read_text()) for name in ("bert", "plain"))
     assert with_it["tokens"] == without["tokens"]
@@ -564,9 +564,9 @@ def test_a_summary_is_learned_from_and_not_checked_on(lines, tmp_path):
 
 def test_half_precision_takes_half_the_space_and_is_read_like_any_other(lines, tmp_path):
     sizes = []
-    for name, arguments in (("whole", ()), ("half", ("--half",))):
+    for name, arguments in (("whole", ()), ("half", ("--save-fp16",))):
         assert pretrain(lines, tmp_path / name, "--epochs", "1", *arguments) == 0
         sizes.append(sum(tensor.nbytes for tensor in load_file(tmp_path / name / "model.safetensors").values()))
     assert sizes[0] == 2 * sizes[1]
-    whole, half = (going_on(str(tmp_path / name), 0.0)[0].state_dict() for name in ("whole", "half"))
+    whole, half = (load_existing(str(tmp_path / name), 0.0)[0].state_dict() for name in ("whole", "half"))
     assert all(torch.equal(whole[name].half().float(), half[name]) for name in whole)

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from minitext import cli as command_line
-from minitext.data.dataset import DataOptions, load
+from minitext.data.dataset import DataConfig, load
 from minitext.evaluation import metrics
 from minitext.models.mean_encoder import MeanEncoder
 from minitext.models.static import LogisticRegression, StaticClassifier
 from minitext.reporting import comparison as compare_file
 from minitext.reporting import disagreements
 from minitext.reporting.comparison import by_kind, compare, show_comparison, tag_rows
-from minitext.reporting.saved_run import read_results, short_names
+from minitext.reporting.saved_run import read_runs, short_names
 from minitext.utils.errors import UserError
 
 ROWS = [("pos", "a good film"), ("neg", "a bad film"), ("pos", "good, not bad"), ("neg", "bad, not good"),
@@ -43,22 +43,22 @@ def data(tmp_path) -> Path:
 
 def save_run(folder: Path, data: Path, wrong: Sequence[int] = (), seed: int = 0, fraction: float = 1.0, **more) -> Path:
     """A finished run without training: sure of each test text's class by 0.8, except of the texts `wrong`."""
-    options = {"data": str(data), "test": 0.34, "fraction": [1.0, fraction]}
-    splits = load(DataOptions(**{**options, "fraction": (1.0, fraction)}), seed)
+    options = {"data": str(data), "test_fraction": 0.34, "subset": [1.0, fraction]}
+    splits = load(DataConfig(**{**options, "subset": (1.0, fraction)}), seed)
     test = splits.test
     own = np.where(np.isin(np.arange(len(test)), wrong), 0.2, 0.8)
     probabilities = np.stack([np.where(test.labels == c, own, 1 - own) for c in range(2)], axis=1)
     folder.mkdir(parents=True)
     encoder = MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]]))
-    StaticClassifier(encoder, LogisticRegression(1, 2), splits.train.names).save(folder)
+    StaticClassifier(encoder, LogisticRegression(1, 2), splits.train.class_names).save(folder)
     settings = {
-        "data": options, "run": {"seed": seed}, "classes": splits.train.names, "command": "train_static.py",
+        "data": options, "run": {"seed": seed}, "classes": splits.train.class_names, "command": "train_static.py",
         "started": "2026-11-24", "machine": "x86_64", "versions": {"torch": "2.13"},
         "data_found": {"test": {"texts": len(test), "fingerprint": test.fingerprint()}},
     }  # fmt: skip
     scores = {
-        "train": metrics.score(splits.train.labels, np.eye(2)[splits.train.labels], test.names, seed),
-        "test": metrics.score(test.labels, probabilities, test.names, seed),
+        "train": metrics.score(splits.train.labels, np.eye(2)[splits.train.labels], test.class_names, seed),
+        "test": metrics.score(test.labels, probabilities, test.class_names, seed),
     }
     journal = [{"epoch": e, "train": {"loss": 1 / e, "accuracy": 0.8}, "valid": {"loss": 1.0, "accuracy": 0.7}}
                for e in (1, 2)]  # fmt: skip
@@ -69,10 +69,12 @@ def save_run(folder: Path, data: Path, wrong: Sequence[int] = (), seed: int = 0,
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["id", "label", "predicted", *(f"p({name})" for name in test.names), *(["tag"] if tags else [])]
+            ["id", "label", "predicted", *(f"p({name})" for name in test.class_names), *(["tag"] if tags else [])]
         )
-        for i, (place, label, row) in enumerate(zip(test.places, test.labels, probabilities, strict=True)):
-            writer.writerow([place, test.names[label], test.names[row.argmax()], *row, *([tags[i]] if tags else [])])
+        for i, (place, label, row) in enumerate(zip(test.ids, test.labels, probabilities, strict=True)):
+            writer.writerow(
+                [place, test.class_names[label], test.class_names[row.argmax()], *row, *([tags[i]] if tags else [])]
+            )
     if "costs" in more:
         (folder / "costs.json").write_text(json.dumps(more["costs"]))
     return folder
@@ -171,7 +173,7 @@ def test_a_folder_of_seeds_stands_for_its_runs_in_order(tmp_path, data):
     for seed in (10, 2):
         save_run(tmp_path / "mlp" / f"seed{seed}", data)
     (tmp_path / "mlp" / "seedling").mkdir()
-    assert [result.name for result in read_results([tmp_path / "mlp"])] == ["seed2", "seed10"]
+    assert [result.name for result in read_runs([tmp_path / "mlp"])] == ["seed2", "seed10"]
 
 
 def test_seeds_are_summed_up(tmp_path, data):
@@ -204,7 +206,7 @@ def test_another_seed_is_named(two, tmp_path, data):
 
 def test_another_fraction_is_named(two, tmp_path, data):
     message = refused(two[0], save_run(tmp_path / "third", data, fraction=0.5))
-    assert "fraction [1.0, 0.5] against [1.0, 1.0]" in message
+    assert "subset [1.0, 0.5] against [1.0, 1.0]" in message
     assert "4 texts against 8" in message
 
 

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from minitext.evaluation.significance import McNemar, Sampled
+from minitext.evaluation.significance import BootstrapEstimate, McNemar
 from minitext.reporting import charts, svg
-from minitext.reporting.comparison import Comparison, Pair
-from minitext.reporting.disagreements import Disagreement, Side
+from minitext.reporting.comparison import Comparison, PairwiseTest
+from minitext.reporting.disagreements import Disagreement, RunPrediction
 from minitext.reporting.html import page, write_page
-from minitext.reporting.saved_run import Result
+from minitext.reporting.saved_run import SavedRun
 
 EMPTY = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 NASTY = "<b>&\"'</b>"
@@ -50,7 +50,7 @@ class Reader(HTMLParser):
             self.words += data
 
 
-def result(name: str, accuracy: float = 0.75, names: tuple[str, ...] = ("neg", "pos"), **more) -> Result:
+def result(name: str, accuracy: float = 0.75, names: tuple[str, ...] = ("neg", "pos"), **more) -> SavedRun:
     """A run on forty texts, of which the first are right."""
     labels = np.arange(40) % len(names)
     right = np.arange(40) < 40 * accuracy
@@ -62,27 +62,27 @@ def result(name: str, accuracy: float = 0.75, names: tuple[str, ...] = ("neg", "
     journal = [{"epoch": e, "train": {"loss": 1 / e, "accuracy": 0.5 + e / 10}, "valid": {"loss": 0.7, "accuracy": 0.6},
                 "best": e == 2} for e in (1, 2, 3)]  # fmt: skip
     fields = {
-        "folder": Path("runs") / name, "name": name, "names": names, "journal": journal, "size": 1500, "tags": None,
+        "folder": Path("runs") / name, "name": name, "class_names": names, "journal": journal, "size": 1500, "tags": None,
         "settings": {"data": {"data": "reviews.csv"}, "started": "2026-11-24", "machine": "x86_64",
                      "versions": {"torch": "2.13"}, "command": "train_static.py"},
         "scores": {"test": {"accuracy": score, "macro_f1": score, "log_loss": score, "confusion": matrix}},
         "costs": {}, "ids": [f"reviews.csv:{i}" for i in range(40)],
         "labels": labels, "predicted": predicted, "probabilities": probabilities,
     }  # fmt: skip
-    return Result(**{**fields, **more})
+    return SavedRun(**{**fields, **more})
 
 
-def comparison(*runs: Result, **more) -> Comparison:
+def comparison(*runs: SavedRun, **more) -> Comparison:
     """Nothing but the first two runs' difference, and one text on which they disagree."""
-    gap = Sampled(0.1, np.linspace(0.05, 0.15, 99))
-    pairs = [Pair(0, 1, dict.fromkeys(("accuracy", "macro_f1", "log_loss"), gap), McNemar(5, 1, 0.2), 0.2)]
+    gap = BootstrapEstimate(0.1, np.linspace(0.05, 0.15, 99))
+    pairs = [PairwiseTest(0, 1, dict.fromkeys(("accuracy", "macro_f1", "log_loss"), gap), McNemar(5, 1, 0.2), 0.2)]
     scores = [{**run.scores["test"], "ece": {"value": 0.1, "low": None, "high": None}} for run in runs]
     words = '<span class="w" style="--c:-0.50">dull</span>'
-    sides = [Side(i, name, 0.9, words) for i, name in zip(range(len(runs)), runs[0].names, strict=False)]
+    sides = [RunPrediction(i, name, 0.9, words) for i, name in zip(range(len(runs)), runs[0].class_names, strict=False)]
     fields = {
         "runs": list(runs), "scores": scores, "gaps": [gap] * len(runs), "best": 0, "seeds": [], "remarks": [],
         "pairs": pairs[: len(runs) - 1],
-        "disagreements": [Disagreement("reviews.csv:3", runs[0].names[0], "dull", sides)],
+        "disagreements": [Disagreement("reviews.csv:3", runs[0].class_names[0], "dull", sides)],
     }  # fmt: skip
     return Comparison(**{**fields, **more})
 
@@ -131,8 +131,8 @@ def test_every_number_in_a_drawing_is_finite(full: str):
 def test_whatever_comes_from_outside_is_escaped():
     names = (f"neg{NASTY}", f"pos{NASTY}")
     settings = result("x").settings | {"command": NASTY, "machine": NASTY, "data": {"data": NASTY}}
-    runs = [result(f"{run}{NASTY}", names=names, tags=[NASTY] * 40, costs=COSTS, settings=settings) for run in "ab"]
-    sides = [Side(i, names[i], 0.9, None) for i in (0, 1)]
+    runs = [result(f"{run}{NASTY}", class_names=names, tags=[NASTY] * 40, costs=COSTS, settings=settings) for run in "ab"]
+    sides = [RunPrediction(i, names[i], 0.9, None) for i in (0, 1)]
     shown = [Disagreement(NASTY, names[0], f"text {NASTY}", sides)]
     text = page(comparison(*runs, disagreements=shown, remarks=[NASTY]))
     assert NASTY not in text
@@ -182,8 +182,8 @@ def test_a_run_with_one_check_says_so_in_place_of_a_curve():
 def test_a_lead_that_may_be_chance_is_called_so():
     runs = [result("first"), result("second", 0.5)]
     assert "second is 10.0 points behind, which may be chance" in Reader(page(comparison(*runs))).words
-    gap = Sampled(0.1, np.linspace(0.05, 0.15, 99))
-    sure = Pair(0, 1, dict.fromkeys(("accuracy", "macro_f1", "log_loss"), gap), McNemar(25, 1, 1e-6), 1e-6)
+    gap = BootstrapEstimate(0.1, np.linspace(0.05, 0.15, 99))
+    sure = PairwiseTest(0, 1, dict.fromkeys(("accuracy", "macro_f1", "log_loss"), gap), McNemar(25, 1, 1e-6), 1e-6)
     words = Reader(page(comparison(*runs, pairs=[sure]))).words
     assert "second is 10.0 points behind, more than chance" in words
     assert "p under 0.001" in words
@@ -191,7 +191,7 @@ def test_a_lead_that_may_be_chance_is_called_so():
 
 def test_many_runs_and_many_classes_make_a_page():
     names = tuple(f"class number {c}" for c in range(12))
-    runs = [result(f"run {i}", names=names, costs={**COSTS, "train_seconds": 10.0**i}) for i in range(9)]
+    runs = [result(f"run {i}", class_names=names, costs={**COSTS, "train_seconds": 10.0**i}) for i in range(9)]
     reader = Reader(page(comparison(*runs)))
     assert reader.wrong == []
     assert sum(attributes.get("aria-label", "").startswith("Confusion") for _, attributes in reader.tags) == 9

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from minitext.reporting.report import (
-    SHOWN,
+    METRIC_LABELS,
     class_rows,
-    gap_line,
+    generalization_gap_line,
     markdown_table,
     score_rows,
     show,
@@ -29,7 +29,7 @@ SETTINGS = {
 def part(value: float, count: int) -> dict:
     """Scores of one part of the data: every one `value`, with an interval of 0.05 to both sides."""
     return {
-        **{key: {"value": value, "low": value - 0.05, "high": value + 0.05} for key in SHOWN},
+        **{key: {"value": value, "low": value - 0.05, "high": value + 0.05} for key in METRIC_LABELS},
         "count": count,
         "per_class": {
             "neg": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 1200},
@@ -44,7 +44,7 @@ SCORES["test"] |= {
     "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
     **{key: {"value": 0.0625} for key in ("ece_equal_mass", "ece_debiased", "ece_by_chance", "ece_classwise")},
     "brier_parts": {"reliability": 0.01, "resolution": 0.05, "uncertainty": 0.25, "within_bins": 0.001},
-    "slices": [{"by": "tag", "slice": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
+    "subgroup_accuracy": [{"by": "tag", "slice": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
 }
 MISTAKES = "id,label,predicted,probability,text\nr.csv:7,neg,pos,0.9876,a secret text\n"
 
@@ -77,7 +77,7 @@ def test_a_score_without_an_interval_is_shown_alone():
 def test_scores_have_a_column_a_part_and_a_row_a_score():
     head, *body = score_rows(SCORES)
     assert head == ["", "train", "valid", "test"]
-    assert [row[0] for row in body] == list(SHOWN.values())
+    assert [row[0] for row in body] == list(METRIC_LABELS.values())
     assert body[0] == ["accuracy", "90.0 % [85.0, 95.0]", "80.0 % [75.0, 85.0]", "70.0 % [65.0, 75.0]"]
     assert body[-1] == ["calibration error", *(row for row in body[0][1:])]
     assert body[-2][3] == "0.700 [0.650, 0.750]"
@@ -128,7 +128,7 @@ def test_the_report_shows_every_figure(report, figure: str):
 def test_the_report_says_whether_train_and_test_lie_apart(report):
     assert "Accuracy on train less that on test: 20.0 points [15.0, 25.0], overfitted" in report
     calm = {"value": 0.005, "low": -0.01, "high": 0.02, "overfitting": False}
-    assert gap_line(calm).endswith("0.5 points [-1.0, 2.0], not more than chance and a point.")
+    assert generalization_gap_line(calm).endswith("0.5 points [-1.0, 2.0], not more than chance and a point.")
 
 
 def test_the_report_shows_calibration_before_and_after_the_temperature(report):

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minitext.data.dataset import Corpus, Splits
+from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation import calibration, metrics
 from minitext.reporting import plots, run
-from minitext.reporting.run import Run, describe
+from minitext.reporting.run import RunDir, describe
 from minitext.utils.errors import UserError
 
 NAMES = ("neg", "pos")
@@ -25,7 +25,7 @@ ROWS = [{"epoch": i, "train": {"loss": 0.5, "accuracy": 1.0}, "valid": {"loss": 
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
 FILES = ["config.json", "confusion.png", "costs.json", "curves.png", "journal.jsonl", "mistakes.csv", "predictions.csv",
          "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json"]  # fmt: skip
-COSTS = run.Costs(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
+COSTS = run.Cost(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +36,17 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(plots, "DPI", 30)
 
 
-def corpus(part: str, names: tuple[str, ...] = NAMES) -> Corpus:
-    return Corpus(["bad", "so so", "good"], np.array([0, 1, 1]), names, [f"{part}.csv:{i}" for i in (2, 3, 4)])
+def corpus(part: str, names: tuple[str, ...] = NAMES) -> Dataset:
+    return Dataset(["bad", "so so", "good"], np.array([0, 1, 1]), names, [f"{part}.csv:{i}" for i in (2, 3, 4)])
 
 
 def splits(names: tuple[str, ...] = NAMES) -> Splits:
     return Splits(*(corpus(part, names) for part in Splits._fields))
 
 
-def begin(out: Path, overwrite: bool = False) -> Run:
+def begin(out: Path, overwrite: bool = False) -> RunDir:
     """A run up to the point where only `finish` is left."""
-    made = Run(out, overwrite)
+    made = RunDir(out, overwrite)
     made.start(SETTINGS)
     for row in ROWS:
         made.journal.write(row)
@@ -54,8 +54,8 @@ def begin(out: Path, overwrite: bool = False) -> Run:
     return made
 
 
-def finish(made: Run, facts: dict[str, str] | None = None) -> dict:
-    return made.finish(splits(), [PROBABILITIES] * 3, facts or {"texts": "three"}, COSTS)
+def finish(made: RunDir, run_notes: dict[str, str] | None = None) -> dict:
+    return made.finish(splits(), [PROBABILITIES] * 3, run_notes or {"texts": "three"}, COSTS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -129,7 +129,7 @@ def test_the_temperature_is_chosen_on_validation_applied_to_all_and_kept_with_th
     assert temperature == calibration.fit_temperature(np.array([0, 1, 1]), valid) > 1.5
     with open(tmp_path / "mlp" / "predictions.csv", encoding="utf-8", newline="") as file:
         found = [float(row["p(pos)"]) for row in csv.DictReader(file)]
-    assert found == pytest.approx(calibration.with_temperature(PROBABILITIES, temperature)[:, 1].tolist(), abs=1e-8)
+    assert found == pytest.approx(calibration.apply_temperature(PROBABILITIES, temperature)[:, 1].tolist(), abs=1e-8)
     before = scores["test"]["before_temperature"]
     assert before["temperature"] == temperature
     assert before["log_loss"] == pytest.approx(metrics.log_losses(np.array([0, 1, 1]), PROBABILITIES).mean())
@@ -176,7 +176,7 @@ def test_a_finished_run_is_refused_and_left_untouched(tmp_path):
     finish(begin(tmp_path / "mlp"))
     before = contents(tmp_path / "mlp")
     with pytest.raises(UserError, match=r"mlp: holds a finished run.*--overwrite"):
-        Run(tmp_path / "mlp")
+        RunDir(tmp_path / "mlp")
     assert contents(tmp_path / "mlp") == before
 
 
@@ -241,18 +241,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, overwrite: bool):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
     with pytest.raises(UserError, match=r"thesis: exists and is not a run"):
-        Run(tmp_path / "thesis", overwrite)
+        RunDir(tmp_path / "thesis", overwrite)
     assert contents(tmp_path / "thesis") == {"chapter1.tex": b"precious"}
 
 
 def test_a_file_in_the_place_of_a_run_is_refused(tmp_path):
     (tmp_path / "mlp").write_text("precious")
     with pytest.raises(UserError, match=r"mlp: exists and is not a run"):
-        Run(tmp_path / "mlp", overwrite=True)
+        RunDir(tmp_path / "mlp", overwrite=True)
 
 
 def test_asking_for_a_run_makes_no_folder_yet(tmp_path):
-    Run(tmp_path / "runs" / "mlp")
+    RunDir(tmp_path / "runs" / "mlp")
     assert list(tmp_path.iterdir()) == []
 
 

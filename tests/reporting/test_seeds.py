@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from minitext.reporting import plots
-from minitext.reporting.report import SHOWN
-from minitext.reporting.run import RunOptions
-from minitext.reporting.seeds import each_seed, summarise
+from minitext.reporting.report import METRIC_LABELS
+from minitext.reporting.run import RunConfig
+from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 
@@ -18,7 +18,7 @@ ROW = {"train": {"loss": 0.5, "accuracy": 0.9}, "valid": {"loss": 0.6, "accuracy
 
 
 @dataclass(frozen=True)
-class Resumable(RunOptions):
+class Resumable(RunConfig):
     """run"""
 
     resume: bool = option(False, "go on")
@@ -30,46 +30,46 @@ def options(out: Path, resume: bool = False, **settings) -> SimpleNamespace:
 
 def write_run(folder: Path, value: float, epochs: int = 2) -> None:
     folder.mkdir(parents=True)
-    scores = {part: {key: {"value": value} for key in SHOWN} for part in ("train", "test")}
+    scores = {part: {key: {"value": value} for key in METRIC_LABELS} for part in ("train", "test")}
     (folder / "scores.json").write_text(json.dumps(scores))
     rows = [{"update": 1, "loss": 0.5}, *({"epoch": epoch, **ROW} for epoch in range(1, epochs + 1))]
     (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_without_several_seeds_a_run_is_where_it_always_was(tmp_path):
-    (once,) = each_seed(options(tmp_path / "a", seed=4))
+    (once,) = for_each_seed(options(tmp_path / "a", seed=4))
     assert (once.run.seed, once.run.folder(), once.data) == (4, tmp_path / "a", "the data")
     assert once.run.folder("mlp") == tmp_path / "a" / "mlp"
 
 
 def test_several_seeds_count_on_from_the_given_one_and_have_a_folder_each(tmp_path):
-    runs = list(each_seed(options(tmp_path / "a", seed=4, seeds=3)))
+    runs = list(for_each_seed(options(tmp_path / "a", seed=4, num_seeds=3)))
     assert [once.run.seed for once in runs] == [4, 5, 6]
     assert runs[1].run.folder("mlp") == tmp_path / "a" / "mlp" / "seed5"
 
 
 def test_resuming_passes_over_the_seeds_that_are_finished(tmp_path):
     write_run(tmp_path / "a" / "seed0", 0.5)
-    assert [once.run.seed for once in each_seed(options(tmp_path / "a", resume=True, seeds=3))] == [1, 2]
-    assert [once.run.seed for once in each_seed(options(tmp_path / "a", seeds=3))] == [0, 1, 2]
+    assert [once.run.seed for once in for_each_seed(options(tmp_path / "a", resume=True, num_seeds=3))] == [1, 2]
+    assert [once.run.seed for once in for_each_seed(options(tmp_path / "a", num_seeds=3))] == [0, 1, 2]
 
 
 def test_a_run_of_one_seed_is_not_filled_with_others(tmp_path):
     write_run(tmp_path / "a" / "mlp", 0.5)
     with pytest.raises(UserError, match=r"a/mlp: holds a run of one seed"):
-        list(each_seed(options(tmp_path / "a", seeds=2), ("logistic", "mlp")))
+        list(for_each_seed(options(tmp_path / "a", num_seeds=2), ("logistic", "mlp")))
 
 
 def test_less_than_one_seed_is_refused():
-    with pytest.raises(UserError, match="--seeds 0: at least 1"):
-        RunOptions(seeds=0)
+    with pytest.raises(UserError, match="--num-seeds 0: at least 1"):
+        RunConfig(num_seeds=0)
 
 
 def test_the_summary_has_mean_and_deviation_of_each_score(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "DPI", 30)
     for seed, value in enumerate((0.8, 0.9, 0.7)):
         write_run(tmp_path / "a" / f"seed{seed}", value, epochs=2 + seed)
-    table = summarise(options(tmp_path / "a", seeds=3))
+    table = summarize(options(tmp_path / "a", num_seeds=3))
     written = json.loads((tmp_path / "a" / "seeds.json").read_text())["test"]["accuracy"]
     assert written == {"mean": pytest.approx(0.8), "deviation": pytest.approx(0.1), "values": [0.8, 0.9, 0.7]}
     assert "mean (deviation) of 3 seeds" in table and "80.0 % (10.0)" in table
@@ -82,7 +82,7 @@ def test_a_score_that_a_seed_cannot_have_is_none_in_the_summary(tmp_path, monkey
         write_run(tmp_path / "a" / f"seed{seed}", 0.5)
     path = tmp_path / "a" / "seed1" / "scores.json"
     path.write_text(path.read_text().replace('"roc_auc": {"value": 0.5}', '"roc_auc": {"value": null}'))
-    table = summarise(options(tmp_path / "a", seeds=2))
+    table = summarize(options(tmp_path / "a", num_seeds=2))
     assert next(line for line in table.splitlines() if line.startswith("ROC-AUC")).split()[1:] == ["none", "none"]
 
 

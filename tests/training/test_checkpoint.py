@@ -10,32 +10,32 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from minitext.data.batching import Padder
-from minitext.data.tokenizer import Ragged
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.data.batching import PackCollator
+from minitext.data.tokenizer import TokenizedTexts
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training import checkpoint, loop
-from minitext.training.checkpoint import NAME, Progress, load_checkpoint, save_checkpoint
-from minitext.training.interrupt import Interrupt
+from minitext.training.checkpoint import NAME, TrainState, load_checkpoint, save_checkpoint
+from minitext.training.interrupt import DelayedInterrupt
 from minitext.training.optim import build_optimizers
 from minitext.utils.errors import UserError
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 CPU = torch.device("cpu")
-OPTIONS = loop.LoopOptions(epochs=2, batch=4, micro_batch=3, check_every=2)  # 18 texts: 5 updates an epoch
+OPTIONS = loop.TrainConfig(epochs=2, batch_size=4, micro_batch_size=3, eval_every=2)  # 18 texts: 5 updates an epoch
 
 
-def padder(texts: int = 18) -> Padder:
+def padder(texts: int = 18) -> PackCollator:
     lengths = [1 + i % 5 for i in range(texts)]
     ids = torch.arange(sum(lengths), dtype=torch.int32) % 11
-    return Padder(Ragged(ids, torch.tensor([0, *lengths]).cumsum(0)), torch.arange(texts) % 2, 0)
+    return PackCollator(TokenizedTexts(ids, torch.tensor([0, *lengths]).cumsum(0)), torch.arange(texts) % 2, 0)
 
 
-def network() -> FeedForward:
+def network() -> EmbeddingBagClassifier:
     torch.manual_seed(0)
-    return FeedForward(12, 2, NetworkOptions(width=4, hidden=4, dropout=0.5, ngrams=2, buckets=16))
+    return EmbeddingBagClassifier(12, 2, NetworkConfig(width=4, hidden=4, dropout=0.5, ngrams=2, buckets=16))
 
 
-def train(folder: Path, options: loop.LoopOptions = OPTIONS) -> dict[str, torch.Tensor]:
+def train(folder: Path, options: loop.TrainConfig = OPTIONS) -> dict[str, torch.Tensor]:
     model = network()
     loop.fit(model, padder(), padder(8), options, 0, CPU, torch.float32, folder, lambda line: None, quiet=True)
     return model.state_dict()
@@ -69,7 +69,7 @@ def test_a_run_interrupted_after_any_update_ends_with_the_same_bits(tmp_path: Pa
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    with Interrupt() as interrupt:
+    with DelayedInterrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.asked
         with pytest.raises(KeyboardInterrupt):
@@ -88,7 +88,9 @@ def test_everything_that_the_next_step_depends_on_comes_back(tmp_path: Path):
     loop.train_step(
         model, [padder(4)(range(4))], optimizers, GradScaler("cpu", enabled=False), torch.float32, 1.0, torch.ones(2)
     )
-    progress = Progress(epoch=3, window=2, updates=17, loss_sum=0.1, correct=5, seen=8, best_score=0.5, best_epoch=2.5)
+    progress = TrainState(
+        epoch=3, window=2, updates=17, loss_sum=0.1, correct=5, seen=8, best_score=0.5, best_epoch=2.5
+    )
     save_checkpoint(tmp_path, progress, model, optimizers, scaler)
     drawn = torch.rand(3)
     other = network()
@@ -103,7 +105,7 @@ def test_everything_that_the_next_step_depends_on_comes_back(tmp_path: Path):
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch):
     model, scaler = nn.Linear(2, 2), GradScaler("cpu", enabled=False)
-    save_checkpoint(tmp_path, Progress(updates=1), model, [], scaler)
+    save_checkpoint(tmp_path, TrainState(updates=1), model, [], scaler)
 
     def half(state: dict, path: Path) -> None:
         path.write_bytes(b"half a checkpoint")
@@ -111,7 +113,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(checkpoint.torch, "save", half)
     with pytest.raises(OSError, match="is the disk full"):
-        save_checkpoint(tmp_path, Progress(updates=2), model, [], scaler)
+        save_checkpoint(tmp_path, TrainState(updates=2), model, [], scaler)
     assert load_checkpoint(tmp_path, model, [], scaler).updates == 1
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
@@ -119,7 +121,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("size", [0, 10, 500])
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, size: int):
     model, scaler = nn.Linear(2, 2), GradScaler("cpu", enabled=False)
-    save_checkpoint(tmp_path, Progress(), model, [], scaler)
+    save_checkpoint(tmp_path, TrainState(), model, [], scaler)
     os.truncate(tmp_path / NAME, size)
     with pytest.raises(UserError, match=r"checkpoint\.pt: damaged.*without --resume") as caught:
         load_checkpoint(tmp_path, model, [], scaler)
@@ -127,7 +129,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, size: int):
 
 
 def test_a_journal_is_cut_where_the_checkpoint_was(tmp_path: Path):
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = MetricsLog(tmp_path / "journal.jsonl")
     journal.write({"update": 1})
     size = journal.sync()
     journal.write({"update": 2})

@@ -14,43 +14,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from minitext.data.batching import Batch, Padder, plan_epoch
-from minitext.data.tokenizer import Ragged
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.data.batching import Batch, PackCollator, epoch_batches
+from minitext.data.tokenizer import TokenizedTexts
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training import loop
-from minitext.training.checkpoint import NAME, Progress, read
+from minitext.training.checkpoint import NAME, TrainState, read
 from minitext.training.device import pick_precision
-from minitext.training.distributed import ALONE, Team
-from minitext.training.loop import LoopOptions, fit, predict_all, split_windows, validate, weigh_classes
-from minitext.training.optim import build_optimizers, rate_share
-from minitext.training.step import IGNORED, Step, train_step, within_memory
+from minitext.training.distributed import SINGLE, Distributed
+from minitext.training.loop import (
+    TrainConfig,
+    class_weights_of,
+    classification_metrics,
+    fit,
+    predict_logits,
+    split_windows,
+)
+from minitext.training.optim import build_optimizers, lr_factor
+from minitext.training.step import IGNORE_INDEX, Step, step_with_oom_retry, train_step
 from minitext.utils.errors import UserError
-from minitext.utils.metrics_log import Journal
+from minitext.utils.metrics_log import MetricsLog
 
 CPU = torch.device("cpu")
 VOCABULARY = 12
 OFF = GradScaler("cpu", enabled=False)
-SMALL = LoopOptions(epochs=3, batch=4, lr=0.05, warmup=0.0, schedule="constant")
+SMALL = TrainConfig(epochs=3, batch_size=4, lr=0.05, warmup=0.0, schedule="constant")
 NEVER_CLIP = 1e9
 
 
-def texts(count: int, classes: int = 2, seed: int = 0) -> Padder:
+def texts(count: int, classes: int = 2, seed: int = 0) -> PackCollator:
     """Texts of 1 to 6 random tokens with random labels: nothing to learn but by heart."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 7, (count,), generator=generator)
     ids = torch.randint(1, VOCABULARY, (int(lengths.sum()),), generator=generator, dtype=torch.int32)
     labels = torch.randint(0, classes, (count,), generator=generator)
-    return Padder(Ragged(ids, F.pad(lengths.cumsum(0), (1, 0))), labels, pad=0)
+    return PackCollator(TokenizedTexts(ids, F.pad(lengths.cumsum(0), (1, 0))), labels, pad=0)
 
 
-def opposite(data: Padder) -> Padder:
+def opposite(data: PackCollator) -> PackCollator:
     """The same texts, each with the other of two labels: what fits `data` well fits this badly."""
     return dataclasses.replace(data, labels=1 - data.labels)
 
 
-def network(classes: int = 2, dropout: float = 0.0, seed: int = 0) -> FeedForward:
+def network(classes: int = 2, dropout: float = 0.0, seed: int = 0) -> EmbeddingBagClassifier:
     torch.manual_seed(seed)
-    return FeedForward(VOCABULARY, classes, NetworkOptions(width=8, hidden=8, dropout=dropout))
+    return EmbeddingBagClassifier(VOCABULARY, classes, NetworkConfig(width=8, hidden=8, dropout=dropout))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -63,14 +70,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def train(
     folder: Path,
-    options: LoopOptions = SMALL,
-    data: Padder | None = None,
-    valid: Padder | None = None,
+    options: TrainConfig = SMALL,
+    data: PackCollator | None = None,
+    valid: PackCollator | None = None,
     model: nn.Module | None = None,
     say: Callable[[str], None] = lambda line: None,
     precision: torch.dtype = torch.float32,
     seed: int = 0,
-) -> tuple[nn.Module, Progress]:
+) -> tuple[nn.Module, TrainState]:
     """`fit` on a few texts, validated on themselves if nothing else is given."""
     data = data or texts(10)
     model = model or network()
@@ -79,11 +86,11 @@ def train(
 
 
 def updates_of(folder: Path) -> list[dict]:
-    return [row for row in Journal(folder / "journal.jsonl").rows() if "rate" in row]
+    return [row for row in MetricsLog(folder / "journal.jsonl").rows() if "rate" in row]
 
 
 def checks_of(folder: Path) -> list[dict]:
-    return [row for row in Journal(folder / "journal.jsonl").rows() if "valid" in row]
+    return [row for row in MetricsLog(folder / "journal.jsonl").rows() if "valid" in row]
 
 
 # One update
@@ -98,13 +105,13 @@ def gradients(
     return {name: parameter.grad.to_dense() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 6, 10])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 6, 10])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_micro_batches_give_the_gradient_of_their_union(micro_batch: int, balanced: bool, smoothing: float):
+def test_micro_batches_give_the_gradient_of_their_union(micro_batch_size: int, balanced: bool, smoothing: float):
     data, model = texts(10, classes=3), network(classes=3).double()
     class_weights = torch.tensor([0.5, 1, 2]) if balanced else torch.ones(3)
-    pieces = [data(rows) for rows in split_windows([np.arange(10)], micro_batch)[0]]
+    pieces = [data(rows) for rows in split_windows([np.arange(10)], micro_batch_size)[0]]
     found = gradients(model, pieces, class_weights, smoothing)
     model.zero_grad()
     whole = data(range(10))
@@ -177,7 +184,7 @@ def test_a_text_without_a_label_counts_in_nothing(balanced: bool, smoothing: flo
     data = texts(10, classes=3)
     class_weights = torch.tensor([0.5, 1, 2]) if balanced else torch.ones(3)
     whole = data(range(10))
-    hidden = whole._replace(labels=torch.where(torch.arange(10) % 3 == 0, IGNORED, whole.labels))
+    hidden = whole._replace(labels=torch.where(torch.arange(10) % 3 == 0, IGNORE_INDEX, whole.labels))
     kept = [row for row in range(10) if row % 3]
     steps, found = [], []
     for window in ([hidden], hidden.split(1), [data(kept)]):  # alone in a micro-batch as well
@@ -214,7 +221,7 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits_and_the_update_stays_
     lines: list[str] = []
     for name in ("cramped", "roomy"):
         (tmp_path / name).mkdir()
-    data, options = texts(20), dataclasses.replace(SMALL, batch=10, epochs=2)
+    data, options = texts(20), dataclasses.replace(SMALL, batch_size=10, epochs=2)
     cramped, _ = train(tmp_path / "cramped", options, data, model=Cramped(3), say=lines.append)
     roomy, _ = train(tmp_path / "roomy", options, data, model=Cramped(100))
     for name, tensor in weights_of(roomy).items():
@@ -222,7 +229,7 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits_and_the_update_stays_
         assert (cramped.state_dict()[name] - tensor).abs().max() < 1e-6, name
     assert cramped.sizes == [10, 5, *[2] * 5 * 4]  # found once, kept for the three updates that follow
     assert [line for line in lines if "memory" in line] == [
-        f"out of GPU memory: going on with --micro-batch {limit}, the update stays the same" for limit in (5, 2)
+        f"out of GPU memory: going on with --micro-batch-size {limit}, the update stays the same" for limit in (5, 2)
     ]
 
 
@@ -235,7 +242,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_window_leaves_no_gradient_behin
     def step(parts: list[Batch]) -> Step:
         return train_step(model, parts, optimizers, OFF, torch.float32, NEVER_CLIP, torch.ones(2))
 
-    _, limit = within_memory(step, window, 10, ALONE, lambda line: None)
+    _, limit = step_with_oom_retry(step, window, 10, SINGLE, lambda line: None)
     assert (limit, model.sizes) == (3, [3, 7, 3, 3, 3, 1])
     expected = gradients(network().double(), [data(range(10))], torch.ones(2))
     for name, parameter in model.inside.named_parameters():
@@ -257,9 +264,9 @@ def test_memory_that_runs_out_in_the_optimizer_is_tried_again_with_half(monkeypa
         real()
 
     monkeypatch.setattr(optimizers[0], "step", failing_once)
-    step, limit = within_memory(
+    step, limit = step_with_oom_retry(
         lambda parts: train_step(model, parts, optimizers, scaler, torch.float32, 1.0, torch.ones(2)),
-        [data(range(8))], 8, ALONE, lambda line: None,
+        [data(range(8))], 8, SINGLE, lambda line: None,
     )  # fmt: skip
     assert (step.stepped, limit) == (True, 4)
     train_step(plain, [data(range(8))], build_optimizers(plain, "adam", 0.1, 0.0), OFF, torch.float32, 1.0,
@@ -269,7 +276,7 @@ def test_memory_that_runs_out_in_the_optimizer_is_tried_again_with_half(monkeypa
 
 
 def test_one_text_that_is_too_much_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(UserError, match="with 1 texts at once; lower --micro-batch or --max-length"):
+    with pytest.raises(UserError, match="with 1 texts at once; lower --micro-batch-size or --max-length"):
         train(tmp_path, model=Cramped(0))
 
 
@@ -278,8 +285,8 @@ def test_in_a_team_memory_that_runs_out_ends_the_run_since_the_others_cannot_be_
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     lines: list[str] = []
-    with pytest.raises(UserError, match="with 4 texts at once; lower --micro-batch"):
-        within_memory(step, texts(4)(range(4)).split(9), 8, Team(0, 2), lines.append)
+    with pytest.raises(UserError, match="with 4 texts at once; lower --micro-batch-size"):
+        step_with_oom_retry(step, texts(4)(range(4)).split(9), 8, Distributed(0, 2), lines.append)
     assert not lines
 
 
@@ -291,7 +298,7 @@ def test_other_errors_than_memory_s_are_not_tried_again():
         raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        within_memory(step, texts(4)(range(4)).split(9), 8, ALONE, lambda line: None)
+        step_with_oom_retry(step, texts(4)(range(4)).split(9), 8, SINGLE, lambda line: None)
     assert len(calls) == 1
 
 
@@ -346,7 +353,7 @@ def test_an_overflow_does_not_advance_the_schedule(tmp_path, monkeypatch):
     options = dataclasses.replace(SMALL, epochs=1, warmup=3, schedule="linear")
     _, progress = train(tmp_path, options, texts(16))  # four windows
     assert progress.updates == 3
-    shares = [rate_share(update, 4, 3, "linear") for update in (0, 1, 1, 2)]
+    shares = [lr_factor(update, 4, 3, "linear") for update in (0, 1, 1, 2)]
     assert [row["rate"] / SMALL.lr for row in updates_of(tmp_path)] == pytest.approx(shares)
     assert [row["update"] for row in updates_of(tmp_path)] == [1, 1, 2, 3]
 
@@ -416,12 +423,12 @@ def test_a_failure_before_the_first_checkpoint_names_no_checkpoint(tmp_path, mon
 @pytest.mark.parametrize("by", ["accuracy", "macro_f1", "loss"])
 def test_the_best_check_s_weights_come_back(tmp_path, by: str):
     data = texts(12, seed=3)
-    options = dataclasses.replace(SMALL, epochs=6, best=by)
+    options = dataclasses.replace(SMALL, epochs=6, select_by=by)
     model, progress = train(tmp_path, options, data, opposite(data))
     scores = [-row["valid"][by] if by == "loss" else row["valid"][by] for row in checks_of(tmp_path)]
     assert max(scores) > scores[-1] + 0.05  # the case tells: the last check is clearly worse
     assert progress.best_epoch == scores.index(max(scores)) + 1
-    kept = validate(predict_all(model, opposite(data), 4, CPU, torch.float32), opposite(data).labels)
+    kept = classification_metrics(predict_logits(model, opposite(data), 4, CPU, torch.float32), opposite(data).labels)
     assert (-kept[by] if by == "loss" else kept[by]) == max(scores)
 
 
@@ -438,14 +445,14 @@ def test_of_equal_checks_the_first_is_the_best(tmp_path):
 
 def test_training_stops_after_patience_checks_without_a_better_one(tmp_path):
     data = texts(12, seed=3)
-    options = dataclasses.replace(SMALL, epochs=100, best="loss", patience=2)
+    options = dataclasses.replace(SMALL, epochs=100, select_by="loss", patience=2)
     _, progress = train(tmp_path, options, data, opposite(data))
     assert len(checks_of(tmp_path)) == progress.best_epoch + 2 < 100
 
 
 def test_patience_also_ends_in_mid_epoch(tmp_path):
     data = texts(40, seed=3)
-    options = dataclasses.replace(SMALL, epochs=100, best="loss", patience=2, check_every=3)
+    options = dataclasses.replace(SMALL, epochs=100, select_by="loss", patience=2, eval_every=3)
     train(tmp_path, options, data, opposite(data))
     rows = checks_of(tmp_path)
     assert [row["best"] for row in rows[-3:]] == [True, False, False]
@@ -453,14 +460,14 @@ def test_patience_also_ends_in_mid_epoch(tmp_path):
 
 
 def test_checks_come_every_so_many_updates_and_at_the_end_of_an_epoch(tmp_path):
-    train(tmp_path, dataclasses.replace(SMALL, epochs=2, check_every=2), texts(18))  # five windows an epoch
+    train(tmp_path, dataclasses.replace(SMALL, epochs=2, eval_every=2), texts(18))  # five windows an epoch
     rows = checks_of(tmp_path)
     assert [row["update"] for row in rows] == [2, 4, 5, 7, 9, 10]
     assert [row["epoch"] for row in rows] == pytest.approx([0.4, 0.8, 1, 1.4, 1.8, 2])
 
 
 def test_a_check_that_falls_on_the_end_of_an_epoch_is_made_once(tmp_path):
-    train(tmp_path, dataclasses.replace(SMALL, epochs=2, check_every=2), texts(16))
+    train(tmp_path, dataclasses.replace(SMALL, epochs=2, eval_every=2), texts(16))
     assert [row["update"] for row in checks_of(tmp_path)] == [2, 4, 6, 8]
 
 
@@ -469,28 +476,28 @@ def test_a_check_that_falls_on_the_end_of_an_epoch_is_made_once(tmp_path):
 
 def test_twenty_updates_overfit_eight_examples(tmp_path):
     data = texts(8)
-    model, progress = train(tmp_path, dataclasses.replace(SMALL, epochs=20, batch=8), data)
+    model, progress = train(tmp_path, dataclasses.replace(SMALL, epochs=20, batch_size=8), data)
     assert progress.updates == 20
-    assert validate(predict_all(model, data, 8, CPU, torch.float32), data.labels)["accuracy"] == 1
+    assert classification_metrics(predict_logits(model, data, 8, CPU, torch.float32), data.labels)["accuracy"] == 1
     assert updates_of(tmp_path)[-1]["loss"] < 0.1  # chance: log 2 = 0.69
 
 
 def test_each_window_of_one_text_is_an_update(tmp_path):
-    _, progress = train(tmp_path, dataclasses.replace(SMALL, batch=1, epochs=1), texts(5))
+    _, progress = train(tmp_path, dataclasses.replace(SMALL, batch_size=1, epochs=1), texts(5))
     assert (progress.updates, len(updates_of(tmp_path))) == (5, 5)
 
 
 def test_most_tokens_of_a_batch_make_more_updates(tmp_path):
     data = texts(10)
-    _, progress = train(tmp_path, dataclasses.replace(SMALL, epochs=1, batch_tokens=6), data)
-    assert progress.updates == len(plan_epoch(data.data.lengths().numpy(), 4, 0, 0, 6)) > 3
+    _, progress = train(tmp_path, dataclasses.replace(SMALL, epochs=1, max_tokens_per_batch=6), data)
+    assert progress.updates == len(epoch_batches(data.data.lengths().numpy(), 4, 0, 0, 6)) > 3
 
 
 def test_micro_batches_leave_the_trained_weights_as_they_are(tmp_path):
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     whole, _ = train(tmp_path / "whole")
-    cut, _ = train(tmp_path / "cut", dataclasses.replace(SMALL, micro_batch=3))
+    cut, _ = train(tmp_path / "cut", dataclasses.replace(SMALL, micro_batch_size=3))
     for name, tensor in weights_of(whole).items():
         # float32 sums in another order; Adam divides a gradient near zero by its own size, so 1e-4 of weights near 0.5
         assert (cut.state_dict()[name] - tensor).abs().max() < 1e-4, name
@@ -516,16 +523,16 @@ def test_another_seed_gives_other_weights(tmp_path):
 
 def test_checks_leave_the_order_of_batches_and_dropout_alone(tmp_path):
     run_in(tmp_path / "a")
-    run_in(tmp_path / "b", check_every=1)
+    run_in(tmp_path / "b", eval_every=1)
     assert updates_of(tmp_path / "a") == updates_of(tmp_path / "b")
     assert len(checks_of(tmp_path / "b")) > len(checks_of(tmp_path / "a"))
 
 
 def test_half_precision_trains(tmp_path):
     data = texts(8)
-    options = dataclasses.replace(SMALL, epochs=20, batch=8)
+    options = dataclasses.replace(SMALL, epochs=20, batch_size=8)
     model, _ = train(tmp_path, options, data, precision=torch.bfloat16)
-    assert validate(predict_all(model, data, 8, CPU, torch.bfloat16), data.labels)["accuracy"] == 1
+    assert classification_metrics(predict_logits(model, data, 8, CPU, torch.bfloat16), data.labels)["accuracy"] == 1
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
 
 
@@ -545,7 +552,7 @@ def test_a_check_s_row_holds_the_means_over_the_epoch_s_texts(tmp_path):
     data = texts(10)  # windows of 4, 4 and 2 texts
     train(tmp_path, dataclasses.replace(SMALL, epochs=2), data)
     for epoch, row in enumerate(checks_of(tmp_path)):
-        sizes = [len(rows) for rows in plan_epoch(data.data.lengths().numpy(), 4, 0, epoch)]
+        sizes = [len(rows) for rows in epoch_batches(data.data.lengths().numpy(), 4, 0, epoch)]
         assert sorted(sizes) == [2, 4, 4]
         losses = [update["loss"] for update in updates_of(tmp_path)[3 * epoch : 3 * epoch + 3]]
         assert row["train"]["loss"] == pytest.approx(np.dot(losses, sizes) / 10)
@@ -568,12 +575,14 @@ def test_logits_come_in_the_texts_own_order_whatever_the_batch():
     data, model = texts(11), network().eval()
     alone = torch.cat([model(*data([row])[:2]) for row in range(11)]).detach()
     for batch in (1, 3, 11, 64):
-        assert (predict_all(model, data, batch, CPU, torch.float32) - alone).abs().max() < 1e-6  # float32
+        assert (predict_logits(model, data, batch, CPU, torch.float32) - alone).abs().max() < 1e-6  # float32
 
 
-@pytest.mark.parametrize("options", [NetworkOptions(8, 8), NetworkOptions(8, 8, ngrams=3, buckets=50, distinct=True)])
-def test_padding_does_not_change_the_logits(options: NetworkOptions):
-    data, model = texts(9), FeedForward(VOCABULARY, 2, options).eval()
+@pytest.mark.parametrize(
+    "options", [NetworkConfig(8, 8), NetworkConfig(8, 8, ngrams=3, buckets=50, binary_counts=True)]
+)
+def test_padding_does_not_change_the_logits(options: NetworkConfig):
+    data, model = texts(9), EmbeddingBagClassifier(VOCABULARY, 2, options).eval()
     padded = dataclasses.replace(data, length=20)
     short, long = data(range(9)), padded(range(9))
     assert long.ids.shape == (9, 20)
@@ -582,13 +591,13 @@ def test_padding_does_not_change_the_logits(options: NetworkOptions):
 
 def test_evaluation_turns_dropout_off():
     data, model = texts(9), network(dropout=0.9).train()
-    logits = [predict_all(model, data, 4, CPU, torch.float32) for _ in range(2)]
+    logits = [predict_logits(model, data, 4, CPU, torch.float32) for _ in range(2)]
     assert torch.equal(*logits)
 
 
 def test_validation_by_hand():
     logits = torch.tensor([[0.0, 0], [0, 1], [0, 1]])  # class 0, 1, 1
-    scores = validate(logits, torch.tensor([0, 1, 0]))
+    scores = classification_metrics(logits, torch.tensor([0, 1, 0]))
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["macro_f1"] == pytest.approx(2 / 3)  # each class: precision and recall 1 and 1/2, in either order
     e = math.e
@@ -600,15 +609,15 @@ def test_validation_by_hand():
 
 def test_balanced_weights_by_hand():
     train_labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert weigh_classes(train_labels, train_labels, "balanced").tolist() == pytest.approx([6 / 9, 6 / 6, 6 / 3])
+    assert class_weights_of(train_labels, train_labels, "balanced").tolist() == pytest.approx([6 / 9, 6 / 6, 6 / 3])
 
 
 def test_equal_weights_are_ones():
-    assert weigh_classes(torch.tensor([0, 0, 1]), torch.tensor([2]), "equal").tolist() == [1, 1, 1]
+    assert class_weights_of(torch.tensor([0, 0, 1]), torch.tensor([2]), "equal").tolist() == [1, 1, 1]
 
 
 def test_a_class_that_train_lacks_has_a_finite_weight():
-    weights = weigh_classes(torch.tensor([0, 0, 1]), torch.tensor([2]), "balanced")
+    weights = class_weights_of(torch.tensor([0, 0, 1]), torch.tensor([2]), "balanced")
     assert weights.tolist() == pytest.approx([3 / 6, 3 / 3, 3 / 3])
 
 
@@ -617,7 +626,7 @@ def test_balanced_weights_are_used_in_training(tmp_path):
     first = {}
     for how in ("equal", "balanced"):
         (tmp_path / how).mkdir()
-        train(tmp_path / how, dataclasses.replace(SMALL, batch=10, epochs=1, class_weights=how), data)
+        train(tmp_path / how, dataclasses.replace(SMALL, batch_size=10, epochs=1, class_weights=how), data)
         first[how] = updates_of(tmp_path / how)[0]["loss"]
     whole, model = data(range(10)), network()
     weights = torch.tensor([10 / 16, 10 / 4])
@@ -633,13 +642,13 @@ def test_balanced_weights_are_used_in_training(tmp_path):
     "wrong",
     [
         {"epochs": 0},
-        {"batch": 0},
-        {"micro_batch": 0},
-        {"batch_tokens": 0},
-        {"check_every": 0},
+        {"batch_size": 0},
+        {"micro_batch_size": 0},
+        {"max_tokens_per_batch": 0},
+        {"eval_every": 0},
         {"patience": 0},
         {"lr": 0.0},
-        {"clip": -1.0},
+        {"max_grad_norm": -1.0},
         {"warmup": -0.1},
         {"weight_decay": -0.1},
         {"label_smoothing": 1.0},
@@ -649,18 +658,18 @@ def test_balanced_weights_are_used_in_training(tmp_path):
 def test_settings_that_cannot_train_are_refused(wrong: dict):
     (name, value) = next(iter(wrong.items()))
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}"):
-        LoopOptions(**wrong)
+        TrainConfig(**wrong)
 
 
-@pytest.mark.parametrize("name", ["lr", "clip", "warmup", "weight_decay", "label_smoothing"])
+@pytest.mark.parametrize("name", ["lr", "max_grad_norm", "warmup", "weight_decay", "label_smoothing"])
 def test_settings_that_are_no_number_are_refused(name: str):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} nan"):
-        LoopOptions(**{name: math.nan})
+        TrainConfig(**{name: math.nan})
 
 
 def test_a_micro_batch_beyond_the_batch_is_refused_with_both_values():
-    with pytest.raises(UserError, match="--micro-batch 8: more than --batch 4"):
-        LoopOptions(batch=4, micro_batch=8)
+    with pytest.raises(UserError, match="--micro-batch-size 8: more than --batch-size 4"):
+        TrainConfig(batch_size=4, micro_batch_size=8)
 
 
 # Precision

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minitext.models.bert import BertConfig, Classifier
-from minitext.models.embedding_bag import FeedForward, NetworkOptions
+from minitext.models.bert import BertClassifier, BertConfig
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training.optim import (
-    RowAdam,
+    SparseRowAdam,
     build_optimizers,
-    clip_gradients,
+    clip_grad_norm,
     decay_groups,
     layer_groups,
-    rate_share,
-    set_rate,
+    lr_factor,
+    set_lr,
     warmup_updates,
 )
 from minitext.utils.errors import UserError
@@ -34,8 +34,8 @@ class Tied(nn.Module):
         self.frozen = nn.Linear(4, 4, bias=False).requires_grad_(False)
 
 
-def feed_forward() -> FeedForward:
-    return FeedForward(10, 3, NetworkOptions(width=4, hidden=4))
+def feed_forward() -> EmbeddingBagClassifier:
+    return EmbeddingBagClassifier(10, 3, NetworkConfig(width=4, hidden=4))
 
 
 def ids_of(optimizer: torch.optim.Optimizer) -> list[int]:
@@ -95,9 +95,9 @@ def test_a_step_without_gradient_shrinks_what_decays_and_nothing_else():
 # Layers that learn at rates of their own
 
 
-def small_bert(token_width: int | None = None, freeze: int = 0) -> Classifier:
+def small_bert(token_width: int | None = None, freeze: int = 0) -> BertClassifier:
     torch.manual_seed(0)
-    model = Classifier(BertConfig(10, 4, 2, 2, 8, 6, token_width=token_width), 3)
+    model = BertClassifier(BertConfig(10, 4, 2, 2, 8, 6, token_width=token_width), 3)
     if freeze:
         model.encoder.requires_grad_(False)
         model.encoder.layers[freeze:].requires_grad_(True)
@@ -139,18 +139,18 @@ def test_the_rate_is_multiplied_by_each_group_s_share_anew_at_every_update():
     model = small_bert()
     optimizers = build_optimizers(model, "adamw", 0.3, 0.1, layer_groups(model, 0.1, 0.5))
     for rate in (0.3, 0.08, 0.0):  # shares multiply the rate, not what the last update made of it
-        set_rate(optimizers, rate)
+        set_lr(optimizers, rate)
         assert [group["lr"] for group in optimizers[0].param_groups[::2]] == [rate, rate / 2, rate / 4, rate / 8]
         assert [group["lr"] for group in optimizers[0].param_groups[1::2]] == [rate, rate / 2, rate / 4, rate / 8]
 
 
-def updated(groups: list[dict] | None, model: Classifier, updates: int) -> dict[str, Tensor]:
+def updated(groups: list[dict] | None, model: BertClassifier, updates: int) -> dict[str, Tensor]:
     optimizers = build_optimizers(model, "adamw", 0.01, 0.1, groups)
     for number in range(updates):
         torch.manual_seed(number)
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        set_rate(optimizers, 0.01)
+        set_lr(optimizers, 0.01)
         optimizers[0].step()
     return model.state_dict()
 
@@ -183,25 +183,25 @@ TABLES = {  # 8 updates, of which 2 warm up: 1/3, 2/3, then the fall over 6
 
 @pytest.mark.parametrize("schedule", TABLES)
 def test_the_rate_is_the_tables_at_every_update(schedule: str):
-    assert [rate_share(update, 8, 2, schedule) for update in range(8)] == pytest.approx(TABLES[schedule], rel=1e-12)
+    assert [lr_factor(update, 8, 2, schedule) for update in range(8)] == pytest.approx(TABLES[schedule], rel=1e-12)
 
 
 @pytest.mark.parametrize(("schedule", "table"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])])
 def test_without_warmup_the_first_update_has_the_peak_rate(schedule: str, table: list[float]):
-    assert [rate_share(update, 4, 0, schedule) for update in range(4)] == table
+    assert [lr_factor(update, 4, 0, schedule) for update in range(4)] == table
 
 
 @pytest.mark.parametrize("schedule", TABLES)
 @pytest.mark.parametrize("updates", [1, 2, 7, 100])
 def test_no_update_is_wasted_at_rate_zero_or_above_the_peak(schedule: str, updates: int):
     for warmup in range(updates + 1):
-        shares = [rate_share(update, updates, warmup, schedule) for update in range(updates)]
+        shares = [lr_factor(update, updates, warmup, schedule) for update in range(updates)]
         assert 0 < min(shares) <= max(shares) <= 1
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_past_the_last_update_the_rate_is_zero(schedule: str):
-    assert [rate_share(update, 8, 2, schedule) for update in (8, 9)] == [0, 0]
+    assert [lr_factor(update, 8, 2, schedule) for update in (8, 9)] == [0, 0]
 
 
 @pytest.mark.parametrize(("warmup", "count"), [(0.0, 0), (0.1, 20), (0.06, 12), (1, 1), (20, 20), (200, 200)])
@@ -217,7 +217,7 @@ def test_a_warmup_that_cannot_be_is_refused(warmup: float, message: str):
 
 def test_the_rate_is_set_in_all_groups_of_all_optimizers():
     optimizers = build_optimizers(feed_forward(), "adam", 0.1, 0.5)
-    set_rate(optimizers, 0.25)
+    set_lr(optimizers, 0.25)
     assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.25] * 3
 
 
@@ -245,7 +245,7 @@ def step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, number: int)
 @pytest.mark.oracle
 def test_twenty_steps_are_sparse_adams():
     ours, theirs = table(), table()
-    optimizer, oracle = RowAdam([ours], lr=0.1), torch.optim.SparseAdam([theirs], lr=0.1)
+    optimizer, oracle = SparseRowAdam([ours], lr=0.1), torch.optim.SparseAdam([theirs], lr=0.1)
     for number in range(20):
         step(optimizer, ours, number)
         step(oracle, theirs, number)
@@ -256,7 +256,7 @@ def test_twenty_steps_are_sparse_adams():
 @pytest.mark.oracle
 def test_where_every_row_is_touched_it_is_adam():
     ours, theirs = table(), table()
-    optimizer, oracle = RowAdam([ours], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    optimizer, oracle = SparseRowAdam([ours], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
     for number in range(20):
         ours.grad = sparse_gradient(list(range(6)), seed=number)
         theirs.grad = ours.grad.to_dense()
@@ -268,7 +268,7 @@ def test_where_every_row_is_touched_it_is_adam():
 
 def test_rows_that_no_batch_touched_stay_as_they_are():
     parameter = table()
-    optimizer = RowAdam([parameter], lr=0.1)
+    optimizer = SparseRowAdam([parameter], lr=0.1)
     for number in range(8):
         step(optimizer, parameter, number)
     assert torch.equal(parameter[[1, 4, 5]], table()[[1, 4, 5]])
@@ -277,13 +277,13 @@ def test_rows_that_no_batch_touched_stay_as_they_are():
 
 def test_a_parameter_without_gradient_is_passed_over():
     parameter = table()
-    RowAdam([parameter], lr=0.1).step()
+    SparseRowAdam([parameter], lr=0.1).step()
     assert torch.equal(parameter, table())
 
 
 def test_a_saved_state_goes_on_with_the_same_bits(tmp_path):
     whole, first = table(), table()
-    optimizer, half = RowAdam([whole], lr=0.1), RowAdam([first], lr=0.1)
+    optimizer, half = SparseRowAdam([whole], lr=0.1), SparseRowAdam([first], lr=0.1)
     for number in range(10):
         step(optimizer, whole, number)
     for number in range(5):
@@ -291,7 +291,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(tmp_path):
     torch.save({"weights": first.detach(), "optimizer": half.state_dict()}, tmp_path / "state.pt")
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     second = nn.Parameter(saved["weights"])
-    resumed = RowAdam([second], lr=999.0)  # the rate comes back as well
+    resumed = SparseRowAdam([second], lr=999.0)  # the rate comes back as well
     resumed.load_state_dict(saved["optimizer"])
     for number in range(5, 10):
         step(resumed, second, number)
@@ -312,7 +312,7 @@ def with_gradients(*gradients: Tensor) -> list[nn.Parameter]:
 
 def test_a_norm_above_the_most_is_scaled_down_to_it():
     parameters = with_gradients(torch.tensor([3.0, 0]), torch.tensor([[4.0]]))
-    assert clip_gradients(parameters, 2.5) == 5
+    assert clip_grad_norm(parameters, 2.5) == 5
     # torch's rule adds 1e-6 to the norm
     assert parameters[0].grad.tolist() == pytest.approx([1.5, 0], rel=1e-6)
     assert parameters[1].grad.item() == pytest.approx(2, rel=1e-6)
@@ -320,13 +320,13 @@ def test_a_norm_above_the_most_is_scaled_down_to_it():
 
 def test_a_norm_below_the_most_is_left_alone():
     parameters = with_gradients(torch.tensor([3.0, 0]), torch.tensor([[4.0]]))
-    assert clip_gradients(parameters, 6.0) == 5
+    assert clip_grad_norm(parameters, 6.0) == 5
     assert (parameters[0].grad.tolist(), parameters[1].grad.item()) == ([3, 0], 4)
 
 
 def test_a_parameter_without_gradient_does_not_count():
     parameters = [*with_gradients(torch.tensor([3.0, 4.0])), nn.Parameter(torch.ones(2))]
-    assert clip_gradients(parameters, 1.0) == 5
+    assert clip_grad_norm(parameters, 1.0) == 5
 
 
 @pytest.mark.oracle
@@ -336,7 +336,7 @@ def test_dense_gradients_are_clipped_as_torch_clips_them(most: float):
     gradients = [torch.randn(size, generator=generator) for size in ((5, 3), (3,), (2, 2, 2))]
     ours, theirs = with_gradients(*gradients), with_gradients(*gradients)
     expected = torch.nn.utils.clip_grad_norm_(theirs, most).item()
-    assert clip_gradients(ours, most) == pytest.approx(expected, rel=1e-6)  # float32
+    assert clip_grad_norm(ours, most) == pytest.approx(expected, rel=1e-6)  # float32
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine.grad, other.grad, rtol=1e-6, atol=0)
 
@@ -346,7 +346,7 @@ def test_a_sparse_gradient_with_repeated_rows_is_clipped_as_the_dense_one_is():
     gradient, other = sparse_gradient([3, 0, 3, 3], seed=0), torch.ones(4, dtype=torch.float64)
     ours, theirs = with_gradients(gradient, other), with_gradients(gradient.to_dense(), other)
     expected = torch.nn.utils.clip_grad_norm_(theirs, 0.5).item()
-    assert clip_gradients(ours, 0.5) == pytest.approx(expected, rel=1e-12)  # float64
+    assert clip_grad_norm(ours, 0.5) == pytest.approx(expected, rel=1e-12)  # float64
     assert ours[0].grad.is_sparse
     assert (ours[0].grad.to_dense() - theirs[0].grad).abs().max() < 1e-12
     assert (ours[1].grad - theirs[1].grad).abs().max() < 1e-12

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 
 import pytest
 
-from minitext.data.dataset import DataOptions
+from minitext.data.dataset import DataConfig
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, exit_status
 
@@ -83,9 +83,9 @@ def test_parsed_options_cannot_be_changed():
 
 
 def test_each_group_gets_its_own_instance():
-    options = parse("A script.", ["--lr", "0.5", "--data", "imdb", "--fraction", "0.04", "0.02"],
-                    data=DataOptions, train=TrainOptions)  # fmt: skip
-    assert options.data == DataOptions(data="imdb", fraction=(0.04, 0.02))
+    options = parse("A script.", ["--lr", "0.5", "--data", "imdb", "--subset", "0.04", "0.02"],
+                    data=DataConfig, train=TrainOptions)  # fmt: skip
+    assert options.data == DataConfig(data="imdb", subset=(0.04, 0.02))
     assert options.train == TrainOptions(lr=0.5)
 
 
@@ -199,11 +199,11 @@ def test_the_status_of_argparse_passes_through(monkeypatch: pytest.MonkeyPatch):
 
 # Presets
 
-REPORT = {"report": {"max_length": 512, "share": (0.04, 0.02)}}
+COURSE_REPORT = {"report": {"max_length": 512, "share": (0.04, 0.02)}}
 
 
 def with_presets(*arguments: str) -> TrainOptions:
-    return parse("A script.", list(arguments), presets=REPORT, train=TrainOptions).train
+    return parse("A script.", list(arguments), presets=COURSE_REPORT, train=TrainOptions).train
 
 
 def test_a_preset_replaces_defaults():
@@ -230,9 +230,9 @@ def test_the_help_says_what_a_preset_sets(capsys, monkeypatch):
 def test_each_script_has_the_reports_settings_as_a_preset_of_options_that_it_has(script, monkeypatch):
     module = importlib.import_module(script)
     seen = {}
-    monkeypatch.setattr(module, "one_seed", lambda options, *_: seen.update(vars(options)))
+    monkeypatch.setattr(module, "train_one_seed", lambda options, *_: seen.update(vars(options)))
     monkeypatch.setattr(sys, "argv", [script, "--preset", "report"])
     module.main()
     values = {field.name: getattr(group, field.name) for group in seen.values() for field in fields(group)}
-    assert module.REPORT.items() <= values.items()
+    assert module.COURSE_REPORT.items() <= values.items()
     assert (values["data"], values["fraction"]) == ("imdb", (0.04, 0.02))
