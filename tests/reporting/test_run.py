@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,9 +266,14 @@ class SomeOptions:
     l2: tuple[float, ...] = (1.0, 0.1)
 
 
+@dataclass(frozen=True)
+class Config:
+    run: SomeOptions = SomeOptions()
+
+
 def test_settings_hold_options_data_versions_and_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/here/train.py", "--seed", "4"])
-    found = describe(SimpleNamespace(run=SomeOptions()), splits(), weights="mean")
+    found = describe(Config(), splits(), weights="mean")
     assert found["run"] == {"seed": 4, "l2": (1.0, 0.1)}
     assert found["data_found"]["test"] == {"texts": 3, "fingerprint": corpus("test").fingerprint()}
     assert (found["classes"], found["weights"]) == (NAMES, "mean")
@@ -280,7 +284,7 @@ def test_settings_hold_options_data_versions_and_command(monkeypatch):
 
 def test_the_command_in_the_settings_can_be_pasted_into_a_shell(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--data", "my reviews.csv"])
-    assert describe(SimpleNamespace(), splits())["command"] == "train.py --data 'my reviews.csv'"
+    assert describe(Config(), splits())["command"] == "train.py --data 'my reviews.csv'"
 
 
 def test_a_quiet_script_says_nothing(capsys):

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,8 +23,14 @@ class Resumable(RunConfig):
     resume: bool = option(False, "go on")
 
 
-def options(out: Path, resume: bool = False, **settings) -> SimpleNamespace:
-    return SimpleNamespace(data="the data", run=Resumable(out=str(out), resume=resume, **settings))
+@dataclass(frozen=True)
+class Config:
+    data: str
+    run: Resumable
+
+
+def options(out: Path, resume: bool = False, **settings) -> Config:
+    return Config(data="the data", run=Resumable(out=str(out), resume=resume, **settings))
 
 
 def write_run(folder: Path, value: float, epochs: int = 2) -> None:
