@@ -116,7 +116,7 @@ def fit(
 ) -> TrainState:
     """Train until the last epoch, or until patience ends; `model` then holds the weights of the best check.
 
-    `folder` gets `journal.jsonl` and, at every check, `checkpoint.pt`; where there is one, training goes on from it. A
+    `folder` gets `metrics.jsonl` and, at every check, `checkpoint.pt`; where there is one, training goes on from it. A
     stopped and resumed run ends with the same bits as an uninterrupted one (on the CPU), since the order of batches
     depends on (seed, epoch) alone and the checkpoint holds everything else. Raises KeyboardInterrupt after Ctrl-C, when
     the state is saved, and UserError when the loss is not finite. `groups` are the optimizer's parameter groups where
@@ -130,10 +130,10 @@ def fit(
     scaler = GradScaler(device.type, enabled=precision == torch.float16)
     weights = task.weights if task else class_weights_of(train.labels, valid.labels, options.class_weights)
     weights = weights.to(device)
-    journal = MetricsLog(folder / "journal.jsonl") if first else None
+    journal = MetricsLog(folder / "metrics.jsonl") if first else None
     progress = load_checkpoint(folder, model, optimizers, scaler) if (folder / NAME).exists() else TrainState()
     if first:
-        journal.cut(progress.journal_bytes)
+        journal.truncate(progress.journal_bytes)
     else:  # other dropout than the first process's, which the checkpoint brought or the seed gave
         torch.manual_seed(int(np.random.SeedSequence([seed, team.rank, progress.updates]).generate_state(1)[0]))
     team.wait()  # until all have read the checkpoint that the first will replace
@@ -178,7 +178,7 @@ def fit(
     def save() -> None:
         if not first:
             return
-        progress.journal_bytes = journal.sync()
+        progress.journal_bytes = journal.flush()
         progress.seconds = time.perf_counter() - clock
         save_checkpoint(folder, progress, model, optimizers, scaler)
 
