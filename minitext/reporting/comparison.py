@@ -26,8 +26,8 @@ SEED = 0  # of the resamples that all runs share
 MISSING = "–"
 SCORES_NOTE = "Brackets: 95 % bootstrap intervals over the test texts."
 PAIRS_NOTE = (
-    f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs, p two-sided and not "
-    "corrected. McNemar: exact test, two-sided; Holm: the same p corrected for the number of pairs."
+    f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar: exact test, "
+    "two-sided; Holm: the same p corrected for the number of pairs."
 )
 SCORE_LABELS = {
     "accuracy": "accuracy",
@@ -106,9 +106,11 @@ def check_same_test(first: SavedRun, other: SavedRun) -> None:
     row = next((i for i, (a, b) in enumerate(zip(first.ids, other.ids, strict=False)) if a != b), None)
     if row is not None:
         found.append(f"text {row + 1} is {other.ids[row]} against {first.ids[row]}")
+    if not found:
+        found.append("same ids, other texts or labels")
     raise UserError(
-        f"{other.folder}: other test texts than {first.folder} ({'; '.join(found) or 'same ids, other texts or labels'}); "
-        "train both with the same data, --subset and --seed"
+        f"{other.folder}: other test texts than {first.folder} ({'; '.join(found)}); train both with the same data, "
+        "--subset and --seed"
     )
 
 
@@ -162,19 +164,20 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
     for key, label in SCORE_LABELS.items():
         values = [run.scores[key]["value"] for run in runs]
         best = max(values) if key in ("accuracy", "macro_f1") else min(values)
-        marks = [" ★" if len(runs) > 1 and value == best else "" for value in values]
-        rows.append(
-            [label, *(show(run.scores[key], key in IN_PERCENT) + mark for run, mark in zip(runs, marks, strict=True))]
-        )
+        stars = [" ★" if len(runs) > 1 and value == best else "" for value in values]
+        scores = [show(run.scores[key], key in IN_PERCENT) for run in runs]
+        rows.append([label, *map("".join, zip(scores, stars, strict=True))])
     gaps = [run.scores["gap_to_train"] for run in runs]
-    rows.append(["train - test (points)", *(show_gap(gap) for gap in gaps)])
-    costs: list[tuple[str, Callable[[SavedRun], str]]] = [
-        ("parameters", lambda run: show_count(run.costs.get("parameters"))),
-        ("training time", lambda run: show_time(run.costs.get("train_seconds"))),
-        ("texts per second", lambda run: show_count(texts_per_second(run))),
-        ("model size", lambda run: show_bytes(run.model_bytes())),
+    signs = [", overfitted" if gap["overfitting"] else "" for gap in gaps]
+    gap_cells = [show_signed((gap["value"], gap["low"], gap["high"]), 100) for gap in gaps]
+    return [
+        *rows,
+        ["train - test (points)", *map("".join, zip(gap_cells, signs, strict=True))],
+        ["parameters", *(show_number(run.costs.get("parameters")) for run in runs)],
+        ["training time (s)", *(show_number(run.costs.get("train_seconds"), 1) for run in runs)],
+        ["texts per second", *(show_number(run.texts_per_second()) for run in runs)],
+        ["model size (MB)", *(show_number(run.model_bytes() / 1e6, 1) for run in runs)],
     ]
-    return rows + [[label, *(form(run) for run in runs)] for label, form in costs]
 
 
 def tag_scores(comparison: Comparison) -> list[list[str]]:
@@ -188,16 +191,16 @@ def tag_scores(comparison: Comparison) -> list[list[str]]:
 
 def pair_rows(comparison: Comparison) -> list[list[str]]:
     """One row per pair of runs."""
-    head = ["difference", "accuracy (points)", "F1 (macro, points)", "log-loss (nats)", "correct in one only"]
-    rows = [[*head, "McNemar p", "Holm p", ""]]
+    head = ["", "accuracy (points)", "F1 (macro, points)", "log-loss (nats)", "correct in one only"]
+    rows = [[*head, "McNemar p", "Holm p", "accuracy"]]
     for pair in comparison.pairs:
-        first, second = (comparison.runs[i].name for i in (pair.first, pair.second))
-        accuracy, f1, loss = (pair.differences[key] for key in significance.SCORES)
-        rows.append([
-            f"{first} - {second}", show_difference(accuracy, 100), with_p(f1, 100), with_p(loss, 1),
-            f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}", format_p(pair.mcnemar.p),
-            format_p(pair.corrected_p), "significant" if pair.significant else "not significant",
-        ])  # fmt: skip
+        names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
+        factors = zip(significance.SCORES, (100, 100, 1), strict=True)
+        estimates = [(pair.differences[key], factor) for key, factor in factors]
+        cells = [show_signed((estimate.value, *estimate.interval()), factor) for estimate, factor in estimates]
+        counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
+        p_values = [format_p(pair.mcnemar.p), format_p(pair.corrected_p)]
+        rows.append([names, *cells, counts, *p_values, f"{'' if pair.significant else 'not '}significant"])
     return rows
 
 
@@ -207,50 +210,19 @@ def show_seeds(group: SeedGroup) -> str:
     return f"{group.name}, mean (standard deviation) of {len(group.runs)} seeds: {', '.join(parts)}"
 
 
-def show_gap(gap: dict) -> str:
-    """`+1.3 [-0.4, 3.0]`, and whether it is significant."""
-    value, low, high = (100 * gap[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:.1f}, {high:.1f}]" + (", overfitted" if gap["overfitting"] else "")
-
-
-def show_difference(estimate: BootstrapEstimate, factor: int) -> str:
-    """`+1.3 [-0.4, 3.0]` in points (`factor` 100), or `+0.013 [-0.004, 0.030]`."""
-    value, low, high = (factor * number for number in (estimate.value, *estimate.interval()))
+def show_signed(estimate: tuple[float, float, float], factor: int) -> str:
+    """Value and interval: `+1.3 [-0.4, +3.0]` in points (`factor` 100), or `+0.013 [-0.004, +0.030]`."""
     digits = 1 if factor == 100 else 3
-    return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def with_p(estimate: BootstrapEstimate, factor: int) -> str:
-    return f"{show_difference(estimate, factor)}, p {format_p(estimate.p_value())}"
+    value, low, high = (f"{factor * number:+.{digits}f}" for number in estimate)
+    return f"{value} [{low}, {high}]"
 
 
 def format_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def texts_per_second(run: SavedRun) -> float | None:
-    seconds = run.costs.get("predict_seconds")
-    return run.costs["texts"] / seconds if seconds else None
-
-
-def show_count(count: float | None) -> str:
-    return MISSING if count is None else f"{count:,.0f}"
-
-
-def show_time(seconds: float | None) -> str:
-    """`6.7 s`, `12 min`, `3.4 h`."""
-    if seconds is None:
-        return MISSING
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def show_bytes(size: int) -> str:
-    """`742 kB`, `86.9 MB`, `1.34 GB`."""
-    if size < 1e6:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
+def show_number(value: float | None, digits: int = 0) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
 
 
 def counted(count: int, noun: str) -> str:

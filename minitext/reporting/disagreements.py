@@ -1,7 +1,7 @@
 """Texts on which runs disagree.
 
-Inputs: runs on the same N test texts. Outputs: a few texts, read again from the data, with each run's prediction and the
-contribution of each word to it.
+Inputs: runs on the same N test texts. Outputs: a few texts, read again from the data, with the predictions of two runs
+and the contribution of each word to them.
 """
 
 import time
@@ -64,7 +64,7 @@ def find_disagreements(runs: Sequence[SavedRun], best: int) -> list[tuple[int, l
 def attach_texts(
     runs: Sequence[SavedRun], found: Sequence[tuple[int, list[int]]]
 ) -> tuple[list[Disagreement], list[str]]:
-    """The found texts with colored words, as far as the data still exist and time allows; remarks on what is missing."""
+    """The found texts with colored words, as far as data and time allow, and remarks on what is missing."""
     texts, remark = test_texts(runs[0])
     remarks = [remark] if remark else []
     models: dict[int, Predictor] = {}

@@ -29,8 +29,9 @@ def page(comparison: Comparison) -> str:
     title = escape(tables.title(comparison))
     date = datetime.now(UTC).date()
     subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
-    sections = (scores, differences, time_and_accuracy, tags, calibration, probabilities, confusion, learning,
-                disagreements, commands)  # fmt: skip
+    sections = (
+        scores, differences, training_time, tags, calibration, probabilities, confusion, learning, disagreements, commands
+    )  # fmt: skip
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -79,14 +80,11 @@ def verdict(comparison: Comparison) -> str:
     best = comparison.runs[comparison.best]
     highest = " the highest" if len(comparison.runs) > 1 else ""
     lines = [f"<b>{escape(best.name)}</b> has{highest} accuracy: {best.scores['accuracy']['value']:.1%}"]
-    for pair in comparison.pairs:
-        if comparison.best in (pair.first, pair.second):
-            lines.append(lead(comparison, pair))
+    lines += [lead(comparison, pair) for pair in comparison.pairs if comparison.best in (pair.first, pair.second)]
     overfitted = [escape(run.name) for run in comparison.runs if run.scores["gap_to_train"]["overfitting"]]
     if overfitted:
-        lines.append(
-            f"{', '.join(overfitted)}: <b class='bad'>overfitted</b>, the train-test gap is significant (> 1 point)"
-        )
+        gap = "generalization gap significant (&gt; 1 point)"
+        lines.append(f'{", ".join(overfitted)}: <span class="bad">overfitted</span>, {gap}')
     lines += [escape(tables.show_seeds(group)) for group in comparison.seeds]
     return f'<ul class="verdict">{"".join(f"<li>{line}.</li>" for line in lines)}</ul>'
 
@@ -94,18 +92,14 @@ def verdict(comparison: Comparison) -> str:
 def lead(comparison: Comparison, pair: PairwiseTest) -> str:
     """How far the best run is ahead of the other one of the pair."""
     other = comparison.runs[pair.second if pair.first == comparison.best else pair.first]
-    points = 100 * abs(pair.differences["accuracy"].value)
+    points = f"{100 * abs(pair.differences['accuracy'].value):.1f} points lower"
     style = "good" if pair.significant else "soft"
-    return (
-        f"<b>{escape(other.name)}</b>: {points:.1f} points lower, <span class='{style}'>{escape(pair.verdict)}</span>"
-    )
+    return f'<b>{escape(other.name)}</b>: {points}, <span class="{style}">{escape(pair.verdict)}</span>'
 
 
 def scores(comparison: Comparison) -> str:
-    runs = comparison.runs
-    drawing = plots.intervals(
-        [run.name for run in runs], [run.scores["accuracy"] for run in runs], "accuracy on test (%)"
-    )
+    names, accuracies = zip(*((run.name, run.scores["accuracy"]) for run in comparison.runs), strict=True)
+    drawing = plots.intervals(names, accuracies, "accuracy on test (%)")
     note = f"On the test set. {tables.SCORES_NOTE} ★ marks the best value, significant or not."
     return section("Scores", note, table(tables.overview_scores(comparison)), figure(drawing, "Accuracy on test"))
 
@@ -120,7 +114,7 @@ def differences(comparison: Comparison) -> str:
     return section("Differences", tables.PAIRS_NOTE, table(rows), figure(drawing, "Differences in accuracy"))
 
 
-def time_and_accuracy(comparison: Comparison) -> str:
+def training_time(comparison: Comparison) -> str:
     """Runs whose training time was measured."""
     runs = [run for run in comparison.runs if run.costs.get("train_seconds")]
     if not runs:
@@ -133,11 +127,8 @@ def time_and_accuracy(comparison: Comparison) -> str:
 
 def tags(comparison: Comparison) -> str:
     rows = tables.tag_scores(comparison)
-    if len(rows) == 1:
-        return ""
-    return section(
-        "Accuracy by tag", "On test, with 95 % intervals (Wilson). Numbers of texts in parentheses.", table(rows)
-    )
+    note = "On test, with 95 % intervals (Wilson). Numbers of texts in parentheses."
+    return section("Accuracy by tag", note, table(rows)) if len(rows) > 1 else ""
 
 
 def calibration(comparison: Comparison) -> str:
@@ -151,10 +142,8 @@ def calibration(comparison: Comparison) -> str:
 
 def probabilities(comparison: Comparison) -> str:
     drawings = [plots.histogram(run.probabilities, run.correct, run.class_names) for run in comparison.runs]
-    note = "Predicted probabilities on test."
-    return section(
-        "Predicted probabilities", note, figures_of_runs(comparison.runs, "Predicted probabilities", drawings)
-    )
+    figures = figures_of_runs(comparison.runs, "Predicted probabilities", drawings)
+    return section("Predicted probabilities", "Correct and wrong predictions on test, stacked.", figures)
 
 
 def confusion(comparison: Comparison) -> str:
@@ -168,29 +157,23 @@ def learning(comparison: Comparison) -> str:
     drawings = [plots.curves(run.evaluations, stacked=True) for run in comparison.runs]
     plots.share_scales(drawings)
     note = (
-        "Train: training batches, during the epoch. The dotted line marks the best evaluation, whose weights were kept. "
-        "The y-axes are the same for all runs."
+        "Train: training batches, during the epoch. The dotted line marks the best evaluation, whose weights were "
+        "kept. The y-axes are the same for all runs."
     )
     return section("Learning curves", note, figures_of_runs(comparison.runs, "Loss and accuracy", drawings))
 
 
 def disagreements(comparison: Comparison) -> str:
     """Texts that one run has right and another wrong; for a single run, its most confident errors."""
-    if not comparison.disagreements:
+    shown = comparison.disagreements
+    if not shown:
         return ""
     single = len(comparison.runs) == 1
-    notes = (
-        [] if single else ["The best run against every other one: texts with the largest difference in probability."]
-    )
-    if any(side.words for shown in comparison.disagreements for side in shown.sides):
-        notes.append("Blue words support the prediction, striped orange words oppose it; the model does not know words with a "
-                     "dotted line.")  # fmt: skip
-    note = " ".join([*notes, *comparison.remarks])
-    return section(
-        "Most confident errors" if single else "Disagreements",
-        note,
-        *(one_text(comparison, shown) for shown in comparison.disagreements),
-    )
+    notes = [] if single else ["The best run against every other one: the largest differences in probability."]
+    if any(side.words for text in shown for side in text.sides):
+        notes.append("Blue words support the prediction, striped orange words oppose it, underlined ones are unknown.")
+    title = "Most confident errors" if single else "Disagreements"
+    return section(title, " ".join([*notes, *comparison.remarks]), *(one_text(comparison, text) for text in shown))
 
 
 def one_text(comparison: Comparison, shown: Disagreement) -> str:
@@ -203,11 +186,10 @@ def one_text(comparison: Comparison, shown: Disagreement) -> str:
 
 
 def one_side(name: str, side: RunPrediction, label: str) -> str:
-    verdict = '<span class="good">✓ correct</span>' if side.predicted == label else '<span class="bad">✗ wrong</span>'
+    mark = '<span class="good">✓ correct</span>' if side.predicted == label else '<span class="bad">✗ wrong</span>'
     words = f'<div class="words">{side.words}</div>' if side.words else ""
-    return (
-        f"<div><b>{escape(name)}</b> predicts {escape(side.predicted)}, {side.probability:.1%} {verdict}{words}</div>"
-    )
+    predicted = f"{escape(side.predicted)}, {side.probability:.1%}"
+    return f"<div><b>{escape(name)}</b> predicts {predicted} {mark}{words}</div>"
 
 
 def commands(comparison: Comparison) -> str:

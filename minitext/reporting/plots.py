@@ -51,7 +51,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def to_svg(figure: Figure, title: str) -> str:
-    """An `<svg>` element to embed in HTML: as wide as its box, transparent, black replaced by the color of the page's text."""
+    """An `<svg>` element for a page: as wide as its box, transparent, black lines in the color of the page's text."""
     buffer = io.StringIO()
     # the salt makes the ids the same in each call, and different in each figure of a page
     settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.sans-serif": ["DejaVu Sans", "Arial"]}
@@ -133,11 +133,9 @@ def label_curves(axes: Sequence[Axes], unit: str) -> None:
 def share_scales(figures: Sequence[Figure]) -> None:
     """Give the plots at the same position of each figure the same y-axis."""
     for axes in zip(*(figure.axes for figure in figures), strict=True):
-        low, high = (
-            best(edge) for best, edge in zip((min, max), zip(*(axis.get_ylim() for axis in axes)), strict=True)
-        )
+        lows, highs = zip(*(axis.get_ylim() for axis in axes), strict=True)
         for axis in axes:
-            axis.set_ylim(low, high)
+            axis.set_ylim(min(lows), max(highs))
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
@@ -178,6 +176,7 @@ def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[st
     axis.hist(parts, bins=bins, stacked=True, color=[BLUE, ORANGE], label=labels, rwidth=0.92)
     xlabel = f"predicted probability of '{plain(names[1])}'" if binary else "probability of the predicted class"
     axis.set(xlabel=xlabel, ylabel="test texts", xlim=(bins[0], 1))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure
 
@@ -209,7 +208,7 @@ def reliability(labels: np.ndarray, panels: Mapping[str, np.ndarray]) -> Figure:
 
 def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label: str, zero: bool = False) -> Figure:
     """One row per name: `value` with its interval from `low` to `high`, in per cent; `zero` adds a line at 0."""
-    figure, (axis,) = new_figure(1, 1, 5.6, 0.8 + 0.32 * len(names))
+    figure, (axis,) = new_figure(1, 1, PANEL, 0.8 + 0.32 * len(names))
     value, low, high = (100 * np.array([score[key] for score in scores]) for key in ("value", "low", "high"))
     rows = range(len(names))
     if zero:
@@ -223,7 +222,7 @@ def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label
 
 def accuracy_by_time(names: Sequence[str], seconds: Sequence[float], scores: Sequence[Mapping[str, float]]) -> Figure:
     """Accuracy with its interval against training time on a logarithmic axis; each run has a color and a marker."""
-    figure, (axis,) = new_figure(1, 1, 5.6, 3.4 + 0.12 * len(names))
+    figure, (axis,) = new_figure(1, 1, PANEL, 3.2 + 0.12 * len(names))
     for i, (name, time, score) in enumerate(zip(names, seconds, scores, strict=True)):
         value, low, high = score["value"], score["low"], score["high"]
         style = {"color": RUN_COLORS[i % len(RUN_COLORS)], "marker": RUN_MARKERS[i % len(RUN_MARKERS)]}

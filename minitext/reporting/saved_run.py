@@ -5,16 +5,16 @@ Shapes: N test texts, C classes.
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from minitext.reporting.run import check_finished
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.io import read_json
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import check_finished
 
 # files that describe a run; the others are the model
 DESCRIPTION_FILES = {"settings.json", "scores.json", "costs.json"}
@@ -70,6 +70,10 @@ class SavedRun:
         """(N, C) probabilities before the temperature T was applied: softmax(T log p), which is p^T, normalized."""
         powers = self.probabilities**self.temperature
         return powers / powers.sum(1, keepdims=True)
+
+    def texts_per_second(self) -> float | None:
+        seconds = self.costs.get("predict_seconds")
+        return self.costs["texts"] / seconds if seconds else None
 
     def model_bytes(self) -> int:
         """The size of the model's files."""
@@ -145,13 +149,6 @@ def check_required(files: Mapping) -> None:
             if key not in inside:
                 raise KeyError(path.replace(" ", ".json ", 1))
             inside = inside[key]
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}: {error}") from error
 
 
 def read_evaluations(path: Path) -> list[dict]:
