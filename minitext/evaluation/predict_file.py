@@ -164,7 +164,7 @@ class Partial:
                 break
             self.counts, self.size, self.digest = Counts(**place["counts"]), place["size"], place["digest"]
             end = place_end
-        self.journal.cut(end)
+        self.journal.truncate(end)
         return True
 
     def write(self, rows: Sequence[Sequence]) -> None:

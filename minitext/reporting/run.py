@@ -109,7 +109,7 @@ class RunDir:
         """Raises UserError when `out` is a finished run (unless `overwrite`), or something else altogether."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".partial")
-        self.journal = MetricsLog(self.folder / "journal.jsonl")
+        self.journal = MetricsLog(self.folder / "metrics.jsonl")
         self.resumes = resume and (self.folder / "settings.json").exists()
         if self.out.exists() and not (self.out / "scores.json").exists():
             raise UserError(f"{self.out}: exists and is not a run of minitext; choose another --out")

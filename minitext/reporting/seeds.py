@@ -52,7 +52,7 @@ def summarize(options: Any, name: str = "") -> str:
     write_text(above / "seeds.json", json.dumps(over_seeds, indent=2) + "\n")
     from minitext.reporting.plots import save, spread_curves  # here: matplotlib is slow to import
 
-    save(spread_curves([MetricsLog(folder / "journal.jsonl").checks() for folder in folders]), above / "curves.png")
+    save(spread_curves([MetricsLog(folder / "metrics.jsonl").evaluations() for folder in folders]), above / "curves.png")
     return f"\n{above}: mean (deviation) of {len(runs)} seeds\n{text_table(seed_rows(over_seeds))}"
 
 

@@ -38,7 +38,7 @@ def write_run(folder: Path, value: float, epochs: int = 2) -> None:
     scores = {part: {key: {"value": value} for key in METRIC_LABELS} for part in ("train", "test")}
     (folder / "scores.json").write_text(json.dumps(scores))
     rows = [{"update": 1, "loss": 0.5}, *({"epoch": epoch, **ROW} for epoch in range(1, epochs + 1))]
-    (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_without_several_seeds_a_run_is_where_it_always_was(tmp_path):
