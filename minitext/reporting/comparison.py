@@ -5,7 +5,7 @@ texts on which runs disagree; as numbers and as tables of strings for the termin
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -191,16 +191,15 @@ def tag_scores(comparison: Comparison) -> list[list[str]]:
 
 def pair_rows(comparison: Comparison) -> list[list[str]]:
     """One row per pair of runs."""
-    head = ["", "accuracy (points)", "F1 (macro, points)", "log-loss (nats)", "correct in one only"]
-    rows = [[*head, "McNemar p", "Holm p", "accuracy"]]
+    head = ["", "accuracy (points)", "F1 (macro, points)", "log-loss (nats)", "correct in one only", "McNemar p"]
+    rows = [[*head, "accuracy (Holm p)"]]
     for pair in comparison.pairs:
         names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
-        factors = zip(significance.SCORES, (100, 100, 1), strict=True)
-        estimates = [(pair.differences[key], factor) for key, factor in factors]
-        cells = [show_signed((estimate.value, *estimate.interval()), factor) for estimate, factor in estimates]
+        estimates = [pair.differences[key] for key in significance.SCORES]
+        intervals = [(estimate.value, *estimate.interval()) for estimate in estimates]
+        cells = [show_signed(values, factor) for values, factor in zip(intervals, (100, 100, 1), strict=True)]
         counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
-        p_values = [format_p(pair.mcnemar.p), format_p(pair.corrected_p)]
-        rows.append([names, *cells, counts, *p_values, f"{'' if pair.significant else 'not '}significant"])
+        rows.append([names, *cells, counts, format_p(pair.mcnemar.p), pair.verdict])
     return rows
 
 

@@ -69,11 +69,10 @@ def attach_texts(
     remarks = [remark] if remark else []
     models: dict[int, Predictor] = {}
     start = time.monotonic()
-    result, uncolored = [], 0
+    result = []
     for row, members in found:
         text = texts[row] if texts else None
         colored = text is not None and time.monotonic() - start < EXPLAIN_SECONDS
-        uncolored += text is not None and not colored
         sides = []
         for i in members:
             predicted, words = int(runs[i].predicted[row]), None
@@ -83,8 +82,8 @@ def attach_texts(
             probability = float(runs[i].probabilities[row, predicted])
             sides.append(RunPrediction(i, runs[i].class_names[predicted], probability, words))
         result.append(Disagreement(runs[0].ids[row], runs[0].class_names[runs[0].labels[row]], text, sides))
-    if uncolored:
-        remarks.append(f"The last {uncolored} texts have no colors: the time limit is {EXPLAIN_SECONDS:.0f} s.")
+    if texts and found and not colored:
+        remarks.append(f"The last texts have no colors: the time limit is {EXPLAIN_SECONDS:.0f} s.")
     return result, remarks
 
 

@@ -30,7 +30,7 @@ def page(comparison: Comparison) -> str:
     date = datetime.now(UTC).date()
     subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
     sections = (
-        scores, differences, training_time, tags, calibration, probabilities, confusion, learning, disagreements, commands
+        scores, differences, tags, calibration, probabilities, confusion, learning, disagreements, commands
     )  # fmt: skip
     return "\n".join(
         [
@@ -112,17 +112,6 @@ def differences(comparison: Comparison) -> str:
     values = [dict(zip(("value", "low", "high"), (e.value, *e.interval()), strict=True)) for e in estimates]
     drawing = plots.intervals([row[0] for row in rows[1:]], values, "difference in accuracy (points)", zero=True)
     return section("Differences", tables.PAIRS_NOTE, table(rows), figure(drawing, "Differences in accuracy"))
-
-
-def training_time(comparison: Comparison) -> str:
-    """Runs whose training time was measured."""
-    runs = [run for run in comparison.runs if run.costs.get("train_seconds")]
-    if not runs:
-        return ""
-    seconds = [run.costs["train_seconds"] for run in runs]
-    drawing = plots.accuracy_by_time([run.name for run in runs], seconds, [run.scores["accuracy"] for run in runs])
-    note = "Accuracy on test with its 95 % interval against training time."
-    return section("Training time", note, figure(drawing, "Accuracy against training time"))
 
 
 def tags(comparison: Comparison) -> str:

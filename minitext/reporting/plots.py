@@ -15,15 +15,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # no pyplot: it would look for a display and keep every figure alive
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
 from minitext.reporting.saved_run import read_run
 from minitext.utils.io import atomic
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
-RUN_COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-RUN_MARKERS = "os^Dv<P"  # with six colors, 42 pairs
 DPI = 160
 PROBABILITY_BINS = 20
 PANEL = 4.5  # width of one plot in inches
@@ -81,53 +79,39 @@ def curves(evaluations: Sequence[Mapping], stacked: bool = False) -> Figure:
 
     A dotted line marks the best evaluation, whose weights were kept.
     """
-    figure, axes = curve_figure(stacked)
+    figure = spread_curves([evaluations], stacked)
     unit = unit_of(evaluations)
     best = next((row[unit] for row in reversed(evaluations) if row.get("best")), None)  # later ones replaced earlier
+    for axis in figure.axes if best is not None else ():
+        axis.axvline(best, color=GREY, linestyle=":", label="best")
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def spread_curves(runs: Sequence[Sequence[Mapping]], stacked: bool = False) -> Figure:
+    """Loss and accuracy of several seeds: a thin line for each, a thick one for the mean where all were evaluated."""
+    figure, axes = new_figure(2, 1, PANEL, 5.2) if stacked else new_figure(1, 2, 2 * PANEL, 3.4)
+    unit, suffix = unit_of(runs[0]), f", mean of {len(runs)}" if len(runs) > 1 else ""
     for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
         for part, label, color, marker in (("train", "train", BLUE, "o"), ("valid", "validation", ORANGE, "s")):
-            points = [(row[unit], row[part][key]) for row in evaluations if part in row]
-            if points:
-                marker = marker if len(points) <= 30 else None
-                axis.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
-        if best is not None:
-            axis.axvline(best, color=GREY, linestyle=":", label="best")
-    label_curves(axes, unit)
-    return figure
-
-
-def spread_curves(runs: Sequence[Sequence[Mapping]]) -> Figure:
-    """Loss and accuracy of several seeds: a thin line for each, a thick one for the mean where all were evaluated."""
-    figure, axes = curve_figure(stacked=False)
-    unit = unit_of(runs[0])
-    for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
-        for part, label, color, style in (("train", "train", BLUE, "-"), ("valid", "validation", ORANGE, "--")):
             lines = [{row[unit]: row[part][key] for row in run if part in row} for run in runs]
-            for line in lines:
-                axis.plot(list(line), list(line.values()), color=color, linestyle=style, linewidth=0.7, alpha=0.5)
+            for line in lines if len(runs) > 1 else ():
+                axis.plot(list(line), list(line.values()), color=color, linewidth=0.7, alpha=0.5)
             common = sorted(set.intersection(*map(set, lines)))
             means = [np.mean([line[x] for line in lines]) for x in common]
-            axis.plot(common, means, color=color, linestyle=style, linewidth=2, label=f"{label}, mean of {len(runs)}")
-    label_curves(axes, unit)
-    return figure
-
-
-def curve_figure(stacked: bool) -> tuple[Figure, list[Axes]]:
-    return new_figure(2, 1, PANEL, 5.2) if stacked else new_figure(1, 2, 2 * PANEL, 3.4)
-
-
-def unit_of(evaluations: Sequence[Mapping]) -> str:
-    return "epoch" if "epoch" in evaluations[0] else "iteration"
-
-
-def label_curves(axes: Sequence[Axes], unit: str) -> None:
-    """Loss first, then accuracy, both by epoch or iteration."""
-    for axis, label in zip(axes, ("loss (nats)", "accuracy"), strict=True):
-        axis.set(xlabel=unit, ylabel=label)
+            style = {"color": color, "marker": marker if len(common) <= 30 else "", "markersize": 4}
+            if common:
+                axis.plot(common, means, label=label + suffix, **style)
+        axis.set(xlabel=unit, ylabel="loss (nats)" if key == "loss" else key)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes[0].legend(frameon=False)
+    return figure
+
+
+def unit_of(evaluations: Sequence[Mapping]) -> str:
+    return "epoch" if "epoch" in evaluations[0] else "iteration"
 
 
 def share_scales(figures: Sequence[Figure]) -> None:
@@ -217,24 +201,6 @@ def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label
     axis.set_yticks(rows, [plain(name) for name in names])
     axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     axis.grid(axis="x", alpha=0.25)
-    return figure
-
-
-def accuracy_by_time(names: Sequence[str], seconds: Sequence[float], scores: Sequence[Mapping[str, float]]) -> Figure:
-    """Accuracy with its interval against training time on a logarithmic axis; each run has a color and a marker."""
-    figure, (axis,) = new_figure(1, 1, PANEL, 3.2 + 0.12 * len(names))
-    for i, (name, time, score) in enumerate(zip(names, seconds, scores, strict=True)):
-        value, low, high = score["value"], score["low"], score["high"]
-        style = {"color": RUN_COLORS[i % len(RUN_COLORS)], "marker": RUN_MARKERS[i % len(RUN_MARKERS)]}
-        axis.errorbar(time, value, [[value - low], [high - value]], capsize=3, linestyle="", label=plain(name), **style)
-    axis.set(xscale="log", xlabel="training time (seconds)", ylabel="accuracy on test")
-    axis.set_xlim(min(seconds) / 1.6, max(seconds) * 1.6)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(seconds) < 30 * min(seconds) else (1,)))
-    axis.xaxis.set_major_formatter("{x:,g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axis.grid(alpha=0.25)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 

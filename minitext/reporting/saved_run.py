@@ -128,10 +128,12 @@ def read_run(folder: Path, name: str = "") -> SavedRun:
             class_names=names,
             settings=settings,
             scores=scores["test"],
-            evaluations=read_evaluations(folder / "metrics.jsonl"),
+            evaluations=MetricsLog(folder / "metrics.jsonl").evaluations(),
             costs=read_json(folder / "costs.json") if (folder / "costs.json").exists() else {},
             **read_predictions(folder / "predictions.csv", names),
         )
+        if not run.evaluations or not all({"loss", "accuracy"} <= row["valid"].keys() for row in run.evaluations):
+            raise ValueError("metrics.jsonl: expected evaluations with loss and accuracy")
         if len(run.labels) != run.scores["count"]:
             raise ValueError(f"predictions.csv has {len(run.labels)} rows for {run.scores['count']} texts")
         return run
@@ -149,18 +151,6 @@ def check_required(files: Mapping) -> None:
             if key not in inside:
                 raise KeyError(path.replace(" ", ".json ", 1))
             inside = inside[key]
-
-
-def read_evaluations(path: Path) -> list[dict]:
-    """The evaluations of `metrics.jsonl`. Raises ValueError where there is none, or a line is not one."""
-    try:
-        rows = MetricsLog(path).evaluations()
-        complete = all({"loss", "accuracy"} <= row["valid"].keys() for row in rows)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if not rows or not complete:
-        raise ValueError(f"{path.name}: expected evaluations with loss and accuracy")
-    return rows
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> dict:
