@@ -27,6 +27,7 @@ from minitext.utils.metrics_log import MetricsLog
 
 CHECKPOINT_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
+METRICS_FILE = "metrics.jsonl"
 # settings that may differ when a run is resumed, because they do not change its result
 NO_EFFECT = {
     "command", "started", "machine", "versions",
@@ -104,7 +105,7 @@ class RunDir:
         """Raises UserError if `out` is a finished run (unless `overwrite`), or is not a run: has no `final_file`."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".partial")
-        self.log = MetricsLog(self.folder / "metrics.jsonl")
+        self.log = MetricsLog(self.folder / METRICS_FILE)
         self.resumes = resume and (self.folder / "settings.json").exists()
         if self.out.exists() and not (self.out / final_file).exists():
             raise UserError(f"{self.out}: exists and is not a finished run; pass another --out")
