@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
@@ -94,6 +93,14 @@ class RunConfig(run.RunConfig):
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    model: ModelConfig
+    loop: TrainConfig
+    run: RunConfig
+
+
 COURSE_REPORT = {
     "data": "imdb", "subset": (0.04, 0.02), "model": "google-bert/bert-base-uncased", "batch_size": 64, "epochs": 10,
     "lr": 3e-5, "warmup": 0.1, "weight_decay": 0.01, "select_by": "accuracy", "precision": "fp16", "attention_dropout": 0.1,
@@ -101,14 +108,7 @@ COURSE_REPORT = {
 
 
 def main() -> None:
-    options = parse(
-        __doc__,
-        presets={"course-report": COURSE_REPORT},
-        data=DataConfig,
-        model=ModelConfig,
-        loop=TrainConfig,
-        run=RunConfig,
-    )
+    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
     if options.model.push_to_hub and options.run.num_seeds > 1:
         raise UserError("--push-to-hub uploads one run, --num-seeds makes several; choose the seed to push with --seed")
     device = pick_device(options.run.device)
@@ -120,7 +120,7 @@ def main() -> None:
     leave(team)
 
 
-def train_one_seed(options: SimpleNamespace, device: torch.device, team: Distributed) -> None:
+def train_one_seed(options: Config, device: torch.device, team: Distributed) -> None:
     precision = pick_precision(options.loop.precision, device)
     job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
     quiet = options.run.quiet or team.rank > 0

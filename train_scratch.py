@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
@@ -48,6 +47,16 @@ class RunConfig(run.RunConfig):
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    tokens: TokenizerConfig
+    network: NetworkConfig
+    start: InitConfig
+    loop: TrainConfig
+    run: RunConfig
+
+
 COURSE_REPORT = {
     "data": "imdb", "subset": (0.04, 0.02), "tokenizer": "google-bert/bert-base-uncased", "max_length": 512,
     "pad": "fixed",
@@ -55,23 +64,14 @@ COURSE_REPORT = {
 
 
 def main() -> None:
-    options = parse(
-        __doc__,
-        presets={"course-report": COURSE_REPORT},
-        data=DataConfig,
-        tokens=TokenizerConfig,
-        network=NetworkConfig,
-        start=InitConfig,
-        loop=TrainConfig,
-        run=RunConfig,
-    )
+    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
     for once in for_each_seed(options):
         train_one_seed(once)
     if options.run.num_seeds > 1:
         run.say(summarize(options), options.run.quiet)
 
 
-def train_one_seed(options: SimpleNamespace) -> None:
+def train_one_seed(options: Config) -> None:
     job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
     device = pick_device(options.run.device)
     precision = pick_precision(options.loop.precision, device)

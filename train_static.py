@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
@@ -57,22 +56,28 @@ class RunConfig(run.RunConfig):
     out: str = option("runs/static", "folder of the two runs")
 
 
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    vectors: VectorConfig
+    logistic: LogisticConfig
+    mlp: MLPConfig
+    run: RunConfig
+
+
 RUNS = ("logistic", "mlp")
 COURSE_REPORT = {"data": "imdb", "subset": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
 
 
 def main() -> None:
-    options = parse(
-        __doc__, presets={"course-report": COURSE_REPORT}, data=DataConfig, vectors=VectorConfig, logistic=LogisticConfig,
-        mlp=MLPConfig, run=RunConfig,
-    )  # fmt: skip
+    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
     for once in for_each_seed(options, RUNS):
         train_one_seed(once)
     for name in RUNS if options.run.num_seeds > 1 else ():
         run.say(summarize(options, name), options.run.quiet)
 
 
-def train_one_seed(options: SimpleNamespace) -> None:
+def train_one_seed(options: Config) -> None:
     runs = {name: run.RunDir(options.run.folder(name), options.run.overwrite) for name in RUNS}
     device = pick_device(options.run.device)
     glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read

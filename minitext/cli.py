@@ -23,9 +23,9 @@ from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
 from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
 from minitext.pretraining.mlm import pretrain as pretrain_bert
 from minitext.reporting.attribution_view import format_attribution, json_attribution
-from minitext.reporting.run import check_finished
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
+from minitext.utils.run_dir import check_finished
 
 CHUNK = 256  # texts predicted at once
 

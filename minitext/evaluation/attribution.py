@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitext.data.ngrams import add_ngrams
 from minitext.data.tokenizer import TokenizedTexts, cut, pad_id, special_ids
@@ -80,13 +80,15 @@ def explain(predictor: Predictor, text: str, target: int | None = None) -> Attri
         integral = integrated_gradients(lambda scales: margin(logits(scales)), num_tokens, predictor.device)
     elif isinstance(model, EmbeddingBagClassifier):
         spans, vectors, fixed = embedding_bag_vectors(model, text, predictor.tokens)
-        integral = one_layer_gradients([model.hidden], model.output, vectors, fixed, margin)
+        integral = one_layer_gradients(model.hidden, model.output, vectors, fixed, margin)
     else:
         spans, vectors = static_vectors(model, text)
-        linear = isinstance(model.classifier, LogisticRegression)
-        hidden = None if linear else [model.classifier.standardize, model.classifier.hidden]
-        output = model.classifier if linear else model.classifier.output
-        integral = one_layer_gradients(hidden, output, vectors, vectors.new_zeros(vectors.shape[1]), margin)
+        fixed, classifier = vectors.new_zeros(vectors.shape[1]), model.classifier
+        if isinstance(classifier, LogisticRegression):
+            integral = one_layer_gradients(None, classifier, vectors, fixed, margin)
+        else:
+            hidden = nn.Sequential(classifier.standardize, classifier.hidden)
+            integral = one_layer_gradients(hidden, classifier.output, vectors, fixed, margin)
     return Attribution(
         text=text,
         class_names=predictor.class_names,

@@ -36,7 +36,7 @@ class PathIntegral(NamedTuple):
 
 @torch.no_grad()
 def one_layer_gradients(
-    hidden: Sequence[nn.Module] | None,
+    hidden: nn.Module | None,
     output: nn.Module,
     vectors: Tensor,
     fixed: Tensor,
@@ -47,12 +47,12 @@ def one_layer_gradients(
     The input is `fixed`, (D,), plus the sum of `vectors`, (P, D). Along the path a unit's input is linear, so that the
     mean slope of its ReLU is the change of its value divided by the change of its input.
     """
-    hidden = nn.Sequential(*map(deepcopy, hidden)).cpu().double() if hidden else nn.Identity()
-    output = deepcopy(output).cpu().double()
+    linear = hidden is None
+    hidden, output = (deepcopy(module).cpu().double() for module in (hidden or nn.Identity(), output))
     vectors, fixed = vectors.cpu().double(), fixed.cpu().double()
     ends = hidden(torch.stack((fixed, fixed + vectors.sum(dim=0))))  # (2, units): baseline, input
     units = hidden(vectors) - hidden(torch.zeros_like(vectors))  # (P, units), what each token adds to a unit's input
-    if not isinstance(hidden, nn.Identity):
+    if not linear:
         change, values = ends[1] - ends[0], F.relu(ends)
         slope = torch.where(change == 0, (ends[0] > 0).double(), (values[1] - values[0]) / change)  # (units,)
         units, ends = units * slope, values

@@ -17,17 +17,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from minitext.data.batching import PackCollator
-from minitext.data.ngrams import add_ngrams
-from minitext.data.tokenizer import encode, load_tokenizer
+from minitext.data.tokenizer import encode, load_tokenizer, pad_id
 from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.models.bert import BertClassifier
 from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
-from minitext.reporting.run import check_finished
 from minitext.training.device import pick_device
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.io import read_json
+from minitext.utils.run_dir import check_finished
 
 BATCH_SIZE = 32  # texts per forward pass
 BAR_WIDTH = 30  # characters of the bar of probability 1
@@ -66,7 +66,7 @@ class Predictor:
         check_finished(folder)
         torch_device = pick_device(device)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "config.json")
             settings = config.get("minitext", config)
             load_track = {"static": load_static, "scratch": load_scratch, "finetune": load_finetune}[settings["track"]]
             class_names, model, tokens = load_track(folder, config)
@@ -82,14 +82,14 @@ class Predictor:
 
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
-        if not texts:
-            return torch.zeros(0, len(self.class_names))
         if self.tokens is None:
             return self.model.logits(texts).cpu()
-        ids = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
+        tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
+        labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
         if isinstance(self.model, EmbeddingBagClassifier):
-            ids = feature_rows(self.model, ids)
-        collator = PackCollator(ids, torch.zeros(len(texts), dtype=torch.int64))
+            collator = PackCollator(self.model.features(tokens), labels)
+        else:
+            collator = PackCollator(tokens, labels, pad_id(self.tokens.tokenizer))
         return predict_logits(self.model, collator, BATCH_SIZE, self.device, torch.float32)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:

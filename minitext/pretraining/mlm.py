@@ -108,7 +108,7 @@ def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunCon
     team = join(device)
     quiet = run.quiet or team.rank > 0
     out = Path(run.out)
-    ours = (out / "journal.jsonl").exists() and not (out / "scores.json").exists()  # scores: a classifier's run
+    ours = (out / "metrics.jsonl").exists() and not (out / "scores.json").exists()  # scores: a classifier's run
     if out.exists() and not (run.overwrite and ours):
         raise UserError(f"{out}: exists; choose another --out, or replace a checkpoint of minitext with --overwrite")
     folder = out.with_name(out.name + ".partial")
@@ -253,4 +253,4 @@ def draw_curves(folder: Path) -> None:
     """Loss and accuracy at each check."""
     from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
 
-    save(curves(MetricsLog(folder / "journal.jsonl").checks()), folder / "curves.png")
+    save(curves(MetricsLog(folder / "metrics.jsonl").evaluations()), folder / "curves.png")

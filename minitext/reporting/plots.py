@@ -1,6 +1,6 @@
 """Figures from a run's saved numbers, so that each can be drawn again without training.
 
-In: `journal.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png`,
+In: `metrics.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png`,
 `probabilities.png` and `reliability.png` beside them. Colours are from the palette of Okabe & Ito 2008, which
 colour-blind readers can tell apart.
 """
@@ -28,7 +28,7 @@ def draw(folder: Path) -> None:
         predictions = list(csv.DictReader(file))
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     names = list(scores["test"]["per_class"])
-    save(curves(MetricsLog(folder / "journal.jsonl").checks()), folder / "curves.png")
+    save(curves(MetricsLog(folder / "metrics.jsonl").evaluations()), folder / "curves.png")
     save(confusion(np.array(scores["test"]["confusion"]), names), folder / "confusion.png")
     probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in predictions])  # (N, C)
     labels = np.array([names.index(row["label"]) for row in predictions], dtype=np.int64)  # (N,)

@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,7 +109,7 @@ class RunDir:
         """Raises UserError when `out` is a finished run (unless `overwrite`), or something else altogether."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".partial")
-        self.journal = MetricsLog(self.folder / "journal.jsonl")
+        self.journal = MetricsLog(self.folder / "metrics.jsonl")
         self.resumes = resume and (self.folder / "settings.json").exists()
         if self.out.exists() and not (self.out / "scores.json").exists():
             raise UserError(f"{self.out}: exists and is not a run of minitext; choose another --out")
@@ -204,10 +203,10 @@ def commit(folder: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def describe(options: SimpleNamespace, splits: Splits, **more: object) -> dict:
+def describe(options: Any, splits: Splits, **more: object) -> dict:
     """What goes into `settings.json`: every option, the data's fingerprint, the versions, the command."""
     return {
-        **{name: asdict(group) for name, group in vars(options).items()},
+        **asdict(options),
         "data_found": {
             part: {"texts": len(corpus), "fingerprint": corpus.fingerprint()}
             for part, corpus in zip(Splits._fields, splits, strict=True)

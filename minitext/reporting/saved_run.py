@@ -100,7 +100,7 @@ def read_run(folder: Path, name: str) -> SavedRun:
         settings, scores = (read_json(folder / f"{part}.json") for part in ("settings", "scores"))
         check_complete({"settings": settings, "scores": scores})
         names = tuple(settings["classes"])
-        journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+        journal = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         columns = read_predictions(folder / "predictions.csv", names)
         result = SavedRun(
             folder=folder,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, TypeVar
 
 from minitext.evaluation.significance import summary
 from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, show_mean, text_table
@@ -16,8 +16,10 @@ from minitext.utils.errors import UserError
 from minitext.utils.io import write_text
 from minitext.utils.metrics_log import MetricsLog
 
+Config = TypeVar("Config")  # a script's dataclass with a field `run: RunConfig`
 
-def for_each_seed(options: SimpleNamespace, names: Sequence[str] = ("",)) -> Iterator[SimpleNamespace]:
+
+def for_each_seed(options: Config, names: Sequence[str] = ("",)) -> Iterator[Config]:
     """`options` as they are, or once for each of `--num-seeds` seeds. `names` are the runs that the script writes.
 
     SeedGroup whose runs are all finished are passed over by `--resume`. Raises UserError where a run would have to stand
@@ -31,10 +33,10 @@ def for_each_seed(options: SimpleNamespace, names: Sequence[str] = ("",)) -> Ite
         once = replace(chosen, seed=seed)
         finished = all((once.folder(name) / "scores.json").exists() for name in names)
         if not (chosen.num_seeds > 1 and finished and getattr(chosen, "resume", False)):
-            yield SimpleNamespace(**{**vars(options), "run": once})
+            yield replace(options, run=once)
 
 
-def summarize(options: SimpleNamespace, name: str = "") -> str:
+def summarize(options: Any, name: str = "") -> str:
     """Write `seeds.json` and `curves.png` into the folder above the runs; returns a table for a terminal."""
     folders = [replace(options.run, seed=options.run.seed + i).folder(name) for i in range(options.run.num_seeds)]
     runs = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in folders]
@@ -50,7 +52,7 @@ def summarize(options: SimpleNamespace, name: str = "") -> str:
     write_text(above / "seeds.json", json.dumps(over_seeds, indent=2) + "\n")
     from minitext.reporting.plots import save, spread_curves  # here: matplotlib is slow to import
 
-    save(spread_curves([MetricsLog(folder / "journal.jsonl").checks() for folder in folders]), above / "curves.png")
+    save(spread_curves([MetricsLog(folder / "metrics.jsonl").evaluations() for folder in folders]), above / "curves.png")
     return f"\n{above}: mean (deviation) of {len(runs)} seeds\n{text_table(seed_rows(over_seeds))}"
 
 

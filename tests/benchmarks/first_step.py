@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "train_scratch.py"
 def wait_for_first_step(imdb: str, folder: Path) -> float:
     """Seconds; the run is stopped as soon as it has taken the step."""
     command = [sys.executable, SCRIPT, "--data", imdb, "--subset", "0.04", "0.02", "--out", folder / "run", "--quiet"]
-    journal = folder / "run.partial" / "journal.jsonl"
+    journal = folder / "run.partial" / "metrics.jsonl"
     start = time.perf_counter()
     process = subprocess.Popen(command)
     while not (journal.exists() and journal.stat().st_size) and process.poll() is None:

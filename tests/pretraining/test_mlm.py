@@ -36,7 +36,7 @@ from minitext.training import loop
 from minitext.utils.errors import UserError
 
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
-         "journal.jsonl", "curves.png"}  # fmt: skip
+         "metrics.jsonl", "curves.png"}  # fmt: skip
 SMALL = ("--width", "16", "--layers", "1", "--heads", "2", "--vocab-size", "300", "--positions", "32",
          "--max-length", "16", "--epochs", "2", "--batch-size", "4", "--lr", "0.003", "--valid-fraction", "0.2",
          "--device", "cpu", "--quiet")  # fmt: skip
@@ -83,7 +83,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def checks(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row["valid"] for row in rows if "valid" in row]
 
 
@@ -117,7 +117,7 @@ def test_the_config_tells_what_the_checkpoint_is(finished):
     shape = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
              "intermediate_size": 64, "max_position_embeddings": 32}  # fmt: skip
     assert shape.items() <= config.items()
-    updates = [row for row in (finished / "journal.jsonl").read_text().splitlines() if '"rate"' in row]
+    updates = [row for row in (finished / "metrics.jsonl").read_text().splitlines() if '"rate"' in row]
     assert config["minitext"] == {"track": "pretrain", "updates": len(updates)}
 
 
@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(lines, tmp_path, monkeypat
     assert not stopped.exists() and (tmp_path / "stopped.partial" / "checkpoint.pt").exists()
     assert ("--resume" in capsys.readouterr().err) == (how == "asked")
     assert pretrain(lines, stopped, "--eval-every", "3", "--resume") == 0
-    for name in ("model.safetensors", "journal.jsonl", "tokenizer.json", "config.json"):
+    for name in ("model.safetensors", "metrics.jsonl", "tokenizer.json", "config.json"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
     assert {path.name for path in stopped.iterdir()} == FILES
 
@@ -239,7 +239,7 @@ def test_without_resume_an_unfinished_run_is_begun_anew(lines, tmp_path, monkeyp
         pretrain(lines, tmp_path / "bert", "--lr", "0.02")
     assert pretrain(lines, tmp_path / "bert") == 0
     assert pretrain(lines, tmp_path / "other", "--resume") == 0  # with nothing to go on from
-    for name in ("model.safetensors", "journal.jsonl"):
+    for name in ("model.safetensors", "metrics.jsonl"):
         assert (tmp_path / "bert" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
@@ -473,7 +473,7 @@ def test_an_existing_out_is_kept_without_overwrite_and_replaced_with_it(lines, t
 
 
 @pytest.mark.parametrize("names", [("letter.txt",), ("config.json", "model.safetensors"),
-                                   ("journal.jsonl", "scores.json"), ()])  # fmt: skip
+                                   ("metrics.jsonl", "scores.json"), ()])  # fmt: skip
 def test_a_folder_of_something_else_is_never_replaced(lines, tmp_path, capsys, names):
     out = tmp_path / "mine"
     out.mkdir()

@@ -64,7 +64,7 @@ def save_run(folder: Path, data: Path, wrong: Sequence[int] = (), seed: int = 0,
                for e in (1, 2)]  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "scores.json").write_text(json.dumps(scores))
-    (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal))
     tags = more.get("tags")
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -246,7 +246,7 @@ def test_a_run_named_twice_is_refused(two):
     assert "named twice" in refused(two[0], two[0] / ".." / "first")
 
 
-@pytest.mark.parametrize("name", ["settings.json", "predictions.csv", "journal.jsonl"])
+@pytest.mark.parametrize("name", ["settings.json", "predictions.csv", "metrics.jsonl"])
 def test_a_missing_file_is_refused(two, name: str):
     (two[1] / name).unlink()
     message = refused(*two)

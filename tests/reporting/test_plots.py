@@ -37,7 +37,7 @@ def saved_run(folder: Path, names: list[str], epochs: int, unit: str = "epoch") 
     """The files that the figures are made from: four texts a class, one of them wrong."""
     folder.mkdir(exist_ok=True)
     classes = len(names)
-    (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal_rows(epochs, unit, epochs)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal_rows(epochs, unit, epochs)))
     matrix = 3 * np.eye(classes, dtype=int) + np.roll(np.eye(classes, dtype=int), 1, axis=1)
     scores = {"test": {"per_class": {name: {} for name in names}, "confusion": matrix.tolist(),
                        "before_temperature": {"temperature": 1.5}}}  # fmt: skip
@@ -208,7 +208,7 @@ def test_class_names_are_not_read_as_formulas(tmp_path, monkeypatch):
 
 def test_only_rows_with_validation_are_drawn(tmp_path, monkeypatch):
     folder = saved_run(tmp_path / "run", ["neg", "pos"], 2)
-    with open(folder / "journal.jsonl", "a") as file:
+    with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "train": {"loss": 0.5}}\n')
     drawn = []
     monkeypatch.setattr(plots, "curves", lambda rows: drawn.extend(rows))

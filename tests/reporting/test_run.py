@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ SETTINGS = {"run": {"seed": 3}, "command": "train.py --out é", "started": "toda
 ROWS = [{"epoch": i, "train": {"loss": 0.5, "accuracy": 1.0}, "valid": {"loss": 0.6, "accuracy": 0.5}} for i in (1, 2)]
 # three texts a part; the second is called wrongly
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], dtype=np.float32)
-FILES = ["config.json", "confusion.png", "costs.json", "curves.png", "journal.jsonl", "mistakes.csv", "predictions.csv",
+FILES = ["config.json", "confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "predictions.csv",
          "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json"]  # fmt: skip
 COSTS = run.Cost(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
 
@@ -78,12 +77,12 @@ def test_settings_are_kept_as_they_were_given(tmp_path):
 
 def test_the_journal_has_a_line_a_row(tmp_path):
     finish(begin(tmp_path / "mlp"))
-    assert [json.loads(line) for line in (tmp_path / "mlp" / "journal.jsonl").read_text().splitlines()] == ROWS
+    assert [json.loads(line) for line in (tmp_path / "mlp" / "metrics.jsonl").read_text().splitlines()] == ROWS
 
 
 def test_a_journal_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     made = begin(tmp_path / "mlp")
-    assert len((made.folder / "journal.jsonl").read_text().splitlines()) == 2
+    assert len((made.folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_scores_are_those_of_each_part(tmp_path):
@@ -218,7 +217,7 @@ def test_a_run_that_was_interrupted_can_be_started_again(tmp_path):
     (tmp_path / "mlp.partial" / "left.txt").write_text("from the first try")
     finish(begin(tmp_path / "mlp"))
     assert sorted(contents(tmp_path / "mlp")) == FILES  # nothing of the first try, and two journal lines only
-    assert len((tmp_path / "mlp" / "journal.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "mlp" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_what_a_kill_between_the_two_renames_left_is_cleared(tmp_path):
@@ -267,9 +266,14 @@ class SomeOptions:
     l2: tuple[float, ...] = (1.0, 0.1)
 
 
+@dataclass(frozen=True)
+class Config:
+    run: SomeOptions = SomeOptions()
+
+
 def test_settings_hold_options_data_versions_and_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/here/train.py", "--seed", "4"])
-    found = describe(SimpleNamespace(run=SomeOptions()), splits(), weights="mean")
+    found = describe(Config(), splits(), weights="mean")
     assert found["run"] == {"seed": 4, "l2": (1.0, 0.1)}
     assert found["data_found"]["test"] == {"texts": 3, "fingerprint": corpus("test").fingerprint()}
     assert (found["classes"], found["weights"]) == (NAMES, "mean")
@@ -280,7 +284,7 @@ def test_settings_hold_options_data_versions_and_command(monkeypatch):
 
 def test_the_command_in_the_settings_can_be_pasted_into_a_shell(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--data", "my reviews.csv"])
-    assert describe(SimpleNamespace(), splits())["command"] == "train.py --data 'my reviews.csv'"
+    assert describe(Config(), splits())["command"] == "train.py --data 'my reviews.csv'"
 
 
 def test_a_quiet_script_says_nothing(capsys):

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,8 +23,14 @@ class Resumable(RunConfig):
     resume: bool = option(False, "go on")
 
 
-def options(out: Path, resume: bool = False, **settings) -> SimpleNamespace:
-    return SimpleNamespace(data="the data", run=Resumable(out=str(out), resume=resume, **settings))
+@dataclass(frozen=True)
+class Config:
+    data: str
+    run: Resumable
+
+
+def options(out: Path, resume: bool = False, **settings) -> Config:
+    return Config(data="the data", run=Resumable(out=str(out), resume=resume, **settings))
 
 
 def write_run(folder: Path, value: float, epochs: int = 2) -> None:
@@ -33,7 +38,7 @@ def write_run(folder: Path, value: float, epochs: int = 2) -> None:
     scores = {part: {key: {"value": value} for key in METRIC_LABELS} for part in ("train", "test")}
     (folder / "scores.json").write_text(json.dumps(scores))
     rows = [{"update": 1, "loss": 0.5}, *({"epoch": epoch, **ROW} for epoch in range(1, epochs + 1))]
-    (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_without_several_seeds_a_run_is_where_it_always_was(tmp_path):

@@ -65,7 +65,7 @@ def test_a_run_interrupted_after_any_update_ends_with_the_same_bits(tmp_path: Pa
             train(tmp_path / "stopped")
     resumed = train(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert (tmp_path / "stopped" / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -129,11 +129,11 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, size: int):
 
 
 def test_a_journal_is_cut_where_the_checkpoint_was(tmp_path: Path):
-    journal = MetricsLog(tmp_path / "journal.jsonl")
+    journal = MetricsLog(tmp_path / "metrics.jsonl")
     journal.write({"update": 1})
-    size = journal.sync()
+    size = journal.flush()
     journal.write({"update": 2})
-    journal.cut(size)
+    journal.truncate(size)
     journal.write({"update": 3})
     assert journal.rows() == [{"update": 1}, {"update": 3}]
-    assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1]) == {"update": 3}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == {"update": 3}

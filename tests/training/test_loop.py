@@ -86,11 +86,11 @@ def train(
 
 
 def updates_of(folder: Path) -> list[dict]:
-    return [row for row in MetricsLog(folder / "journal.jsonl").rows() if "rate" in row]
+    return [row for row in MetricsLog(folder / "metrics.jsonl").rows() if "rate" in row]
 
 
 def checks_of(folder: Path) -> list[dict]:
-    return [row for row in MetricsLog(folder / "journal.jsonl").rows() if "valid" in row]
+    return [row for row in MetricsLog(folder / "metrics.jsonl").rows() if "valid" in row]
 
 
 # One update
