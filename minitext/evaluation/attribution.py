@@ -110,9 +110,8 @@ def static_vectors(model: StaticClassifier, text: str) -> tuple[list[TokenSpan],
         spans.append(TokenSpan(start, end, number, None if row is None else len(rows)))
         rows += [] if row is None else [row]
     # the encoder is linear: the vector of a text is the mean of the vectors of its words, encoded one by one
-    device = model.encoder.table.device
     ids, offsets = torch.tensor(rows, dtype=torch.int64), torch.arange(len(rows) + 1)
-    return spans, model.encoder(ids.to(device), offsets.to(device)) / max(len(rows), 1)
+    return spans, model.encoder(ids, offsets) / max(len(rows), 1)
 
 
 def word_spans(text: str) -> Iterator[tuple[str, int, int]]:

@@ -58,7 +58,8 @@ class Predictor:
 
         Args:
             folder: the folder that a training script wrote (`--out`).
-            device: "auto" (cuda, then mps, then cpu) or a device of torch, such as "cuda:1".
+            device: "auto" (cuda, then mps, then cpu) or a device of torch, such as "cuda:1". Static models stay on the
+                CPU: looking up words takes most of their time.
         Raises:
             UserError: the folder holds no finished run or a corrupt one, or the device is missing or too small.
         """
@@ -74,6 +75,8 @@ class Predictor:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+        if tokens is None:
+            torch_device = torch.device("cpu")
         try:
             model.to(torch_device).eval()
         except torch.OutOfMemoryError as error:
@@ -83,7 +86,7 @@ class Predictor:
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
         if self.tokens is None:
-            return self.model.logits(texts).cpu()
+            return self.model.logits(texts)
         tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
         labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
         if isinstance(self.model, EmbeddingBagClassifier):
