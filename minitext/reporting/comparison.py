@@ -16,10 +16,10 @@ import numpy as np
 from minitext.evaluation import significance
 from minitext.evaluation.metrics import RESAMPLES
 from minitext.evaluation.significance import BootstrapEstimate, McNemar, difference, mcnemar, paired_scores
-from minitext.evaluation.subgroups import accuracy_of, named
+from minitext.evaluation.subgroups import accuracy_of, by_value
 from minitext.reporting.disagreements import Disagreement, attach_texts, find_disagreements
-from minitext.reporting.report import IN_PERCENT, show, show_mean, text_table
-from minitext.reporting.saved_run import SavedRun, read_runs
+from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, format_score, text_table
+from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
 SEED = 0  # of the resamples that all runs share
@@ -29,12 +29,6 @@ PAIRS_NOTE = (
     f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar: exact test, "
     "two-sided; Holm: the same p corrected for the number of pairs."
 )
-SCORE_LABELS = {
-    "accuracy": "accuracy",
-    "macro_f1": "F1 (macro)",
-    "log_loss": "log-loss (nats)",
-    "ece": "calibration error",
-}
 
 
 class PairwiseTest(NamedTuple):
@@ -75,8 +69,12 @@ class Comparison:
     remarks: list[str]  # why texts or colors are missing
 
 
-def compare(folders: Sequence[str | Path]) -> Comparison:
+def compare(folders: Sequence[str | Path], device: str = "auto") -> Comparison:
     """Compare finished runs.
+
+    Args:
+        folders: of finished runs; a folder with subfolders `seed<N>` means the runs in them.
+        device: where the models compute the contributions of words.
 
     Raises:
         UserError: a folder is not a finished run, or two runs were tested on different texts.
@@ -86,7 +84,7 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
         check_same_test(runs[0], other)
     paired = paired_scores(runs[0].labels, [run.predicted for run in runs], [run.probabilities for run in runs], SEED)
     best = max(range(len(runs)), key=lambda i: (paired[i]["accuracy"].value, -paired[i]["log_loss"].value))
-    disagreements, remarks = attach_texts(runs, find_disagreements(runs, best))
+    disagreements, remarks = attach_texts(runs, find_disagreements(runs, best), device)
     return Comparison(runs, best, pairwise_tests(runs, paired), seed_groups(runs, paired), disagreements, remarks)
 
 
@@ -135,7 +133,7 @@ def seed_groups(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEs
     for folder, members in groups.items():
         if len(members) > 1:
             values = {key: [paired[i][key].value for i in members] for key in significance.SCORES}
-            scores = {key: significance.summary(of_seeds) for key, of_seeds in values.items()}
+            scores = {key: significance.mean_and_std(of_seeds) for key, of_seeds in values.items()}
             result.append(SeedGroup(folder.name, members, scores))
     return result
 
@@ -150,7 +148,7 @@ def show_comparison(comparison: Comparison) -> str:
         blocks.append(text_table(tag_scores(comparison)))
     if comparison.pairs:
         blocks += [text_table(pair_rows(comparison)), PAIRS_NOTE]
-    return "\n\n".join([*blocks, *(show_seeds(group) for group in comparison.seeds)])
+    return "\n\n".join([*blocks, *(format_seeds(group) for group in comparison.seeds)])
 
 
 def title(comparison: Comparison) -> str:
@@ -161,31 +159,31 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
     """One row per score, one column per run; a star marks the best value."""
     runs = comparison.runs
     rows = [["", *(run.name for run in runs)]]
-    for key, label in SCORE_LABELS.items():
+    for key in COMPARED:
         values = [run.scores[key]["value"] for run in runs]
         best = max(values) if key in ("accuracy", "macro_f1") else min(values)
         stars = [" ★" if len(runs) > 1 and value == best else "" for value in values]
-        scores = [show(run.scores[key], key in IN_PERCENT) for run in runs]
-        rows.append([label, *map("".join, zip(scores, stars, strict=True))])
-    gaps = [run.scores["gap_to_train"] for run in runs]
-    signs = [", overfitted" if gap["overfitting"] else "" for gap in gaps]
-    gap_cells = [show_signed((gap["value"], gap["low"], gap["high"]), 100) for gap in gaps]
+        scores = [format_score(run.scores[key], key in IN_PERCENT) for run in runs]
+        rows.append([METRIC_LABELS[key], *map("".join, zip(scores, stars, strict=True))])
+    gaps = [run.scores["generalization_gap"] for run in runs]
+    signs = [", significant" if gap["significant"] else "" for gap in gaps]
+    gap_cells = [format_signed((gap["value"], gap["low"], gap["high"]), 100) for gap in gaps]
     return [
         *rows,
         ["train - test (points)", *map("".join, zip(gap_cells, signs, strict=True))],
-        ["parameters", *(show_number(run.costs.get("parameters")) for run in runs)],
-        ["training time (s)", *(show_number(run.costs.get("train_seconds"), 1) for run in runs)],
-        ["texts per second", *(show_number(run.texts_per_second()) for run in runs)],
-        ["model size (MB)", *(show_number(run.model_bytes() / 1e6, 1) for run in runs)],
+        ["parameters", *(format_number(run.costs.get("parameters")) for run in runs)],
+        ["training time (s)", *(format_number(run.costs.get("train_seconds"), 1) for run in runs)],
+        ["texts per second", *(format_number(run.texts_per_second()) for run in runs)],
+        ["model size (MB)", *(format_number(run.model_bytes() / 1e6, 1) for run in runs)],
     ]
 
 
 def tag_scores(comparison: Comparison) -> list[list[str]]:
     """One row per tag with the accuracy on its texts (Wilson interval), one column per run; no rows without tags."""
     rows = [["tag", *(run.name for run in comparison.runs)]]
-    for tag, chosen in named(np.array(comparison.runs[0].tags or [], dtype=object)):
+    for tag, chosen in by_value(np.array(comparison.runs[0].tags or [], dtype=object)):
         scores = [accuracy_of(run.correct[chosen]) for run in comparison.runs]
-        rows.append([f"{tag} ({chosen.sum():,})", *(show(score, True) for score in scores)])
+        rows.append([f"{tag} ({chosen.sum():,})", *(format_score(score, True) for score in scores)])
     return rows
 
 
@@ -197,19 +195,19 @@ def pair_rows(comparison: Comparison) -> list[list[str]]:
         names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
         estimates = [pair.differences[key] for key in significance.SCORES]
         intervals = [(estimate.value, *estimate.interval()) for estimate in estimates]
-        cells = [show_signed(values, factor) for values, factor in zip(intervals, (100, 100, 1), strict=True)]
+        cells = [format_signed(values, factor) for values, factor in zip(intervals, (100, 100, 1), strict=True)]
         counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
         rows.append([names, *cells, counts, format_p(pair.mcnemar.p), pair.verdict])
     return rows
 
 
-def show_seeds(group: SeedGroup) -> str:
+def format_seeds(group: SeedGroup) -> str:
     """`mlp, mean (standard deviation) of 5 seeds: accuracy 84.0 % (2.4), …`."""
-    parts = [f"{SCORE_LABELS[key]} {show_mean(*score, key in IN_PERCENT)}" for key, score in group.scores.items()]
+    parts = [f"{METRIC_LABELS[key]} {format_mean(*score, key in IN_PERCENT)}" for key, score in group.scores.items()]
     return f"{group.name}, mean (standard deviation) of {len(group.runs)} seeds: {', '.join(parts)}"
 
 
-def show_signed(estimate: tuple[float, float, float], factor: int) -> str:
+def format_signed(estimate: tuple[float, float, float], factor: int) -> str:
     """Value and interval: `+1.3 [-0.4, +3.0]` in points (`factor` 100), or `+0.013 [-0.004, +0.030]`."""
     digits = 1 if factor == 100 else 3
     value, low, high = (f"{factor * number:+.{digits}f}" for number in estimate)
@@ -220,7 +218,7 @@ def format_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def show_number(value: float | None, digits: int = 0) -> str:
+def format_number(value: float | None, digits: int = 0) -> str:
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 

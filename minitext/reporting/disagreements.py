@@ -13,7 +13,7 @@ import numpy as np
 
 from minitext.data.dataset import DataConfig, load
 from minitext.evaluation.attribution import explain
-from minitext.evaluation.predictor import Predictor, load_predictor
+from minitext.evaluation.predictor import Predictor
 from minitext.reporting.attribution_view import html_words
 from minitext.reporting.saved_run import SavedRun
 from minitext.utils.errors import UserError, first_line
@@ -62,7 +62,7 @@ def find_disagreements(runs: Sequence[SavedRun], best: int) -> list[tuple[int, l
 
 
 def attach_texts(
-    runs: Sequence[SavedRun], found: Sequence[tuple[int, list[int]]]
+    runs: Sequence[SavedRun], found: Sequence[tuple[int, list[int]]], device: str = "auto"
 ) -> tuple[list[Disagreement], list[str]]:
     """The found texts with colored words, as far as data and time allow, and remarks on what is missing."""
     texts, remark = test_texts(runs[0])
@@ -77,7 +77,7 @@ def attach_texts(
         for i in members:
             predicted, words = int(runs[i].predicted[row]), None
             if colored:
-                models[i] = models.get(i) or load_predictor(runs[i].folder)
+                models[i] = models.get(i) or Predictor.load(runs[i].folder, device)
                 words = html_words(explain(models[i], text, predicted))
             probability = float(runs[i].probabilities[row, predicted])
             sides.append(RunPrediction(i, runs[i].class_names[predicted], probability, words))

@@ -81,11 +81,11 @@ def verdict(comparison: Comparison) -> str:
     highest = " the highest" if len(comparison.runs) > 1 else ""
     lines = [f"<b>{escape(best.name)}</b> has{highest} accuracy: {best.scores['accuracy']['value']:.1%}"]
     lines += [lead(comparison, pair) for pair in comparison.pairs if comparison.best in (pair.first, pair.second)]
-    overfitted = [escape(run.name) for run in comparison.runs if run.scores["gap_to_train"]["overfitting"]]
+    overfitted = [escape(run.name) for run in comparison.runs if run.scores["generalization_gap"]["significant"]]
     if overfitted:
         gap = "generalization gap significant (&gt; 1 point)"
         lines.append(f'{", ".join(overfitted)}: <span class="bad">overfitted</span>, {gap}')
-    lines += [escape(tables.show_seeds(group)) for group in comparison.seeds]
+    lines += [escape(tables.format_seeds(group)) for group in comparison.seeds]
     return f'<ul class="verdict">{"".join(f"<li>{line}.</li>" for line in lines)}</ul>'
 
 

@@ -25,8 +25,8 @@ REQUIRED = (
     *(f"settings {key}" for key in ("data data", "run seed", "data_found test fingerprint", "versions torch")),
     *(f"settings {key}" for key in ("classes", "command", "started", "machine")),
     *(f"scores test {key}" for key in ("count", "confusion", "before_temperature temperature")),
-    *(f"scores test {key} {end}" for key in (*COMPARED, "gap_to_train") for end in ("value", "low", "high")),
-    "scores test gap_to_train overfitting",
+    *(f"scores test {key} {end}" for key in (*COMPARED, "generalization_gap") for end in ("value", "low", "high")),
+    "scores test generalization_gap significant",
 )
 
 
