@@ -19,7 +19,7 @@ from minitext.evaluation.predictor import (
     json_unread,
     load_predictor,
 )
-from minitext.pretraining.glove import TrainOptions, train_vectors
+from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
 from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
 from minitext.pretraining.mlm import pretrain as pretrain_bert
@@ -99,7 +99,7 @@ def nearest(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
-    train_vectors(fill(TrainOptions, arguments))
+    train_vectors(fill(GloveConfig, arguments))
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     command = vectors.add_parser("train", help="GloVe vectors from texts", description=train.__doc__)
-    add_group(command, TrainOptions)
+    add_group(command, GloveConfig)
     command.set_defaults(act=train)
     command = vectors.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")

@@ -178,8 +178,8 @@ def test_transformers_opens_the_folder_and_gives_the_same_logits(finished):
 
 def test_a_classifier_takes_the_whole_encoder_and_only_its_head_is_new(finished):
     model, notes = load_classifier(finished, ["neg", "pos"])
-    assert notes[0] == "newly drawn: dense.weight, dense.bias, output.weight, output.bias"
-    assert notes[1].startswith("in the checkpoint, not used: cls.predictions.")
+    assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
+    assert notes[1].startswith("unused: cls.predictions.")
     masked, _, _ = load_existing(str(finished), 0.0)
     for name, tensor in masked.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], tensor), name
