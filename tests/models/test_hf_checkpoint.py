@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import pack
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from minitext.data.batching import Batch, PackCollator
-from minitext.data.tokenizer import TokenizedTexts, train_tokenizer
+from minitext.data.batching import Batch
+from minitext.data.tokenizer import train_tokenizer
 from minitext.models import hf_checkpoint
 from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, load_weights, read_weights, save_model
@@ -111,17 +112,10 @@ def rename(folder: Path, new: Callable[[str], str]) -> None:
     edit(folder, change)
 
 
-def packed(texts: list[list[int]]) -> Batch:
-    """The batch of some texts, with the labels 0, 1, 2, 0, …"""
-    ids = torch.tensor([token for text in texts for token in text], dtype=torch.int32)
-    offsets = torch.tensor([0, *map(len, texts)]).cumsum(0)
-    return PackCollator(TokenizedTexts(ids, offsets), torch.arange(len(texts)) % 3)(range(len(texts)))
-
-
 def batch() -> Batch:
     """Texts of 9, 1, 4 and 7 tokens."""
     generator = torch.Generator().manual_seed(0)
-    return packed([torch.randint(2, 40, (length,), generator=generator).tolist() for length in (9, 1, 4, 7)])
+    return pack(*(torch.randint(2, 40, (length,), generator=generator).tolist() for length in (9, 1, 4, 7)))
 
 
 def padded(batch: Batch, pad: int) -> tuple[Tensor, Tensor]:
@@ -561,8 +555,9 @@ def test_gradients_equal_those_of_transformers(kind: str, tmp_path):
     theirs = written(tmp_path, kind)
     ours = load_classifier(tmp_path, ["a", "b", "c"])[0].eval()
     ids, mask = padded(batch(), theirs.config.pad_token_id)
-    F.cross_entropy(ours(batch()), batch().labels).backward()
-    theirs(ids, attention_mask=mask.long(), labels=batch().labels).loss.backward()
+    labels = torch.tensor([0, 1, 2, 0])
+    F.cross_entropy(ours(batch()), labels).backward()
+    theirs(ids, attention_mask=mask.long(), labels=labels).loss.backward()
     for name, parameter in ours.named_parameters():
         names = hub_names(name, FAMILIES[kind], masked_lm=False)
         expected = torch.cat([theirs.get_parameter(part).grad for part in names])
@@ -635,7 +630,7 @@ def test_transformers_opens_a_saved_classifier_and_its_tokenizer(kind: str, tmp_
     assert their_tokenizer(TEXTS)["input_ids"] == expected
     inputs = their_tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        assert_close(model(packed(expected)), theirs(**inputs).logits)
+        assert_close(model(pack(*expected)), theirs(**inputs).logits)
 
 
 @pytest.mark.oracle
@@ -702,7 +697,7 @@ def test_hidden_states_of_minilm_equal_those_of_transformers(minilm: Path):
     ]
     with torch.no_grad():
         texts = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
-        assert_close(ours.eval().encoder(packed(texts)), theirs(**inputs).last_hidden_state[mask])
+        assert_close(ours.eval().encoder(pack(*texts)), theirs(**inputs).last_hidden_state[mask])
 
 
 def test_the_vocab_txt_of_minilm_gives_the_ids_of_its_tokenizer_json(minilm: Path, tmp_path):
