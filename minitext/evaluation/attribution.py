@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from minitext.data.ngrams import add_ngrams
-from minitext.data.tokenizer import TokenizedTexts, cut, pad_id, special_ids
+from minitext.data.tokenizer import TokenizedTexts, pad_id, special_ids, truncated
 from minitext.data.words import replacements
 from minitext.evaluation.integrated_gradients import integrated_gradients, one_layer_gradients
 from minitext.evaluation.predictor import Predictor, TokenSettings
@@ -196,7 +196,7 @@ def read_tokens(tokens: TokenSettings, text: str) -> tuple[list[TokenSpan], Tens
     encoding = tokenizer.encode(text, add_special_tokens=False)
     before, after = special_ids(tokenizer)
     room = tokens.max_length - len(before) - len(after)
-    kept = cut(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
+    kept = truncated(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
     column = {token: len(before) + i for i, token in enumerate(kept)}
     ids = torch.tensor([*before, *(encoding.ids[token] for token in kept), *after], dtype=torch.int64)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
