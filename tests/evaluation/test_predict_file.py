@@ -1,5 +1,5 @@
-"""A file of predictions has one row per row of the input, in order; an interrupted one is resumed to the same bytes; and
-only one chunk is in memory.
+"""A file of predictions has one row per row of the input, in order; an interrupted one is resumed to the same bytes;
+and only one chunk is in memory.
 """
 
 import csv
