@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from minitext.data.batching import PackCollator
-from minitext.data.tokenizer import encode, load_tokenizer, pad_id
+from minitext.data.tokenizer import encode, load_tokenizer
 from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.models.bert import BertClassifier
 from minitext.models.embedding_bag import EmbeddingBagClassifier
@@ -30,6 +30,7 @@ from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
 
 BATCH_SIZE = 32  # texts per forward pass
+EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
 BAR_WIDTH = 30  # characters of the bar of probability 1
 TEXT_WIDTH = 100  # characters of a text that a terminal shows
 BELOW_THRESHOLD = "below threshold"  # the note of a text without a predicted class
@@ -92,7 +93,7 @@ class Predictor:
         if isinstance(self.model, EmbeddingBagClassifier):
             collator = PackCollator(self.model.features(tokens), labels)
         else:
-            collator = PackCollator(tokens, labels, pad_id(self.tokens.tokenizer))
+            collator = PackCollator(tokens, labels, EMPTY_TEXT_ID)
         return predict_logits(self.model, collator, BATCH_SIZE, self.device, torch.float32)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
