@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -19,13 +20,13 @@ from minitext.evaluation.predictor import (
     json_unread,
     load_predictor,
 )
+from minitext.pretraining import mlm
 from minitext.pretraining.glove import TrainOptions, train_vectors
-from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
-from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
-from minitext.pretraining.mlm import pretrain as pretrain_bert
 from minitext.reporting.attribution_view import json_explanation, show
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
+from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE
 
 CHUNK = 256  # texts predicted at once
 
@@ -104,9 +105,15 @@ def train(arguments: argparse.Namespace) -> None:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a masked language model on texts (Devlin et al. 2019); `train_finetune.py --model` takes the result."""
-    pretrain_bert(
-        fill(PretrainConfig, arguments), fill(PretrainTrainConfig, arguments), fill(PretrainRunConfig, arguments)
-    )
+    config = mlm.Config(**{group.name: fill(group.type, arguments) for group in fields(mlm.Config)})
+    mlm.pretrain(config, draw_curves)
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss and accuracy of each evaluation into `curves.png`."""
+    from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
+
+    save(curves(MetricsLog(folder / METRICS_FILE).evaluations()), folder / "curves.png")
 
 
 def plot(arguments: argparse.Namespace) -> None:
@@ -164,8 +171,8 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(act=nearest)
 
     command = commands.add_parser("pretrain", help="a BERT from texts without labels", description=pretrain.__doc__)
-    for settings in (PretrainConfig, PretrainTrainConfig, PretrainRunConfig):
-        add_group(command, settings)
+    for group in fields(mlm.Config):
+        add_group(command, group.type)
     command.set_defaults(act=pretrain)
 
     command = commands.add_parser("compare", help="several runs side by side", description=compare.__doc__)

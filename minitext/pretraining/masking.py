@@ -10,14 +10,18 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from minitext.data.batching import Batch, PackCollator
-from minitext.data.tokenizer import TokenizedTexts
+from minitext.data.tokenizer import TokenizedTexts, encode, special_ids
+from minitext.models.hf_checkpoint import mask_id
+from minitext.utils.errors import UserError
 
 MASK_PROB = 0.15  # fraction of all tokens that are masked, that is, predicted
 MASK_TOKEN_SHARE = 0.8  # fraction of the masked tokens that are replaced by [MASK]
 RANDOM_TOKEN_SHARE = 0.1  # fraction that are replaced by a random token; the rest keep their token
+NO_TRUNCATION = 1 << 30  # tokens; blocks are cut, not texts
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,26 @@ def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after
     ]
     offsets = torch.tensor([0, *map(len, blocks)], dtype=torch.int64).cumsum(0)
     return TokenizedTexts(torch.from_numpy(np.concatenate([*blocks, np.empty(0, dtype=np.int32)])), offsets)
+
+
+def encode_untruncated(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> TokenizedTexts:
+    """Ids of whole texts without the special tokens around a text: blocks have their own."""
+    bare = Tokenizer.from_str(tokenizer.to_str())
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return encode(bare, texts, NO_TRUNCATION, "head", quiet)
+
+
+def make_collator(
+    tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int, cls_objective: bool = False, quiet: bool = True
+) -> MLMCollator:
+    """A collator of the blocks of `length` tokens of texts. Raises UserError if the tokenizer does not fit."""
+    mask, (before, after) = mask_id(tokenizer), special_ids(tokenizer)
+    if mask is None:
+        raise UserError("the tokenizer has no [MASK] or <mask> token; use that of a masked language model")
+    if cls_objective and not before:
+        raise UserError("--cls-objective needs a tokenizer that adds a token before a text, such as [CLS]; drop it")
+    blocks = pack_blocks(encode_untruncated(tokenizer, texts, quiet), length, before, after)
+    if not len(blocks.ids):
+        raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
+    special = sorted(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), cls_objective)
