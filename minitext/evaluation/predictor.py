@@ -5,7 +5,8 @@ Shapes: B texts, C classes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +88,8 @@ class Predictor:
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
         if self.tokens is None:
-            return self.model.logits(texts)
+            with one_thread():
+                return self.model.logits(texts)
         tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
         labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
         if isinstance(self.model, EmbeddingBagClassifier):
@@ -103,6 +105,17 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the name of the most probable class of each text."""
         return [self.class_names[c] for c in self.predict_logits(texts).argmax(dim=1).tolist()]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: on small operations two took twice the CPU time, and longer on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 LoadedTrack = tuple[tuple[str, ...], nn.Module, TokenSettings | None]

@@ -47,6 +47,16 @@ def test_predict_returns_class_names(folder):
     assert Predictor.load(folder).predict(["good", "bad"]) == ["pos", "neg"]
 
 
+def test_number_of_threads_is_restored(folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Predictor.load(folder).predict(["good"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("save", [save_static, save_scratch, save_finetuned])
 def test_no_texts_give_no_rows(tmp_path, save):
     save(tmp_path / "run")
