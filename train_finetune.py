@@ -20,19 +20,20 @@ from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Splits, describe_splits, load
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import TRUNCATIONS, digest, encode, pad_id, special_ids
-from minitext.evaluation.predict import predict_logits
+from minitext.evaluation.calibration import fit_temperature, fold_temperature
+from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.evaluation.predictor import format_prediction
 from minitext.models.bert import init_weights
 from minitext.models.hf_checkpoint import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
 from minitext.models.hub import fetch_checkpoint, open_repository, push
-from minitext.reporting import run
-from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import pick_device, pick_precision
 from minitext.training.distributed import Distributed, join, leave
 from minitext.training.loop import fit, plan_steps
 from minitext.training.optim import layer_groups
+from minitext.utils import run_dir as run
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, exit_status
 
@@ -90,6 +91,7 @@ class RunConfig(run.RunConfig):
     """run"""
 
     out: str = option("runs/finetune", "folder of the run")
+    device: str = option("auto", "auto, cpu, cuda or mps")
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
@@ -116,7 +118,7 @@ def main() -> None:
     for once in for_each_seed(options):
         train_one_seed(once, device, team)
     if options.run.num_seeds > 1 and team.rank == 0:
-        run.say(summarize(options), options.run.quiet)
+        run.log(summarize(options), options.run.quiet)
     leave(team)
 
 
@@ -124,7 +126,7 @@ def train_one_seed(options: Config, device: torch.device, team: Distributed) -> 
     precision = pick_precision(options.loop.precision, device)
     job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
     quiet = options.run.quiet or team.rank > 0
-    say = partial(run.say, quiet=quiet)
+    say = partial(run.log, quiet=quiet)
     say(f"data: {options.data.data} · model: {options.model.model} · device: {device}, {precision}")
     if "sample" in (options.data.data, options.model.model):
         say("      (what travels with minitext; the real ones: --data imdb --model google-bert/bert-base-uncased)")
@@ -193,7 +195,11 @@ def train_one_seed(options: Config, device: torch.device, team: Distributed) -> 
         settings = replace(settings, micro_batch_size=min(CPU_MICRO_BATCH, settings.batch_size))
     plan_steps(encoded[0].lengths().numpy(), settings, options.run.seed)
     if team.rank == 0:
-        job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer), processes=team.size))
+        data_found = {
+            name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in splits._asdict().items()
+        }
+        more = {"tokenizer_sha256": digest(tokenizer), "processes": team.size}
+        job.start(run.run_settings(options, data_found, splits.train.class_names, **more))
     team.wait()
     groups = layer_groups(model, settings.weight_decay, chosen.layer_lr_decay)
     progress = fit(
@@ -205,20 +211,23 @@ def train_one_seed(options: Config, device: torch.device, team: Distributed) -> 
     # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
     start = time.perf_counter()
     texts_at_once = settings.micro_batch_size or settings.batch_size
-    probabilities = [
-        predict_logits(model, part, texts_at_once, device, precision, quiet, team).softmax(dim=1).numpy()
+    logits = [
+        predict_logits(model, part, texts_at_once, device, precision, distributed=team, quiet=quiet)
         for part in (train, valid, test)
     ]
     predicting_seconds = time.perf_counter() - start
     if team.rank == 0:
+        temperature = fit_temperature(valid.labels, logits[1])
+        fold_temperature(model.output, temperature)
         save_model(
             model, tokenizer, job.folder, read_json(checkpoint / "config.json"), splits.train.class_names,
             track="finetune", max_length=chosen.max_length, truncate=chosen.truncate,
         )  # fmt: skip
         costs = run.Cost(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
-        scores = job.finish(splits, probabilities, run_notes, costs)
+        scores = finish_run(job, splits, logits, temperature, run_notes, costs)
         say(f"kept: {run_notes['kept']}; trained in {run_notes['trained in']}")
-        say(f"\n{format_prediction(splits.test.texts[0], splits.test.class_names, probabilities[-1][0].tolist())}")
+        shown = probabilities(logits[-1][:1] / temperature)[0].tolist()
+        say(f"\n{format_prediction(splits.test.texts[0], splits.test.class_names, shown)}")
         say(f"  the label: {splits.test.class_names[splits.test.labels[0]]}")
         say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
         if chosen.push_to_hub:

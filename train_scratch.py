@@ -20,13 +20,14 @@ from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Splits, describe_splits, load
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import TokenizerConfig, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
-from minitext.reporting import run
-from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.device import pick_device, pick_precision
 from minitext.training.loop import TrainConfig, fit, plan_steps
+from minitext.utils import run_dir as run
 from minitext.utils.config import option, parse
 from minitext.utils.errors import exit_status
 from minitext.utils.io import write_text
@@ -44,6 +45,7 @@ class RunConfig(run.RunConfig):
     """run"""
 
     out: str = option("runs/scratch", "folder of the run")
+    device: str = option("auto", "auto, cpu, cuda or mps")
     resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
 
 
@@ -68,7 +70,7 @@ def main() -> None:
     for once in for_each_seed(options):
         train_one_seed(once)
     if options.run.num_seeds > 1:
-        run.say(summarize(options), options.run.quiet)
+        run.log(summarize(options), options.run.quiet)
 
 
 def train_one_seed(options: Config) -> None:
@@ -77,7 +79,7 @@ def train_one_seed(options: Config) -> None:
     precision = pick_precision(options.loop.precision, device)
     if options.start.vectors:
         glove.locate(options.start.vectors)  # a wrong path should fail now, not after the data has been read
-    say = partial(run.say, quiet=options.run.quiet)
+    say = partial(run.log, quiet=options.run.quiet)
     say(f"data: {options.data.data} · device: {device}, {precision}")
     if options.data.data == "sample":
         say("      (a small sample; the real thing: --data imdb)")
@@ -126,7 +128,10 @@ def train_one_seed(options: Config) -> None:
 
     # Training. Every step is in minitext/training/loop.py; what cannot be trained is refused before there is a folder.
     plan_steps(encoded[0].lengths().numpy(), options.loop, options.run.seed)
-    job.start(run.describe(options, splits, tokenizer_sha256=digest(tokenizer)))
+    data_found = {
+        name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in splits._asdict().items()
+    }
+    job.start(run.run_settings(options, data_found, splits.train.class_names, tokenizer_sha256=digest(tokenizer)))
     write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     progress = fit(
         model, train, valid, options.loop, options.run.seed, device, precision, job.folder, say, options.run.quiet
@@ -136,13 +141,13 @@ def train_one_seed(options: Config) -> None:
 
     # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
     start = time.perf_counter()
-    probabilities = [
-        predict_logits(model, part, options.loop.batch_size, device, precision, options.run.quiet)
-        .softmax(dim=1)
-        .numpy()
+    logits = [
+        predict_logits(model, part, options.loop.batch_size, device, precision, quiet=options.run.quiet)
         for part in (train, valid, test)
     ]
     predicting_seconds = time.perf_counter() - start
+    temperature = fit_temperature(valid.labels, logits[1])
+    fold_temperature(model.output, temperature)
     model.save(
         job.folder,
         names=splits.train.class_names,
@@ -150,7 +155,7 @@ def train_one_seed(options: Config) -> None:
         truncate=options.tokens.truncate,
     )
     costs = run.Cost(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
-    scores = job.finish(splits, probabilities, run_notes, costs)
+    scores = finish_run(job, splits, logits, temperature, run_notes, costs)
     say(f"kept: {run_notes['kept']}; trained in {run_notes['trained in']}")
     say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
 

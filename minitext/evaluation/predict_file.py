@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from minitext.data.table import KINDS, TextRow, format_rows, read_rows
 from minitext.evaluation.predictor import BELOW_THRESHOLD, load_predictor, predict_class
-from minitext.reporting.run import changed_settings
 from minitext.training.interrupt import DelayedInterrupt
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.io import sync_folder
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import changed_settings
 
 RUN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "words.txt")  # what a run's answers depend on
 AT_ONCE = 4096  # rows passed over together

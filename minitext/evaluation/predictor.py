@@ -23,9 +23,9 @@ from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
-from minitext.reporting.run import check_finished
 from minitext.training.device import pick_device
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.run_dir import check_finished
 
 PREDICTION_BATCH = 8  # texts in a forward pass
 TOKEN_CHUNK = 1024  # texts of a stream that are sorted by length together: 128 batches, so that hardly any is padded

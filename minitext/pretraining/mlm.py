@@ -34,7 +34,6 @@ from minitext.models.hub import fetch_checkpoint
 from minitext.pretraining.glove import read_texts
 from minitext.pretraining.masking import MLMCollator, pack_blocks
 from minitext.pretraining.starts import init_output_bias, init_positions, start_from
-from minitext.reporting.run import OutputConfig, commit, say, start_folder
 from minitext.training import loop
 from minitext.training.device import pick_device, pick_precision
 from minitext.training.distributed import join, leave
@@ -42,6 +41,7 @@ from minitext.training.loop import fit, plan_steps
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import OutputConfig, RunDir, log
 
 MIN_TEXTS = 20  # texts; fewer cannot spare any to check on
 NO_TRUNCATION = 1 << 30  # tokens; a text is not cut, the blocks are
@@ -98,6 +98,7 @@ class PretrainRunConfig(OutputConfig):
     """run"""
 
     out: str = option("runs/pretrain", "folder of the checkpoint")
+    device: str = option("auto", "auto, cpu, cuda or mps")
     resume: bool = option(False, "go on with an unfinished one in --out, to the same result")
 
 
@@ -108,10 +109,10 @@ def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunCon
     team = join(device)
     quiet = run.quiet or team.rank > 0
     out = Path(run.out)
-    ours = (out / "metrics.jsonl").exists() and not (out / "scores.json").exists()  # scores: a classifier's run
-    if out.exists() and not (run.overwrite and ours):
-        raise UserError(f"{out}: exists; choose another --out, or replace a checkpoint of minitext with --overwrite")
-    folder = out.with_name(out.name + ".partial")
+    if (out / "scores.json").exists():
+        raise UserError(f"{out}: exists and is the run of a classifier; pass another --out")
+    job = RunDir(out, run.overwrite, run.resume, final_file="metrics.jsonl")
+    folder = job.folder
 
     texts = [text for source in options.data for text in read_texts(source) if text.strip()]
     if len(texts) < MIN_TEXTS:
@@ -140,7 +141,7 @@ def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunCon
         init_output_bias(model, blocks[0].ids)
     train, valid = (make_collator(ids, tokenizer, run.seed) for ids in blocks)
     train = replace(train, summary=options.cls_objective)
-    say(
+    log(
         f"{len(texts):,} texts, {len(blocks[0].ids):,} tokens in {len(blocks[0].offsets) - 1:,} blocks to learn from, "
         f"{len(blocks[1].ids):,} held out; {sum(p.numel() for p in model.parameters()):,} parameters; {device}, "
         f"{precision}",
@@ -148,15 +149,14 @@ def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunCon
     )
     plan_steps(blocks[0].lengths().numpy(), settings, run.seed)
     if team.rank == 0:
-        start_folder(
-            folder, run.resume and (folder / "settings.json").exists(),
+        job.start(
             {"pretrain": asdict(options), "loop": asdict(settings), "seed": run.seed, "tokenizer": digest(tokenizer),
              "tokens": [hashlib.sha256(part.ids.numpy().tobytes()).hexdigest() for part in blocks]},
         )  # fmt: skip
     team.wait()
     model.to(device)
     progress = fit(
-        model, train, valid, settings, run.seed, device, precision, folder, lambda line: say(line, quiet), quiet, team,
+        model, train, valid, settings, run.seed, device, precision, folder, lambda line: log(line, quiet), quiet, team,
         task=loop.Task(
             lambda: evaluate_mlm(model, valid.at_epoch(EVAL_EPOCH), settings, device, precision),
             torch.ones(model.config.vocabulary),
@@ -167,8 +167,8 @@ def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunCon
             model.half()
         save_model(model, tokenizer, folder, config, track="pretrain", updates=progress.updates)
         draw_curves(folder)
-        commit(folder, out)
-    say(f"{out}: epoch {progress.best_epoch:g}, the best of {progress.epoch}; {progress.seconds:.0f} s", quiet)
+        job.commit()
+    log(f"{out}: epoch {progress.best_epoch:g}, the best of {progress.epoch}; {progress.seconds:.0f} s", quiet)
     leave(team)
 
 

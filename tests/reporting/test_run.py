@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minitext.reporting.run import RunDir, describe
 
 from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation import calibration, metrics
 from minitext.reporting import plots, run
-from minitext.reporting.run import RunDir, describe
 from minitext.utils.errors import UserError
 
 NAMES = ("neg", "pos")

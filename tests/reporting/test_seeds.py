@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from minitext.reporting.run import RunConfig
 
 from minitext.reporting import plots
 from minitext.reporting.report import METRIC_LABELS
-from minitext.reporting.run import RunConfig
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
