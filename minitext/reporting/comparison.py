@@ -24,9 +24,9 @@ from minitext.evaluation.significance import (
     paired_scores,
     train_test_gap,
 )
-from minitext.evaluation.subgroups import accuracy_of, named
+from minitext.evaluation.subgroups import accuracy_of, by_value
 from minitext.reporting.disagreements import Disagreement, attach_texts, find_disagreements
-from minitext.reporting.report import IN_PERCENT, show, show_mean, text_table
+from minitext.reporting.report import IN_PERCENT, format_mean, format_score, text_table
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
@@ -158,7 +158,7 @@ def seed_groups(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEs
         SeedGroup(
             folder.name,
             members,
-            {name: significance.summary([paired[i][name].value for i in members]) for name in significance.SCORES},
+            {name: significance.mean_and_std([paired[i][name].value for i in members]) for name in significance.SCORES},
         )
         for folder, members in groups.items()
         if len(members) > 1
@@ -187,10 +187,10 @@ def overview(comparison: Comparison) -> list[list[str]]:
     runs, scores = comparison.runs, comparison.scores
     return [
         ["", *(run.name for run in runs)],
-        ["accuracy", *(show(score["accuracy"], True) for score in scores)],
-        ["F1 (macro)", *(show(score["macro_f1"], True) for score in scores)],
-        ["log-loss (nats)", *(show(score["log_loss"], False) for score in scores)],
-        ["calibration error", *(show(score["ece"], True) for score in scores)],
+        ["accuracy", *(format_score(score["accuracy"], True) for score in scores)],
+        ["F1 (macro)", *(format_score(score["macro_f1"], True) for score in scores)],
+        ["log-loss (nats)", *(format_score(score["log_loss"], False) for score in scores)],
+        ["calibration error", *(format_score(score["ece"], True) for score in scores)],
         ["train - test", *(show_gap(gap) for gap in comparison.gaps)],
         ["parameters", *(count_or_dash(run.costs.get("parameters")) for run in runs)],
         ["training", *(time_or_dash(run.costs.get("train_seconds")) for run in runs)],
@@ -203,7 +203,7 @@ def tag_rows(comparison: Comparison) -> list[list[str]]:
     """A header and a row a kind of text, with a column for each run."""
     rows = [["accuracy on", *(run.name for run in comparison.runs)]]
     for kind, count, scores in by_kind(comparison.runs):
-        rows.append([f"{kind} ({count:,})", *(show(score, True) for score in scores)])
+        rows.append([f"{kind} ({count:,})", *(format_score(score, True) for score in scores)])
     return rows
 
 
@@ -213,7 +213,7 @@ def by_kind(runs: Sequence[SavedRun]) -> list[tuple[str, int, list[dict[str, flo
     """
     return [
         (tag, int(chosen.sum()), [accuracy_of(run.right[chosen]) for run in runs])
-        for tag, chosen in named(np.array(runs[0].tags or [], dtype=object))
+        for tag, chosen in by_value(np.array(runs[0].tags or [], dtype=object))
     ]
 
 
@@ -230,7 +230,7 @@ def show_pair(comparison: Comparison, pair: PairwiseTest) -> str:
 
 def show_seeds(seeds: SeedGroup) -> str:
     """`mlp, 5 seeds: accuracy 84.0 % (2.4), macro F1 83.9 % (2.5), log-loss 0.391 (0.021)`."""
-    parts = [f"{label} {show_mean(*seeds.scores[name], name in IN_PERCENT)}" for name, label in SEED_SCORES.items()]
+    parts = [f"{label} {format_mean(*seeds.scores[name], name in IN_PERCENT)}" for name, label in SEED_SCORES.items()]
     return f"{seeds.name}, mean (deviation) over {len(seeds.runs)} seeds: {', '.join(parts)}"
 
 
@@ -249,7 +249,7 @@ def show_signed(sampled: BootstrapEstimate) -> str:
 
 
 def show_gap(gap: BootstrapEstimate) -> str:
-    return show_points(gap) + (", overfitted" if significance.is_overfitted(gap) else "")
+    return show_points(gap) + (", generalization gap significant" if significance.is_significant_gap(gap) else "")
 
 
 def show_p(p: float) -> str:

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from minitext.evaluation.calibration import reliability_bins
-from minitext.evaluation.significance import is_overfitted
+from minitext.evaluation.significance import is_significant_gap
 from minitext.reporting import charts, svg
 from minitext.reporting.comparison import Comparison, PairwiseTest, counted, show_seeds
 from minitext.reporting.disagreements import Disagreement, RunPrediction
@@ -58,7 +58,7 @@ def verdict(comparison: Comparison) -> str:
     for pair in comparison.pairs:
         if best in (pair.first, pair.second):
             lines.append(f"<li>{behind(comparison, pair, pair.second if pair.first == best else pair.first)}</li>")
-    overfitted = [name(comparison, run) for run, gap in enumerate(comparison.gaps) if is_overfitted(gap)]
+    overfitted = [name(comparison, run) for run, gap in enumerate(comparison.gaps) if is_significant_gap(gap)]
     if overfitted:
         lines.append(f'<li>{", ".join(overfitted)}: <span class="flag">overfitted</span>, better on the texts seen in '
                      "training by more than a point, and by more than chance.</li>")  # fmt: skip
@@ -185,7 +185,7 @@ def reliability(comparison: Comparison) -> str:
         drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.class_names))
         test = run.scores["test"]
         told = (
-            f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece_by_chance" in test else ""
+            f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece_if_calibrated" in test else ""
         )
         figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}{told}</figure>")
     note = (

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure  # no pyplot: it would look for a screen and keep every figure alive
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from minitext.evaluation.calibration import apply_temperature, expected_calibration_error, reliability_bins
+from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
 from minitext.utils.io import atomic
 from minitext.utils.metrics_log import MetricsLog
 
@@ -137,7 +137,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
     say. Bars are 95 % intervals, areas grow with the number of texts. `probabilities`, (N, C), are those after.
     """
     figure, axes = new_figure(2, 9, 4.4)
-    before = apply_temperature(probabilities, 1 / temperature)
+    before = probabilities**temperature  # softmax(T log p)
+    before /= before.sum(1, keepdims=True)
     for axis, given, title in (
         (axes[0], before, "as trained"),
         (axes[1], probabilities, f"temperature {temperature:.2f}"),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minitext.reporting.run import check_finished
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.run_dir import check_finished
 
 # what a run writes about itself; the other files of its folder are the model
 ABOUT = {"settings.json", "scores.json", "costs.json"}

@@ -6,7 +6,7 @@ In: a `Comparison`. Out: HTML, everything from outside escaped. On a narrow scre
 from collections.abc import Sequence
 from html import escape
 
-from minitext.evaluation.significance import BootstrapEstimate, is_overfitted
+from minitext.evaluation.significance import BootstrapEstimate, is_significant_gap
 from minitext.reporting import svg
 from minitext.reporting.comparison import (
     CORRECTED,
@@ -97,7 +97,7 @@ def scores(comparison: Comparison) -> str:
             if key == "accuracy":
                 inside += svg.whisker(i, own[key]["value"], own[key]["low"], own[key]["high"], reach)
             cells.append(cell(label, inside, best))
-        flag = '<span class="interval flag">overfitted</span>' if is_overfitted(gap) else ""
+        flag = '<span class="interval flag">overfitted</span>' if is_significant_gap(gap) else ""
         cells.append(cell("train − test, points", signed(gap, 100, 1) + flag))
         cells.append(cell("parameters", count_or_dash(run.costs.get("parameters"))))
         cells.append(cell("training", time_or_dash(run.costs.get("train_seconds"))))
