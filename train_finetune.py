@@ -29,7 +29,7 @@ from minitext.reporting import run
 from minitext.reporting.report import score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
-from minitext.training.device import pick_device, pick_precision
+from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import Distributed, join, leave
 from minitext.training.loop import fit, plan_steps
 from minitext.training.optim import layer_groups
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def train_one_seed(options: Config, device: torch.device, team: Distributed) -> None:
-    precision = pick_precision(options.loop.precision, device)
+    precision = pick_dtype(options.loop.precision, device)
     job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
     quiet = options.run.quiet or team.rank > 0
     say = partial(run.say, quiet=quiet)

@@ -25,7 +25,7 @@ from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.reporting import run
 from minitext.reporting.report import score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
-from minitext.training.device import pick_device, pick_precision
+from minitext.training.device import pick_device, pick_dtype
 from minitext.training.loop import TrainConfig, fit, plan_steps
 from minitext.utils.config import option, parse
 from minitext.utils.errors import exit_status
@@ -74,7 +74,7 @@ def main() -> None:
 def train_one_seed(options: Config) -> None:
     job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
     device = pick_device(options.run.device)
-    precision = pick_precision(options.loop.precision, device)
+    precision = pick_dtype(options.loop.precision, device)
     if options.start.vectors:
         glove.locate(options.start.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)

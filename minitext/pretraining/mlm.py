@@ -36,7 +36,7 @@ from minitext.pretraining.masking import MLMCollator, pack_blocks
 from minitext.pretraining.starts import init_output_bias, init_positions, start_from
 from minitext.reporting.run import OutputConfig, commit, say, start_folder
 from minitext.training import loop
-from minitext.training.device import pick_device, pick_precision
+from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import join, leave
 from minitext.training.loop import fit, plan_steps
 from minitext.utils.config import option
@@ -104,7 +104,7 @@ class PretrainRunConfig(OutputConfig):
 def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunConfig) -> None:
     """Read, tokenize, pack, train, and write `run.out`, which is there whole or not at all."""
     device = pick_device(run.device)
-    precision = pick_precision(settings.precision, device)
+    precision = pick_dtype(settings.precision, device)
     team = join(device)
     quiet = run.quiet or team.rank > 0
     out = Path(run.out)

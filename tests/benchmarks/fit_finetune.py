@@ -40,7 +40,7 @@ from minitext.evaluation.predict import predict_logits
 from minitext.models.bert import BertClassifier, BertConfig, training_flops
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, read_json, save_model
 from minitext.models.hf_names import read_config, write_config
-from minitext.training.device import PRECISIONS, pick_device, pick_precision
+from minitext.training.device import PRECISIONS, pick_device, pick_dtype
 from minitext.training.loop import TrainConfig, plan_steps, split_windows
 from minitext.training.optim import build_optimizers, layer_groups, lr_factor, set_lr
 from minitext.training.step import train_step
@@ -173,7 +173,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> str:
 
 def choose_contestants(arguments: argparse.Namespace) -> list[Contestant]:
     at_once = CPU_MICRO_BATCH if DEVICE.type == "cpu" else LOOP.batch_size
-    ours = Contestant("minitext", LOOP.batch_size, at_once, pick_precision(arguments.precision, DEVICE), None, 0.0)
+    ours = Contestant("minitext", LOOP.batch_size, at_once, pick_dtype(arguments.precision, DEVICE), None, 0.0)
     dropping = ours._replace(name="minitext, attention dropout", attention_dropout=None)
     ways = [ours, dropping] if arguments.attention_dropout else [ours]
     for batch in arguments.peer_batch:
