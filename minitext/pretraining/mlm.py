@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from minitext.data.batching import evaluation_batches, load_batches
-from minitext.data.tokenizer import TokenizedTexts, digest
+from minitext.data.tokenizer import TokenizedTexts, tokenizer_sha256
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import save_model
 from minitext.pretraining.glove import read_texts
@@ -87,7 +87,7 @@ class PretrainRunConfig(OutputConfig):
 
     out: str = option("runs/pretrain", "directory of the checkpoint")
     resume: bool = option(False, "resume an interrupted run in --out (bit-identical on the CPU)")
-    device: str = option("auto", "auto, cpu, cuda or mps")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
     if is_main:
         data_found = {"train": describe(train.data), "valid": describe(valid.data)}
-        run.start(run_settings(config, data_found, (), tokenizer_sha256=digest(tokenizer)))
+        more = {"tokenizer": tokenizer_sha256(tokenizer), "processes": distributed.world_size, "dtype": str(dtype)}
+        run.start(run_settings(config, data_found, class_names=(), **more))
     distributed.barrier()
     model.to(device)
     batch_size = config.loop.micro_batch_size or config.loop.batch_size
@@ -145,7 +146,8 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         quiet=quiet,
     )
     if is_main:
-        model.to(torch.float16 if config.pretrain.save_fp16 else torch.float32)
+        if config.pretrain.save_fp16:
+            model.half()
         save_model(model, tokenizer, run.folder, hub_config, track="pretrain", updates=state.updates)
         if draw is not None:
             draw(run.folder)
