@@ -6,10 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, processors
 
 from minitext.data.batching import Batch
-from minitext.data.tokenizer import TokenizedTexts
-from minitext.pretraining.masking import MLMCollator, pack_blocks
+from minitext.data.tokenizer import TokenizedTexts, special_ids
+from minitext.pretraining.masking import MLMCollator, encode_untruncated, make_collator, pack_blocks
+from minitext.utils.errors import UserError
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
 SPECIAL, VOCAB_SIZE = (PAD, 1, CLS, SEP, MASK), 1000
@@ -224,3 +226,42 @@ def test_the_label_of_the_first_token_changes_between_epochs():
     collator = dataclasses.replace(random_blocks(200), cls_objective=True)
     first_labels = {int(collate(collator, [0], epoch).labels[0]) for epoch in range(10)}
     assert len(first_labels) > 5
+
+
+# From texts
+
+
+def test_texts_are_encoded_whole_and_without_special_tokens(tokenizer, words):
+    long = " ".join(words * 5)
+    encoded = encode_untruncated(tokenizer, [long, "", words[0]], quiet=True)
+    expected = tokenizer.encode(long, add_special_tokens=False).ids
+    assert encoded.ids[: encoded.offsets[1]].tolist() == expected and len(expected) > 512
+    assert encoded.lengths()[1] == 0
+    assert special_ids(tokenizer) == ([CLS], [SEP])  # the tokenizer itself is unchanged
+
+
+def test_a_collator_of_texts_knows_blocks_mask_token_and_special_tokens(tokenizer, texts):
+    collator = make_collator(tokenizer, texts, 16, seed=7, cls_objective=True)
+    assert (collator.seed, collator.mask_id, collator.special_ids) == (7, MASK, (0, 1, 2, 3, 4))
+    assert (collator.vocab_size, collator.cls_objective) == (300, True)
+    lengths = collator.data.lengths()
+    assert set(lengths[:-1].tolist()) == {16}
+    assert (collator.data.ids[collator.data.offsets[:-1]] == CLS).all()
+    plain = encode_untruncated(tokenizer, texts, quiet=True)
+    assert len(collator.data.ids) == len(plain.ids) + len(texts) + 2 * len(lengths)  # [SEP] of texts, both of blocks
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer, texts):
+    other = Tokenizer.from_str(tokenizer.to_str().replace("[MASK]", "[OTHER]"))
+    with pytest.raises(UserError, match=r"the tokenizer has no \[MASK\] or <mask> token"):
+        make_collator(other, texts, 16, seed=0)
+
+
+def test_the_cls_objective_needs_a_token_before_a_text(tokenizer, texts):
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    assert not make_collator(other, texts, 16, seed=0).cls_objective
+    with pytest.raises(UserError, match="--cls-objective needs a tokenizer that adds a token before a text"):
+        make_collator(other, texts, 16, seed=0, cls_objective=True)
+    with pytest.raises(UserError, match="finds no tokens in 2 texts"):
+        make_collator(other, [" ", ""], 16, seed=0)
