@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -18,14 +19,13 @@ from minitext.evaluation.predictor import (
     json_prediction,
     json_skipped_row,
 )
-from minitext.pretraining.glove import TrainOptions, train_vectors
-from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
-from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
-from minitext.pretraining.mlm import pretrain as pretrain_bert
+from minitext.pretraining import mlm
+from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
-from minitext.utils.run_dir import check_finished
+from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE, check_finished
 
 CHUNK = 256  # texts predicted at once
 
@@ -111,14 +111,20 @@ def plot(arguments: argparse.Namespace) -> None:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train a masked language model on unlabeled texts (Devlin et al. 2019). `train_finetune.py --model` reads it."""
-    pretrain_bert(
-        fill(PretrainConfig, arguments), fill(PretrainTrainConfig, arguments), fill(PretrainRunConfig, arguments)
-    )
+    config = mlm.Config(**{group.name: fill(group.type, arguments) for group in fields(mlm.Config)})
+    mlm.pretrain(config, draw_curves)
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss and accuracy of each evaluation into `curves.png`."""
+    from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
+
+    save(curves(MetricsLog(folder / METRICS_FILE).evaluations()), folder / "curves.png")
 
 
 def train_word_vectors(arguments: argparse.Namespace) -> None:
     """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
-    train_vectors(fill(TrainOptions, arguments))
+    train_vectors(fill(GloveConfig, arguments))
 
 
 def nearest_words(arguments: argparse.Namespace) -> None:
@@ -173,12 +179,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(add_command(commands, "plot", plot, "draw the figures of a run again"))
 
     command = add_command(commands, "pretrain", pretrain, "train a BERT on unlabeled texts")
-    for settings in (PretrainConfig, PretrainTrainConfig, PretrainRunConfig):
-        add_group(command, settings)
+    for group in fields(mlm.Config):
+        add_group(command, group.type)
 
     vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
     vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
-    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), TrainOptions)
+    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), GloveConfig)
     command = add_command(vector_commands, "nearest", nearest_words, "print the most similar words")
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")

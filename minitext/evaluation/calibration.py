@@ -8,9 +8,10 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitext.evaluation.metrics import QUANTILES, resamples, softmax
+from minitext.evaluation.metrics import QUANTILES, resamples
 
 BINS = 15  # Guo et al. 2017, section 5
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -89,22 +90,22 @@ def wilson_interval(hits: float, count: float) -> tuple[float, float]:
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
-def fit_temperature(labels: np.ndarray | Tensor, logits: np.ndarray | Tensor) -> float:
+def fit_temperature(labels: Tensor, logits: Tensor) -> float:
     """The temperature T in [MIN_TEMPERATURE, MAX_TEMPERATURE] that minimises the cross-entropy of softmax(logits / T).
 
     Guo et al. 2017, section 4.2. The targets are smoothed as in Platt 1999, section 2.2 (1 - 1 / (B + 2) instead of 1):
     on a validation set without mistakes, hard targets would drive T to 0. The cross-entropy is convex in 1 / T, so
     bisection on its derivative finds the minimum.
     """
-    labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    logits = logits.double()  # (B, C)
     count, num_classes = logits.shape
     missing = 1 / (count + 2)
-    targets = np.full(logits.shape, missing / (num_classes - 1))  # (B, C), rows sum to 1
-    targets[np.arange(count), labels] = 1 - missing
+    one_hot = F.one_hot(labels, num_classes)
+    targets = one_hot * (1 - missing) + (1 - one_hot) * missing / (num_classes - 1)  # (B, C), rows sum to 1
 
     def too_sharp(temperature: float) -> bool:
         """Whether the cross-entropy falls with a higher temperature: the sign of its derivative by 1 / T."""
-        return ((softmax(logits, temperature) - targets) * logits).sum() > 0
+        return bool((((logits / temperature).softmax(dim=1) - targets) * logits).sum() > 0)
 
     if not too_sharp(MIN_TEMPERATURE):
         return MIN_TEMPERATURE

@@ -8,19 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 RESAMPLES = 10_000
 BLOCK = 2**16  # weights per block: larger arrays are returned to the system each time, which costs more than the sums
 LEVEL = 0.95  # of the intervals
 QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-
-
-def softmax(logits: np.ndarray | Tensor, temperature: float = 1.0) -> np.ndarray:
-    """(B, C) float64 probabilities from (B, C) logits divided by `temperature`."""
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

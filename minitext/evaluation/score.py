@@ -12,19 +12,18 @@ from torch import Tensor
 
 from minitext.data.dataset import Splits
 from minitext.evaluation.calibration import brier_scores, calibration_scores, expected_calibration_error
-from minitext.evaluation.metrics import classification_scores, log_losses, softmax
+from minitext.evaluation.metrics import classification_scores, log_losses
+from minitext.evaluation.predict import probabilities
 from minitext.evaluation.significance import is_significant_gap, train_test_gap
 from minitext.evaluation.subgroups import subgroup_accuracy
 
 
-def score_run(
-    splits: Splits, logits: Sequence[np.ndarray | Tensor], temperature: float, seed: int
-) -> dict[str, dict[str, Any]]:
+def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed: int) -> dict[str, dict[str, Any]]:
     """Score the three parts of the data.
 
     Args:
         splits: train, valid and test.
-        logits: (B, C) float32 of each part, before the temperature.
+        logits: (B, C) float32 of each part, on the CPU, before the temperature.
         temperature: divides the logits; the predicted class is the argmax of the logits.
         seed: of the bootstrap.
 
@@ -32,11 +31,11 @@ def score_run(
         `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
         temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
     """
-    scores, predictions = {}, [np.asarray(part).argmax(1) for part in logits]
+    scores, predictions = {}, [part.argmax(dim=1).numpy() for part in logits]
     for name, part, part_logits, predicted in zip(Splits._fields, splits, logits, predictions, strict=True):
-        before, probabilities = softmax(part_logits), softmax(part_logits, temperature)
-        scores[name] = classification_scores(part.labels, predicted, probabilities, part.class_names, seed)
-        scores[name] |= calibration_scores(part.labels, probabilities, seed)
+        before, after = probabilities(part_logits), probabilities(part_logits.double() / temperature)
+        scores[name] = classification_scores(part.labels, predicted, after, part.class_names, seed)
+        scores[name] |= calibration_scores(part.labels, after, seed)
         scores[name]["before_temperature"] = {
             "temperature": temperature,
             "log_loss": float(log_losses(part.labels, before).mean()),

@@ -58,7 +58,7 @@ def by_value(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def by_quartile(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield four groups of equal size, by value, as name and mask (B,) bool; fewer if many texts have the same value."""
+    """Yield four groups of equal size by value, as name and mask (B,) bool; fewer if many texts have one value."""
     edges = [-np.inf, *np.quantile(values, QUARTILES, method="lower"), np.inf]
     for low, high in pairwise(edges):
         members = (values > low) & (values <= high)

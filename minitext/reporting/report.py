@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
-from minitext.evaluation.metrics import softmax
+from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
 from minitext.utils.io import atomic, read_json, write_json, write_text
@@ -45,7 +45,7 @@ MISTAKES = 10  # rows in the report; mistakes.csv has more, and the texts
 def finish_run(
     run: RunDir,
     splits: Splits,
-    logits: Sequence[np.ndarray | Tensor],
+    logits: Sequence[Tensor],
     temperature: float,
     notes: Mapping[str, str],
     cost: Cost,
@@ -55,7 +55,7 @@ def finish_run(
     Args:
         run: started; holds the saved model and the metrics.
         splits: train, valid and test.
-        logits: (B, C) float32 of each part, before the temperature.
+        logits: (B, C) float32 of each part, on the CPU, before the temperature.
         temperature: fitted on validation.
         notes: facts for the report, name to text.
         cost: of the run.
@@ -69,9 +69,9 @@ def finish_run(
     scores = score_run(splits, logits, temperature, seed)
     write_json(run.folder / "scores.json", scores)
     write_json(run.folder / "costs.json", cost._asdict())
-    predicted, probabilities = np.asarray(logits[-1]).argmax(1), softmax(logits[-1], temperature)
-    write_predictions(run.folder / "predictions.csv", splits.test, predicted, probabilities)
-    write_mistakes(run.folder / "mistakes.csv", splits.test, predicted, probabilities)
+    predicted, calibrated = logits[-1].argmax(dim=1).numpy(), probabilities(logits[-1].double() / temperature)
+    write_predictions(run.folder / "predictions.csv", splits.test, predicted, calibrated)
+    write_mistakes(run.folder / "mistakes.csv", splits.test, predicted, calibrated)
     draw(run.folder)
     write_report(run.folder, run.out.name, notes)
     run.commit()

@@ -14,6 +14,7 @@ from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, te
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json, write_json
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE
 
 Config = TypeVar("Config")  # a frozen dataclass with a field `run: RunConfig`
 
@@ -51,7 +52,7 @@ def summarize(config: Any, name: str = "") -> str:
     summary = {part: summarize_part([run[part] for run in runs]) for part in runs[0]}
     parent = folders[0].parent
     write_json(parent / "seeds.json", summary)
-    save(spread_curves([MetricsLog(folder / "metrics.jsonl").evaluations() for folder in folders]), parent / "curves.png")
+    save(spread_curves([MetricsLog(folder / METRICS_FILE).evaluations() for folder in folders]), parent / "curves.png")
     return f"\n{parent}: mean (standard deviation) of {len(runs)} seeds\n{text_table(seed_rows(summary))}"
 
 
