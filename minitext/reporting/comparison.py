@@ -5,7 +5,7 @@ texts on which runs disagree; as numbers and as tables of strings for the termin
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -39,6 +39,11 @@ class PairwiseTest(NamedTuple):
     differences: dict[str, BootstrapEstimate]  # first minus second: accuracy, macro_f1, log_loss
     mcnemar: McNemar
     corrected_p: float  # McNemar's p, corrected for the number of pairs (Holm)
+
+    def interval(self, key: str) -> dict[str, float]:
+        """A difference as `value`, `low` and `high`."""
+        low, high = self.differences[key].interval()
+        return {"value": self.differences[key].value, "low": low, "high": high}
 
     @property
     def significant(self) -> bool:
@@ -167,7 +172,7 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
         rows.append([METRIC_LABELS[key], *map("".join, zip(scores, stars, strict=True))])
     gaps = [run.scores["generalization_gap"] for run in runs]
     signs = [", significant" if gap["significant"] else "" for gap in gaps]
-    gap_cells = [format_signed((gap["value"], gap["low"], gap["high"]), 100) for gap in gaps]
+    gap_cells = [format_signed(gap, 100) for gap in gaps]
     return [
         *rows,
         ["train - test (points)", *map("".join, zip(gap_cells, signs, strict=True))],
@@ -192,10 +197,9 @@ def pair_rows(comparison: Comparison) -> list[list[str]]:
     rows = [["", "accuracy (points)", "McNemar's test", "correct in one only", "F1 (macro, points)", "log-loss (nats)"]]
     for pair in comparison.pairs:
         names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
-        intervals = [(estimate.value, *estimate.interval()) for estimate in pair.differences.values()]
-        accuracy, f1, loss = (format_signed(values, scale) for values, scale in zip(intervals, (100, 100, 1), strict=True))
+        accuracy, f1 = (format_signed(pair.interval(key), 100) for key in ("accuracy", "macro_f1"))
         counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
-        rows.append([names, accuracy, pair.verdict, counts, f1, loss])
+        rows.append([names, accuracy, pair.verdict, counts, f1, format_signed(pair.interval("log_loss"), 1)])
     return rows
 
 
@@ -205,10 +209,10 @@ def format_seeds(group: SeedGroup) -> str:
     return f"{group.name}, mean (standard deviation) of {len(group.runs)} seeds: {', '.join(parts)}"
 
 
-def format_signed(estimate: tuple[float, float, float], factor: int) -> str:
-    """Value and interval: `+1.3 [-0.4, +3.0]` in points (`factor` 100), or `+0.013 [-0.004, +0.030]`."""
+def format_signed(score: Mapping[str, float], factor: int) -> str:
+    """`+1.3 [-0.4, +3.0]` in points (`factor` 100), or `+0.013 [-0.004, +0.030]`."""
     digits = 1 if factor == 100 else 3
-    value, low, high = (f"{factor * number:+.{digits}f}" for number in estimate)
+    value, low, high = (f"{factor * score[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitext.data.dataset import DataConfig, load
+from minitext.data.dataset import DataConfig, load_dataset
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predictor import Predictor
 from minitext.reporting.attribution_view import html_words
@@ -93,7 +93,7 @@ def test_texts(run: SavedRun) -> tuple[list[str] | None, str | None]:
     values = {field.name: settings[field.name] for field in fields(DataConfig) if field.name in settings}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        test = load(DataConfig(**values), run.settings["run"]["seed"]).test
+        test = load_dataset(DataConfig(**values), run.settings["run"]["seed"]).test
     except (UserError, OSError) as error:
         return None, f"Texts are left out because the data could not be read again: {first_line(error)}."
     if test.fingerprint() != run.fingerprint:

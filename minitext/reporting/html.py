@@ -108,8 +108,7 @@ def differences(comparison: Comparison) -> str:
     if not comparison.pairs:
         return ""
     rows = tables.pair_rows(comparison)
-    estimates = [pair.differences["accuracy"] for pair in comparison.pairs]
-    values = [dict(zip(("value", "low", "high"), (e.value, *e.interval()), strict=True)) for e in estimates]
+    values = [pair.interval("accuracy") for pair in comparison.pairs]
     drawing = plots.intervals([row[0] for row in rows[1:]], values, "difference in accuracy (points)", zero=True)
     return section("Differences", tables.PAIRS_NOTE, table(rows), figure(drawing, "Differences in accuracy"))
 

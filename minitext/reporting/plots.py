@@ -99,7 +99,7 @@ def spread_curves(runs: Sequence[Sequence[Mapping]], stacked: bool = False) -> F
                 axis.plot(list(line), list(line.values()), color=color, linewidth=0.7, alpha=0.5)
             common = sorted(set.intersection(*map(set, lines)))
             means = [np.mean([line[x] for line in lines]) for x in common]
-            style = {"color": color, "marker": marker if len(common) <= 30 else "", "markersize": 4}
+            style = {"color": color, "linewidth": 2, "marker": marker if len(common) <= 30 else "", "markersize": 4}
             if common:
                 axis.plot(common, means, label=label + suffix, **style)
         axis.set(xlabel=unit, ylabel="loss (nats)" if key == "loss" else key)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitext.data.dataset import DataConfig, load
+from minitext.data.dataset import DataConfig, load_dataset
 from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassifier
 
 REVIEWS = [("pos", "a good film"), ("neg", "a bad film"), ("pos", "good, not bad"), ("neg", "bad, not good"),
@@ -77,7 +77,7 @@ def save_run_on() -> Callable[..., Path]:
 
     def save(folder: Path, data: Path, wrong: Sequence[int] = (), seed: int = 0, fraction: float = 1.0, **more) -> Path:
         options = {"data": str(data), "test_fraction": 0.34, "subset": (1.0, fraction)}
-        test = load(DataConfig(**options), seed).test
+        test = load_dataset(DataConfig(**options), seed).test
         of_label = np.where(np.isin(np.arange(len(test)), wrong), 0.2, 0.8)
         probabilities = np.where(np.eye(2)[test.labels] == 1, of_label[:, None], 1 - of_label[:, None])
         more["settings"] = {
