@@ -157,7 +157,8 @@ def show_comparison(comparison: Comparison) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    return f"{counted(len(comparison.runs), 'run')} on {counted(len(comparison.runs[0].labels), 'test text')}"
+    count = len(comparison.runs)
+    return f"{count} {'run' if count == 1 else 'runs'} on {len(comparison.runs[0].labels):,} test texts"
 
 
 def overview_scores(comparison: Comparison) -> list[list[str]]:
@@ -194,7 +195,7 @@ def tag_scores(comparison: Comparison) -> list[list[str]]:
 
 def pair_rows(comparison: Comparison) -> list[list[str]]:
     """One row per pair of runs."""
-    rows = [["", "accuracy (points)", "McNemar's test", "correct in one only", "F1 (macro, points)", "log-loss (nats)"]]
+    rows = [["", "accuracy (points)", "McNemar's test", "only one correct", "F1 (points)", "log-loss (nats)"]]
     for pair in comparison.pairs:
         names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
         accuracy, f1 = (format_signed(pair.interval(key), 100) for key in ("accuracy", "macro_f1"))
@@ -222,7 +223,3 @@ def format_p(p: float) -> str:
 
 def format_number(value: float | None, digits: int = 0) -> str:
     return MISSING if value is None else f"{value:,.{digits}f}"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

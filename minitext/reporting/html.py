@@ -3,7 +3,7 @@
 Inputs: a `Comparison`. Outputs: HTML text, everything from outside escaped. Figures are SVG from `plots`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -17,6 +17,29 @@ from minitext.reporting.disagreements import Disagreement, RunPrediction
 from minitext.reporting.saved_run import SavedRun
 from minitext.utils.io import write_text
 
+RUN_FIGURES: tuple[tuple[str, str, Callable[[SavedRun], Figure]], ...] = (
+    (
+        "Calibration",
+        "Below the dotted line, a run is overconfident. Bars: 95 % intervals; point area: number of texts.",
+        lambda run: plots.reliability(run.labels, {"": run.probabilities}),
+    ),
+    (
+        "Predicted probabilities",
+        "Correct and wrong predictions on test, stacked.",
+        lambda run: plots.histogram(run.probabilities, run.correct, run.class_names),
+    ),
+    (
+        "Confusion matrices",
+        "True classes in rows, predicted classes in columns; shaded by the fraction of the true class.",
+        lambda run: plots.confusion(run.confusion, run.class_names),
+    ),
+    (
+        "Learning curves",
+        "Train: training batches, during the epoch. Dotted: the best evaluation, whose weights were kept.",
+        lambda run: plots.curves(run.evaluations, stacked=True),
+    ),
+)
+
 
 def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page; an existing file is replaced."""
@@ -29,9 +52,7 @@ def page(comparison: Comparison) -> str:
     title = escape(tables.title(comparison))
     date = datetime.now(UTC).date()
     subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
-    sections = (
-        scores, differences, tags, calibration, probabilities, confusion, learning, disagreements, commands
-    )  # fmt: skip
+    sections = (scores, differences, tags, figures_of_runs, disagreements, commands)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -66,13 +87,19 @@ def figure(drawing: Figure, title: str) -> str:
     return f"<figure>{plots.to_svg(drawing, title)}</figure>"
 
 
-def figures_of_runs(runs: Sequence[SavedRun], title: str, drawings: Sequence[Figure], width: str = "") -> str:
-    """One figure per run under its name, in columns."""
-    cells = [
-        f"<div><h3>{escape(run.name)}</h3>{figure(drawing, f'{title}, {run.name}')}</div>"
-        for run, drawing in zip(runs, drawings, strict=True)
-    ]
-    return f'<div class="grid {width}">{"".join(cells)}</div>'
+def figures_of_runs(comparison: Comparison) -> str:
+    """A section for each of RUN_FIGURES, with one figure per run, all on the same scales."""
+    sections = []
+    for title, note, draw in RUN_FIGURES:
+        drawings = [draw(run) for run in comparison.runs]
+        plots.share_scales(drawings)
+        cells = [
+            f"<div><h3>{escape(run.name)}</h3>{figure(drawing, f'{title}: {run.name}')}</div>"
+            for run, drawing in zip(comparison.runs, drawings, strict=True)
+        ]
+        width = "grid wide" if drawings[0].get_figwidth() > 1.5 * plots.PANEL else "grid"
+        sections.append(section(title, note, f'<div class="{width}">{"".join(cells)}</div>'))
+    return "\n".join(sections)
 
 
 def verdict(comparison: Comparison) -> str:
@@ -117,38 +144,6 @@ def tags(comparison: Comparison) -> str:
     rows = tables.tag_scores(comparison)
     note = "On test, with 95 % intervals (Wilson). Numbers of texts in parentheses."
     return section("Accuracy by tag", note, table(rows)) if len(rows) > 1 else ""
-
-
-def calibration(comparison: Comparison) -> str:
-    drawings = [plots.reliability(run.labels, {"": run.probabilities}) for run in comparison.runs]
-    note = (
-        "Accuracy of the predictions by their probability. Below the dotted line, a run is overconfident. Bars: 95 % "
-        "intervals; the area of a point grows with its number of texts."
-    )
-    return section("Calibration", note, figures_of_runs(comparison.runs, "Reliability diagram", drawings))
-
-
-def probabilities(comparison: Comparison) -> str:
-    drawings = [plots.histogram(run.probabilities, run.correct, run.class_names) for run in comparison.runs]
-    figures = figures_of_runs(comparison.runs, "Predicted probabilities", drawings)
-    return section("Predicted probabilities", "Correct and wrong predictions on test, stacked.", figures)
-
-
-def confusion(comparison: Comparison) -> str:
-    drawings = [plots.confusion(run.confusion, run.class_names) for run in comparison.runs]
-    note = "True classes in rows, predicted classes in columns; shaded by the fraction of the true class."
-    width = "wide" if len(comparison.runs[0].class_names) > 6 else ""
-    return section("Confusion matrices", note, figures_of_runs(comparison.runs, "Confusion matrix", drawings, width))
-
-
-def learning(comparison: Comparison) -> str:
-    drawings = [plots.curves(run.evaluations, stacked=True) for run in comparison.runs]
-    plots.share_scales(drawings)
-    note = (
-        "Train: training batches, during the epoch. The dotted line marks the best evaluation, whose weights were "
-        "kept. The y-axes are the same for all runs."
-    )
-    return section("Learning curves", note, figures_of_runs(comparison.runs, "Loss and accuracy", drawings))
 
 
 def disagreements(comparison: Comparison) -> str:

@@ -181,7 +181,7 @@ def test_many_runs_and_many_classes_make_a_page(tmp_path):
     reader = Reader(page(comparison(*(saved(tmp_path, f"run {i}", names=names) for i in range(3)))))
     assert reader.wrong == []
     labels = [attributes.get("aria-label", "") for _, attributes in reader.tags]
-    assert sum(label.startswith("Confusion matrix, run ") for label in labels) == 3
+    assert sum(label.startswith("Confusion matrices: run ") for label in labels) == 3
 
 
 def test_the_page_is_written_atomically(tmp_path):
