@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from minitext.data.ngrams import add_ngrams
-from minitext.data.tokenizer import TokenizedTexts, cut, pad_id, special_ids
+from minitext.data.tokenizer import TokenizedTexts, special_ids, truncated
 from minitext.data.words import replacements
 from minitext.evaluation.integrated_gradients import integrated_gradients, one_layer_gradients
-from minitext.evaluation.predictor import Predictor, TokenSettings
+from minitext.evaluation.predictor import EMPTY_TEXT_ID, Predictor, TokenSettings
 from minitext.models.bert import BertClassifier, SequenceInfo
 from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import SPECIAL_ROLES, mask_id
@@ -169,8 +169,8 @@ def bert_path(
     token, as in pretraining; without a mask token, zero vectors.
     """
     spans, ids, ordinary = read_tokens(tokens, text)
-    if not len(ids):  # the predictor, too, replaces an empty text by one padding token
-        ids, ordinary = torch.tensor([pad_id(tokens.tokenizer)]), torch.tensor([False])
+    if not len(ids):
+        ids, ordinary = torch.tensor([EMPTY_TEXT_ID]), torch.tensor([False])
     device = model.output.weight.device
     ids, ordinary, positions = ids.to(device), ordinary.to(device), torch.arange(len(ids), device=device)
     mask = mask_id(tokens.tokenizer)
@@ -196,7 +196,7 @@ def read_tokens(tokens: TokenSettings, text: str) -> tuple[list[TokenSpan], Tens
     encoding = tokenizer.encode(text, add_special_tokens=False)
     before, after = special_ids(tokenizer)
     room = tokens.max_length - len(before) - len(after)
-    kept = cut(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
+    kept = truncated(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
     column = {token: len(before) + i for i, token in enumerate(kept)}
     ids = torch.tensor([*before, *(encoding.ids[token] for token in kept), *after], dtype=torch.int64)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}

@@ -5,7 +5,8 @@ Shapes: B texts, C classes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from minitext.data.batching import PackCollator
-from minitext.data.tokenizer import encode, load_tokenizer, pad_id
+from minitext.data.tokenizer import encode, load_tokenizer
 from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.models.bert import BertClassifier
 from minitext.models.embedding_bag import EmbeddingBagClassifier
@@ -30,6 +31,7 @@ from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
 
 BATCH_SIZE = 32  # texts per forward pass
+EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
 BAR_WIDTH = 30  # characters of the bar of probability 1
 TEXT_WIDTH = 100  # characters of a text that a terminal shows
 BELOW_THRESHOLD = "below threshold"  # the note of a text without a predicted class
@@ -86,13 +88,14 @@ class Predictor:
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
         if self.tokens is None:
-            return self.model.logits(texts)
+            with one_thread():
+                return self.model.logits(texts)
         tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
         labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
         if isinstance(self.model, EmbeddingBagClassifier):
             collator = PackCollator(self.model.features(tokens), labels)
         else:
-            collator = PackCollator(tokens, labels, pad_id(self.tokens.tokenizer))
+            collator = PackCollator(tokens, labels, EMPTY_TEXT_ID)
         return predict_logits(self.model, collator, BATCH_SIZE, self.device, torch.float32)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -102,6 +105,17 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the name of the most probable class of each text."""
         return [self.class_names[c] for c in self.predict_logits(texts).argmax(dim=1).tolist()]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: on small operations two took twice the CPU time, and longer on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 LoadedTrack = tuple[tuple[str, ...], nn.Module, TokenSettings | None]

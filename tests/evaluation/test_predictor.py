@@ -47,6 +47,16 @@ def test_predict_returns_class_names(folder):
     assert Predictor.load(folder).predict(["good", "bad"]) == ["pos", "neg"]
 
 
+def test_number_of_threads_is_restored(folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Predictor.load(folder).predict(["good"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("save", [save_static, save_scratch, save_finetuned])
 def test_no_texts_give_no_rows(tmp_path, save):
     save(tmp_path / "run")
@@ -73,7 +83,7 @@ def test_finetuned_run_predicts_its_model_on_the_truncated_text(tmp_path, trunca
     words = {"G": ids["good"], "B": ids["bad"], "S": ids["so"]}
     rows = [[ids["[CLS]"], *(words[word] for word in text), ids["[SEP]"]] for text in ("G", kept, "")]
     offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    tokens = TokenizedTexts(torch.tensor(sum(rows, []), dtype=torch.int32), offsets)
+    tokens = TokenizedTexts(torch.tensor([i for row in rows for i in row], dtype=torch.int32), offsets)
     with torch.no_grad():
         expected = torch.cat([model(PackCollator(tokens, torch.zeros(3))([i])) for i in range(3)])
     found = predictor.predict_proba(["GOOD", "good good good bad so bad so", ""])

@@ -1,4 +1,4 @@
-"""Views of an attribution show every word with its sign and strength, and no text can add HTML or control a terminal."""
+"""Views of an attribution show each word with its sign and strength; no text can add HTML or control a terminal."""
 
 import json
 import re
