@@ -21,7 +21,7 @@ from minitext.evaluation.predictor import (
     json_skipped_row,
 )
 from minitext.pretraining import mlm
-from minitext.pretraining.glove import TrainOptions, train_vectors
+from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
@@ -125,7 +125,7 @@ def draw_curves(folder: Path) -> None:
 
 def train_word_vectors(arguments: argparse.Namespace) -> None:
     """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
-    train_vectors(fill(TrainOptions, arguments))
+    train_vectors(fill(GloveConfig, arguments))
 
 
 def nearest_words(arguments: argparse.Namespace) -> None:
@@ -187,7 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
     vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
-    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), TrainOptions)
+    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), GloveConfig)
     command = add_command(vector_commands, "nearest", nearest_words, "print the most similar words")
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")

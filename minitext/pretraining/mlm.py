@@ -25,7 +25,7 @@ from minitext.models.hf_checkpoint import save_model
 from minitext.pretraining.glove import read_texts
 from minitext.pretraining.init import build_new, init_output_bias, load_existing
 from minitext.pretraining.masking import MLMCollator, make_collator
-from minitext.training.device import pick_device, pick_precision
+from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option
@@ -105,7 +105,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     `draw` may add figures to the folder before it is complete.
     """
     seed, device = config.run.seed, pick_device(config.run.device)
-    dtype = pick_precision(config.loop.precision, device)
+    dtype = pick_dtype(config.loop.precision, device)
     distributed = init_distributed(device)
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
     run = open_run(config.run)

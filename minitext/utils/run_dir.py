@@ -26,7 +26,6 @@ from minitext.utils.io import read_json, sync_folder, write_json
 from minitext.utils.metrics_log import MetricsLog
 
 CHECKPOINT_FILE = "checkpoint.pt"
-BEST_FILE = "best.pt"
 METRICS_FILE = "metrics.jsonl"
 # settings that may differ when a run is resumed, because they do not change its result
 NO_EFFECT = {
@@ -135,9 +134,9 @@ class RunDir:
         write_json(self.folder / "settings.json", settings)
 
     def commit(self) -> None:
-        """Rename the folder to `out`, then delete the run that it replaces and the checkpoints.
+        """Rename the folder to `out`, then delete the run that it replaces and the checkpoint.
 
-        The checkpoints are deleted last, so that a run that is killed in here can still be resumed.
+        The checkpoint is deleted last, so that a run that is killed in here can still be resumed.
         """
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
@@ -146,8 +145,7 @@ class RunDir:
         self.folder.rename(self.out)
         sync_folder(self.out.parent)
         shutil.rmtree(old, ignore_errors=True)
-        for name in (CHECKPOINT_FILE, BEST_FILE):
-            (self.out / name).unlink(missing_ok=True)
+        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def check_finished(folder: Path) -> None:

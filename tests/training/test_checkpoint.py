@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from minitext.training.interrupt import DelayedInterrupt
 from torch import nn
 from torch.amp import GradScaler
 
@@ -15,7 +16,6 @@ from minitext.data.tokenizer import TokenizedTexts
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training import checkpoint, loop
 from minitext.training.checkpoint import NAME, TrainState, load_checkpoint, save_checkpoint
-from minitext.training.interrupt import DelayedInterrupt
 from minitext.training.optim import build_optimizers
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
