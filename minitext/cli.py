@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from minitext import __version__
 from minitext.data import word_vectors as glove
@@ -135,7 +136,9 @@ def nearest_words(arguments: argparse.Namespace) -> None:
         print(f"{similarity:.3f}  {word}")
 
 
-def add_command(commands, name: str, handler, help: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Any, name: str, handler: Callable[[argparse.Namespace], None], help: str
+) -> argparse.ArgumentParser:
     """Add a sub-command that calls `handler` with the parsed arguments; its docstring is the description."""
     command = commands.add_parser(name, help=help, description=handler.__doc__, allow_abbrev=False)
     command.set_defaults(handler=handler)

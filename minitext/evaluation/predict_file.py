@@ -75,9 +75,7 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
     predictor = Predictor.load(folder, device)
     columns = ["line", *keep, "predicted", *(f"p({name})" for name in predictor.class_names), "note"]
     if duplicate := next((name for name in keep if columns.count(name) > 1), None):
-        raise UserError(
-            f"--keep-columns {duplicate}: {output} would have two columns {duplicate}; rename it in {source}"
-        )
+        raise UserError(f"--keep-columns {duplicate}: already a column of {output}; rename it in {source}")
     kind, partial = output.suffix.lower(), output.with_name(output.name + ".partial")
     done = start_partial(partial, kind, columns, config.resume)
     counts = Counts(resumed=done)
@@ -99,10 +97,11 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
             os.fsync(out.fileno())
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"finished rows are in {partial}; add --resume to continue") from None
-    except UserError:
+    except UserError as error:
         if counts == Counts():  # no row to resume from
             partial.unlink()
-        raise
+            raise
+        raise UserError(f"{error}; finished rows are in {partial}; add --resume to continue") from error
     os.replace(partial, output)
     return counts
 

@@ -223,7 +223,7 @@ def interrupted(run, source, tmp_path, monkeypatch) -> tuple[bytes, bytes]:
     monkeypatch.setattr(module, "CHUNK", 2)
     whole = write(run, source, tmp_path / "whole.csv", keep_columns=("id",))
     source.write_text(TABLE + UNCLOSED)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"line 10: .*; finished rows are in .*out.csv.partial; add --resume"):
         write(run, source, tmp_path / "out.csv", keep_columns=("id",))
     source.write_text(TABLE)
     return whole, (tmp_path / "out.csv.partial").read_bytes()
