@@ -26,8 +26,8 @@ SEED = 0  # of the resamples that all runs share
 MISSING = "–"
 SCORES_NOTE = "Brackets: 95 % bootstrap intervals over the test texts."
 PAIRS_NOTE = (
-    f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar: exact test, "
-    "two-sided; Holm: the same p corrected for the number of pairs."
+    f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar's test: exact, "
+    "two-sided, p corrected for the number of pairs (Holm)."
 )
 
 
@@ -189,15 +189,13 @@ def tag_scores(comparison: Comparison) -> list[list[str]]:
 
 def pair_rows(comparison: Comparison) -> list[list[str]]:
     """One row per pair of runs."""
-    head = ["", "accuracy (points)", "F1 (macro, points)", "log-loss (nats)", "correct in one only", "McNemar p"]
-    rows = [[*head, "accuracy (Holm p)"]]
+    rows = [["", "accuracy (points)", "McNemar's test", "correct in one only", "F1 (macro, points)", "log-loss (nats)"]]
     for pair in comparison.pairs:
         names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
-        estimates = [pair.differences[key] for key in significance.SCORES]
-        intervals = [(estimate.value, *estimate.interval()) for estimate in estimates]
-        cells = [format_signed(values, factor) for values, factor in zip(intervals, (100, 100, 1), strict=True)]
+        intervals = [(estimate.value, *estimate.interval()) for estimate in pair.differences.values()]
+        accuracy, f1, loss = (format_signed(values, scale) for values, scale in zip(intervals, (100, 100, 1), strict=True))
         counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
-        rows.append([names, *cells, counts, format_p(pair.mcnemar.p), pair.verdict])
+        rows.append([names, accuracy, pair.verdict, counts, f1, loss])
     return rows
 
 

@@ -137,7 +137,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     axis.set(xlabel="predicted class", ylabel="true class")
     if classes <= MAX_NAMED:
         labels = [plain(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
-        font = 10 if annotated else 5
+        font = min(10, 360 / classes)
         axis.set_xticks(range(classes), labels, fontsize=font, rotation=90 if classes > 4 else 0)
         axis.set_yticks(range(classes), labels, fontsize=font)
     if not annotated:
