@@ -12,9 +12,8 @@ import torch
 from tokenizers import Tokenizer, processors
 from torch import Tensor
 
-from minitext.data import word_vectors
 from minitext.data.tokenizer import train_tokenizer
-from minitext.data.word_vectors import Vectors
+from minitext.data.word_vectors import WordVectors, load_word_vectors
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import check_vocabulary, load_hub_tokenizer, load_weights
 from minitext.models.hf_names import FAMILIES, family_of, read_config, write_config
@@ -43,7 +42,7 @@ def build_new(
     model = BertMaskedLM(with_dropout(replace(config, vocab_size=size), dropout))
     init_positions(model)
     if vectors:
-        init_token_embeddings(model, tokenizer, word_vectors.read(vectors, tokenizer.get_vocab()))
+        init_token_embeddings(model, tokenizer, load_word_vectors(vectors, tokenizer.get_vocab()))
     return model, tokenizer, write_config(replace(config, vocab_size=size))
 
 
@@ -90,7 +89,7 @@ def init_output_bias(model: BertMaskedLM, ids: Tensor) -> None:
 
 
 @torch.no_grad()
-def init_token_embeddings(model: BertMaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
+def init_token_embeddings(model: BertMaskedLM, tokenizer: Tokenizer, vectors: WordVectors) -> None:
     """Initialize tokens that are words to their vectors, scaled to the deviation of new weights.
 
     Related tokens start close to each other. Other tokens are not changed.

@@ -42,6 +42,10 @@ class TrainState:
         """Reset the running sums of an epoch."""
         self.loss_sum, self.num_correct, self.num_seen = 0.0, 0, 0
 
+    def describe_best(self, select_by: str) -> str:
+        """One line: the epoch of the best weights, and how long the training was."""
+        return f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+
 
 def save_checkpoint(
     folder: Path,

@@ -90,7 +90,11 @@ class Notes(dict[str, str]):
     def add(self, name: str, text: str) -> None:
         """Record `text` under `name` and print `name: text`."""
         self[name] = text
-        log(f"{name}: {text}", self.quiet)
+        self.print(f"{name}: {text}")
+
+    def print(self, message: str) -> None:
+        """Print without recording."""
+        log(message, self.quiet)
 
 
 class RunDir:

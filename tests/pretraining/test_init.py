@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from minitext.data.word_vectors import Vectors
+from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import load_hub_tokenizer, save_model
 from minitext.pretraining.init import (
@@ -22,8 +22,8 @@ SHAPE = BertConfig(300, hidden_size=16, num_layers=1, num_heads=2, intermediate_
 TINY = BertConfig(4, hidden_size=4, num_layers=1, num_heads=1, intermediate_size=8, max_positions=50)
 
 
-def random_vectors(words: list[str], width: int = 16) -> Vectors:
-    return Vectors(words, 3 * torch.randn(len(words), width, generator=torch.Generator().manual_seed(1)))
+def random_vectors(words: list[str], width: int = 16) -> WordVectors:
+    return WordVectors(words, 3 * torch.randn(len(words), width, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_word_vectors_initialize_the_tokens_of_their_words_alone(texts, words, t
 @pytest.mark.parametrize(
     "vectors, message",
     [
-        (Vectors([], torch.empty(0, 16)), "none of the tokenizer's tokens occur in --vectors"),
+        (WordVectors([], torch.empty(0, 16)), "none of the tokenizer's tokens occur in --vectors"),
         (random_vectors(["a"], width=100), "--vectors has dimension 100 but the encoder expects 16"),
     ],
 )

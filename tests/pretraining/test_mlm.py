@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minitext.data.word_vectors import Vectors
+from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
 from minitext.models.hf_names import FAMILIES, hub_names
@@ -415,7 +415,7 @@ def test_a_length_beyond_the_positions_of_a_checkpoint_is_refused(data, finished
 
 
 def test_pretraining_from_word_vectors(data, words, tmp_path):
-    Vectors(words, torch.randn(len(words), 16)).write(tmp_path / "vectors.txt")
+    WordVectors(words, torch.randn(len(words), 16)).write(tmp_path / "vectors.txt")
     assert pretrain(data, tmp_path / "bert", "--vectors", str(tmp_path / "vectors.txt")) == 0
 
 
