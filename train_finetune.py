@@ -132,11 +132,11 @@ def train_one_seed(options: SimpleNamespace, device: torch.device, team: Distrib
     if options.model.push_to_hub and team.rank == 0:
         open_repository(options.model.push_to_hub)
 
-    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
-    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
+    # Data. Three parts; duplicates across them are counted before anything is trained.
+    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")
-    say(f"texts in two parts: {run_notes['texts in two parts']}")
+    say(f"duplicates across splits: {duplicates}")
 
     # Model. A head that is new, or a layer drawn anew, is drawn after seeding: the same seed gives the same weights.
     torch.manual_seed(options.run.seed)

@@ -82,11 +82,11 @@ def train_one_seed(options: SimpleNamespace) -> None:
     if options.data.data == "sample":
         say("      (a small sample; the real thing: --data imdb)")
 
-    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
-    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
+    # Data. Three parts; duplicates across them are counted before anything is trained.
+    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")
-    say(f"texts in two parts: {run_notes['texts in two parts']}")
+    say(f"duplicates across splits: {duplicates}")
 
     # Tokens. A loaded tokenizer, or one trained on the training texts; a resumed run keeps the one it has.
     start = time.perf_counter()

@@ -81,12 +81,12 @@ def train_one_seed(options: SimpleNamespace) -> None:
     if options.data.data == "sample":
         say("      (what travels with minitext; the real ones: --data imdb --vectors glove.6B.100d)")
 
-    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    # Data. Three parts; duplicates across them are counted before anything is trained.
+    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
     classes = len(splits.train.class_names)
-    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
+    run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")
-    say(f"texts in two parts: {run_notes['texts in two parts']}")
+    say(f"duplicates across splits: {duplicates}")
 
     # Encoding. A text is the mean of its words' vectors; first tried and timed on a short sentence.
     start = time.perf_counter()
