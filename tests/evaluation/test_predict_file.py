@@ -29,7 +29,6 @@ from minitext.evaluation.predictor import load_predictor
 from minitext.models import mean_encoder as encoder
 from minitext.models.mean_encoder import MeanEncoder
 from minitext.models.static import LogisticRegression, StaticClassifier
-from minitext.utils import parallel
 from minitext.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +189,7 @@ def test_only_a_few_chunks_are_read_ahead(tmp_path, monkeypatch, track: str):
             yield "good"
 
     for probabilities in load_predictor(tmp_path / "run").predict_in_chunks(texts()):
-        assert taken - given_back <= 4 * (2 * parallel.cores() if track == "static" else 1)
+        assert taken - given_back <= 4
         given_back += len(probabilities)
     assert given_back == 400
 
@@ -412,28 +411,17 @@ def wait_for_chunks(process: subprocess.Popen, output: Path, count: int) -> None
         time.sleep(0.002)
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-def test_killed_again_and_again_it_ends_with_the_same_bytes_and_leaves_no_process(run, many, tmp_path):
+def test_killed_again_and_again_it_ends_with_the_same_bytes(run, many, tmp_path):
     whole = write(run, many, tmp_path / "whole.csv")
     output = tmp_path / "out.csv"
     done = 0
     for kill in range(5):
         process = start(run, many, output, "--resume")
         wait_for_chunks(process, output, done + 2 + kill)
-        workers = children(process.pid)
         process.kill()
         process.wait()
         done = chunks_done(output)
-        assert workers
-        until = time.monotonic() + 30
-        while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     assert start(run, many, output, "--resume").wait() == 0
     assert output.read_bytes() == whole
 
