@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext.data import word_vectors as glove
+from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Splits, describe_splits, load
 from minitext.data.duplicates import check_duplicates
@@ -76,7 +76,7 @@ def train_one_seed(options: SimpleNamespace) -> None:
     device = pick_device(options.run.device)
     precision = pick_precision(options.loop.precision, device)
     if options.start.vectors:
-        glove.locate(options.start.vectors)  # a wrong path should fail now, not after the data has been read
+        locate_word_vectors(options.start.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
     say(f"data: {options.data.data} · device: {device}, {precision}")
     if options.data.data == "sample":
@@ -115,7 +115,7 @@ def train_one_seed(options: SimpleNamespace) -> None:
     torch.manual_seed(options.run.seed)
     model = EmbeddingBagClassifier(tokenizer.get_vocab_size(), len(splits.train.class_names), options.network)
     if options.start.vectors:
-        vectors = glove.read(options.start.vectors, tokenizer.get_vocab())
+        vectors = load_word_vectors(options.start.vectors, tokenizer.get_vocab())
         run_notes["started from vectors"] = (
             f"{model.start_from(tokenizer.get_vocab(), vectors.index, vectors.table):,} tokens"
         )

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext.data import word_vectors as glove
+from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.dataset import DataConfig, Splits, describe_splits, load
 from minitext.data.duplicates import check_duplicates
 from minitext.data.words import distinct_words
@@ -75,7 +75,7 @@ def main() -> None:
 def train_one_seed(options: SimpleNamespace) -> None:
     runs = {name: run.RunDir(options.run.folder(name), options.run.overwrite) for name in RUNS}
     device = pick_device(options.run.device)
-    glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
+    locate_word_vectors(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
     say = partial(run.say, quiet=options.run.quiet)
     say(f"data: {options.data.data} · vectors: {options.vectors.vectors} · device: {device}")
     if options.data.data == "sample":
@@ -90,7 +90,7 @@ def train_one_seed(options: SimpleNamespace) -> None:
 
     # Encoding. A text is the mean of its words' vectors; first tried and timed on a short sentence.
     start = time.perf_counter()
-    vectors = glove.read(options.vectors.vectors, distinct_words(text for part in splits for text in part.texts))
+    vectors = load_word_vectors(options.vectors.vectors, distinct_words(text for part in splits for text in part.texts))
     say(f"vectors: {len(vectors.words):,} of the texts' words, width {vectors.table.shape[1]}, {seconds_since(start)}")
     if options.vectors.pooling == "sif":
         encoder = fit_sif(vectors.words, vectors.table, splits.train.texts).to(device)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from minitext import __version__
-from minitext.data import word_vectors as glove
+from minitext.data.word_vectors import load_word_vectors
 from minitext.data.table import TextRow, line_rows, read_rows
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
@@ -92,7 +92,7 @@ def nearest(arguments: argparse.Namespace) -> None:
     """The words whose vectors point the same way."""
     if arguments.k < 1:
         raise UserError(f"-k {arguments.k}: at least 1")
-    vectors = glove.read(arguments.vectors)
+    vectors = load_word_vectors(arguments.vectors)
     for word, similarity in vectors.nearest(arguments.word, arguments.k):
         print(f"{similarity:.3f}  {word}")
 

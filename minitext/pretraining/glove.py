@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitext.data.readers import imdb_archive, read_imdb_unlabelled, read_rows, read_text
-from minitext.data.word_vectors import Vectors
+from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
 from minitext.utils.config import option
@@ -77,7 +77,7 @@ class State(NamedTuple):
     context_squares: Tensor  # (V, D + 2) float32
 
 
-def train_vectors(options: TrainOptions) -> Vectors:
+def train_vectors(options: TrainOptions) -> WordVectors:
     """Count, train, write `options.out`, and return the vectors.
 
     One seed gives the same vectors on one machine, however often the run was killed and resumed.
@@ -100,7 +100,7 @@ def train_vectors(options: TrainOptions) -> Vectors:
         )
     checkpoint = out.with_name(out.name + ".checkpoint")
     state = fit(pairs, names, options, checkpoint)
-    vectors = Vectors(names, (state.word + state.context)[:, : options.width].contiguous())  # section 4.2
+    vectors = WordVectors(names, (state.word + state.context)[:, : options.width].contiguous())  # section 4.2
     vectors.write(out, options.digits)
     checkpoint.unlink(missing_ok=True)
     return vectors

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, processors
 from torch import nn
 
-from minitext.data import word_vectors as glove
 from minitext.data.batching import PackCollator, evaluation_batches, load_batches
 from minitext.data.tokenizer import TokenizedTexts, digest, encode, pad_id, special_ids, train_tokenizer
+from minitext.data.word_vectors import load_word_vectors
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import (
     check_vocabulary,
@@ -190,7 +190,7 @@ def build_new(options: PretrainConfig, texts: Sequence[str]) -> tuple[BertMasked
     model = BertMaskedLM(with_dropout(config, options.dropout))
     init_positions(model)
     if options.vectors:
-        start_from(model, tokenizer, glove.read(options.vectors, tokenizer.get_vocab()))
+        start_from(model, tokenizer, load_word_vectors(options.vectors, tokenizer.get_vocab()))
     return model, tokenizer, write_config(config)
 
 

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from minitext.data.word_vectors import Vectors
+from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertMaskedLM
 from minitext.utils.errors import UserError
 
@@ -36,7 +36,7 @@ def init_output_bias(model: BertMaskedLM, ids: Tensor) -> None:
 
 
 @torch.no_grad()
-def start_from(model: BertMaskedLM, tokenizer: Tokenizer, vectors: Vectors) -> None:
+def start_from(model: BertMaskedLM, tokenizer: Tokenizer, vectors: WordVectors) -> None:
     """Copy the vectors of tokens that are words, scaled to the spread that new weights have; the others stay as drawn.
 
     What stands near what is then known from the start, and need not be found out through the layers.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from minitext.utils.errors import UserError
+from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import sync_folder
 
 TRIES = 4  # a connection that breaks is taken up again this often before we give up
@@ -96,3 +96,22 @@ def check(remote: Remote, part: Path) -> None:
             f"{remote.url}: expected {remote.size:,} bytes with MD5 {remote.md5}, got {size:,} bytes with MD5 {md5}; "
             "what arrived was removed: run again"
         )
+
+
+def download_from_hub(repository: str, name: str) -> Path:
+    """A file of a repository, downloaded to huggingface-hub's cache unless it is there; resumes a partial download.
+
+    Raises:
+        UserError: the Hub has no such file, or it cannot be reached and the cache does not have the file.
+    """
+    from huggingface_hub import hf_hub_download  # imported late: it costs half a second
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{repository}/{name}: not in the Hub's cache, and the Hub cannot be reached; connect or try again later"
+        ) from error
+    except Exception as error:  # no such file, no connection: the classes of several libraries
+        raise UserError(f"{repository}/{name}: request to the Hub failed ({first_line(error)}); try again") from error

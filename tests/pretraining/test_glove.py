@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitext.data import word_vectors as glove
+from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import word_ids
 from minitext.pretraining import glove as glove_train
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
@@ -158,7 +158,7 @@ def test_words_with_the_same_neighbours_are_nearest(tmp_path):
 
 def test_the_written_file_holds_the_returned_vectors_by_frequency(tmp_path):
     vectors = train_vectors(options(tmp_path, out=str(tmp_path / "vectors.txt.gz"), digits=9))
-    read = glove.read(tmp_path / "vectors.txt.gz")
+    read = load_word_vectors(tmp_path / "vectors.txt.gz")
     assert read.words == vectors.words and len(read.words) == 12
     assert set(read.words[:8]) == {"purrs", "eats", "sleeps", "plays", "drives", "wheels", "road", "engine"}
     assert torch.equal(read.table, vectors.table)

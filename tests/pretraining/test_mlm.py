@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from minitext.cli import main
-from minitext.data import word_vectors as glove
 from minitext.data.tokenizer import TokenizedTexts, special_ids
+from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
 from minitext.pretraining.mlm import (
@@ -295,8 +295,8 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(lines, finished, tmp_path,
 # Starting from word vectors
 
 
-def vectors_of(words: list[str], width: int = 16) -> glove.Vectors:
-    return glove.Vectors(words, 3 * torch.randn(len(words), width, generator=torch.Generator().manual_seed(1)))
+def vectors_of(words: list[str], width: int = 16) -> WordVectors:
+    return WordVectors(words, 3 * torch.randn(len(words), width, generator=torch.Generator().manual_seed(1)))
 
 
 def test_rows_of_known_words_are_the_scaled_vectors_and_the_others_are_as_drawn(lines, tmp_path):
@@ -324,7 +324,7 @@ def test_vectors_that_know_no_token_are_refused(lines):
     model, tokenizer, _ = build_new(PretrainConfig(vocab_size=300, width=16, heads=2), lines.read_text().split())
     before = model.encoder.tokens.weight.clone()
     with pytest.raises(UserError, match="know none"):
-        start_from(model, tokenizer, glove.Vectors([], torch.empty(0, 16)))
+        start_from(model, tokenizer, WordVectors([], torch.empty(0, 16)))
     assert torch.equal(model.encoder.tokens.weight, before)
 
 
