@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from minitext import __version__
+from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
-from minitext.data.table import TextRow, line_rows, read_rows
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
 from minitext.evaluation.predictor import (
@@ -52,7 +52,7 @@ def predict(arguments: argparse.Namespace) -> None:
         predict_each(run, line_rows(arguments.texts), options.threshold, arguments.json)
     elif options.input:
         with open_input(Path(options.input)) as file:
-            rows = read_rows(Path(options.input), file, options.text_column)
+            rows = stream_texts(Path(options.input), file, options.text_column)
             predict_each(run, rows, options.threshold, arguments.json)
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")

@@ -117,7 +117,7 @@ def class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
     names = {row.label for row in parts["train"]}
     for row in parts["valid"] + parts["test"]:
         if row.label not in names:
-            raise UserError(f"{row.place}: label {row.label!r} does not occur in train ({', '.join(sorted(names))})")
+            raise UserError(f"{row.origin}: label {row.label!r} does not occur in train ({', '.join(sorted(names))})")
     if len(names) < 2:
         raise UserError(f"{source}: all labels are {names.pop()!r}; a classifier needs at least two classes")
     whole_numbers = all(name.removeprefix("-").isdecimal() for name in names)
@@ -128,7 +128,7 @@ def to_corpus(rows: list[Row], names: tuple[str, ...]) -> Dataset:
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[row.label] for row in rows], dtype=np.int64)
     tags = [row.tag for row in rows] if any(row.tag for row in rows) else ()
-    return Dataset([row.text for row in rows], labels, names, [row.place for row in rows], tags)
+    return Dataset([row.text for row in rows], labels, names, [row.origin for row in rows], tags)
 
 
 def split_off(corpus: Dataset, share: float, seed: list[int], source: str) -> tuple[Dataset, Dataset]:

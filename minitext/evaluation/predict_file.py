@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, Self
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.table import KINDS, TextRow, format_rows, read_rows
+from minitext.data.readers import TABLE_KINDS, TextRow, format_rows, stream_texts
 from minitext.evaluation.predictor import BELOW_THRESHOLD, load_predictor, predict_class
 from minitext.reporting.run import changed_settings
 from minitext.training.interrupt import DelayedInterrupt
@@ -83,7 +83,7 @@ def predict_file(folder: str | Path, options: PredictConfig) -> Counts:
         # disable=None: no bar where stderr is not a terminal
         tqdm(total=source.stat().st_size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
     ):
-        rows = read_rows(source, file, options.text_column, keep)
+        rows = stream_texts(source, file, options.text_column, keep)
         seen = pass_over(rows, partial, source)
         # Ctrl-C counts between two chunks: anywhere else, a callback of the workers' pool could swallow it
         with saying_how_to_go_on(partial), DelayedInterrupt() as interrupt:
@@ -107,8 +107,8 @@ def open_input(source: Path) -> BinaryIO:
 
 
 def check_output(source: Path, output: Path, overwrite: bool) -> None:
-    if output.suffix.lower() not in KINDS:
-        raise UserError(f"{output}: unknown kind {output.suffix!r}; minitext writes {', '.join(KINDS)}")
+    if output.suffix.lower() not in TABLE_KINDS:
+        raise UserError(f"{output}: unknown kind {output.suffix!r}; minitext writes {', '.join(TABLE_KINDS)}")
     if not output.parent.is_dir():
         raise UserError(f"{output}: there is no folder {output.parent}; make it first")
     if output.is_dir() or (output.exists() and output.samefile(source)):

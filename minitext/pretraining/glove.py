@@ -1,7 +1,7 @@
 """Word vectors from raw texts (Pennington, Socher & Manning 2014, "GloVe: Global Vectors for Word Representation").
 
-In: texts without labels. Out: `Vectors`, in a text file, most frequent word first. Letters: V words, D vector width,
-N ordered pairs of words that occur together, B pairs in a batch, U distinct words among one side of a batch.
+In: texts without labels. Out: `WordVectors`, in a text file, most frequent word first. Letters: V words, D vector
+width, N ordered pairs of words that occur together, B pairs in a batch, U distinct words among one side of a batch.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.readers import imdb_archive, read_imdb_unlabelled, read_rows, read_text
+from minitext.data.imdb import imdb_archive, read_imdb_unlabelled
+from minitext.data.readers import read_rows, read_text
 from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
