@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import torch
 
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.dataset import DataConfig, Splits, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import TRUNCATIONS, digest, encode, pad_id, special_ids
 from minitext.evaluation.predict import predict_logits
@@ -133,7 +133,7 @@ def train_one_seed(options: SimpleNamespace, device: torch.device, team: Distrib
         open_repository(options.model.push_to_hub)
 
     # Data. Three parts; duplicates across them are counted before anything is trained.
-    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    splits, duplicates = check_duplicates(load_dataset(options.data, options.run.seed), options.data.drop_duplicates)
     run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")
     say(f"duplicates across splits: {duplicates}")

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.dataset import DataConfig, Splits, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import TokenizerConfig, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.predict import predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.reporting import run
@@ -83,7 +83,7 @@ def train_one_seed(options: SimpleNamespace) -> None:
         say("      (a small sample; the real thing: --data imdb)")
 
     # Data. Three parts; duplicates across them are counted before anything is trained.
-    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    splits, duplicates = check_duplicates(load_dataset(options.data, options.run.seed), options.data.drop_duplicates)
     run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")
     say(f"duplicates across splits: {duplicates}")

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import torch
 
-from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
-from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.dataset import DataConfig, Splits, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
+from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.words import distinct_words
 from minitext.models.mean_encoder import MeanEncoder, fit_sif
 from minitext.models.static import (
@@ -82,7 +82,7 @@ def train_one_seed(options: SimpleNamespace) -> None:
         say("      (what travels with minitext; the real ones: --data imdb --vectors glove.6B.100d)")
 
     # Data. Three parts; duplicates across them are counted before anything is trained.
-    splits, duplicates = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
+    splits, duplicates = check_duplicates(load_dataset(options.data, options.run.seed), options.data.drop_duplicates)
     classes = len(splits.train.class_names)
     run_notes = {"texts": describe_splits(splits), "duplicates across splits": duplicates}
     say(f"texts: {run_notes['texts']}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitext.data.dataset import DataConfig, load
+from minitext.data.dataset import DataConfig, load_dataset
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predictor import Predictor, load_predictor
 from minitext.reporting.attribution_view import html_words
@@ -95,7 +95,8 @@ def test_texts(run: SavedRun) -> tuple[list[str] | None, str | None]:
     settings = run.settings["data"]
     try:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        test = load(DataConfig(**{key: values[key] for key in values if key in kept}), run.settings["run"]["seed"]).test
+        config = DataConfig(**{key: values[key] for key in values if key in kept})
+        test = load_dataset(config, run.settings["run"]["seed"]).test
     except (UserError, OSError) as error:
         return None, f"The texts are left out, as the data could not be read again: {first_line(error)}."
     if test.fingerprint() != run.fingerprint:

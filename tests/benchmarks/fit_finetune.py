@@ -34,7 +34,7 @@ from tokenizers import processors
 from torch.amp import GradScaler
 
 from minitext.data.batching import PackCollator, load_batches
-from minitext.data.dataset import DataConfig, load
+from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.tokenizer import encode, pad_id, train_tokenizer
 from minitext.evaluation.predict import predict_logits
 from minitext.models.bert import BertClassifier, BertConfig, training_flops
@@ -147,7 +147,7 @@ def in_own_process(function: Callable, *arguments: object) -> object:
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> str:
     """Write the tokens of the texts, and a random model where none is given; returns the model's folder."""
-    splits = load(DataConfig(data=arguments.data, subset=tuple(arguments.fraction)), seed=0)
+    splits = load_dataset(DataConfig(data=arguments.data, subset=tuple(arguments.fraction)), seed=0)
     order = np.random.default_rng(0).permutation(len(splits.train))
     train = splits.train.subset(order[: arguments.steps and arguments.steps * LOOP.batch_size])
     if len(train) < 2 * WARM_UP:

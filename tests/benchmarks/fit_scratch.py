@@ -24,7 +24,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, Splits, load
+from minitext.data.dataset import DataConfig, Splits, load_dataset
 from minitext.data.tokenizer import TokenizerConfig, encode, pad_id, train_tokenizer
 from minitext.data.words import words
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0))
     arguments = parser.parse_args()
-    splits = load(DataConfig(data=arguments.imdb, subset=tuple(arguments.fraction)), seed=0)
+    splits = load_dataset(DataConfig(data=arguments.imdb, subset=tuple(arguments.fraction)), seed=0)
     few = len(splits.train) < 5000
     ways = {
         "fastText bigrams": fit_fasttext,

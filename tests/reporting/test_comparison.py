@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minitext import cli as command_line
-from minitext.data.dataset import DataConfig, load
+from minitext.data.dataset import DataConfig, load_dataset
 from minitext.evaluation import metrics
 from minitext.models.mean_encoder import MeanEncoder
 from minitext.models.static import LogisticRegression, StaticClassifier
@@ -44,7 +44,7 @@ def data(tmp_path) -> Path:
 def save_run(folder: Path, data: Path, wrong: Sequence[int] = (), seed: int = 0, fraction: float = 1.0, **more) -> Path:
     """A finished run without training: sure of each test text's class by 0.8, except of the texts `wrong`."""
     options = {"data": str(data), "test_fraction": 0.34, "subset": [1.0, fraction]}
-    splits = load(DataConfig(**{**options, "subset": (1.0, fraction)}), seed)
+    splits = load_dataset(DataConfig(**{**options, "subset": (1.0, fraction)}), seed)
     test = splits.test
     own = np.where(np.isin(np.arange(len(test)), wrong), 0.2, 0.8)
     probabilities = np.stack([np.where(test.labels == c, own, 1 - own) for c in range(2)], axis=1)
