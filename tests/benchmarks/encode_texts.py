@@ -19,7 +19,7 @@ from gensim.models import KeyedVectors
 from minitext.data import word_vectors as glove
 from minitext.data.readers import read_imdb_archive
 from minitext.data.words import words
-from minitext.models.mean_encoder import MeanEncoder
+from minitext.models.static import MeanEncoder
 
 
 def encode_with_gensim(vectors: KeyedVectors, texts: list[str]) -> np.ndarray:
