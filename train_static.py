@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 
@@ -19,6 +18,7 @@ from minitext.data import word_vectors as glove
 from minitext.data.dataset import DataConfig, Splits, describe_splits, load
 from minitext.data.duplicates import check_duplicates
 from minitext.data.words import distinct_words
+from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.models.mean_encoder import MeanEncoder, fit_sif
 from minitext.models.static import (
     EncodedTexts,
@@ -28,10 +28,9 @@ from minitext.models.static import (
     fit_logistic,
     fit_mlp,
 )
-from minitext.reporting import run
-from minitext.reporting.report import score_rows, text_table
+from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
-from minitext.training.device import pick_device
+from minitext.utils import run_dir as run
 from minitext.utils.config import option, parse
 from minitext.utils.errors import exit_status
 
@@ -57,26 +56,32 @@ class RunConfig(run.RunConfig):
     out: str = option("runs/static", "folder of the two runs")
 
 
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    vectors: VectorConfig
+    logistic: LogisticConfig
+    mlp: MLPConfig
+    run: RunConfig
+
+
 RUNS = ("logistic", "mlp")
 COURSE_REPORT = {"data": "imdb", "subset": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
 
 
 def main() -> None:
-    options = parse(
-        __doc__, presets={"course-report": COURSE_REPORT}, data=DataConfig, vectors=VectorConfig, logistic=LogisticConfig,
-        mlp=MLPConfig, run=RunConfig,
-    )  # fmt: skip
+    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
     for once in for_each_seed(options, RUNS):
         train_one_seed(once)
     for name in RUNS if options.run.num_seeds > 1 else ():
-        run.say(summarize(options, name), options.run.quiet)
+        run.log(summarize(options, name), options.run.quiet)
 
 
-def train_one_seed(options: SimpleNamespace) -> None:
+def train_one_seed(options: Config) -> None:
     runs = {name: run.RunDir(options.run.folder(name), options.run.overwrite) for name in RUNS}
-    device = pick_device(options.run.device)
+    device = torch.device("cpu")
     glove.locate(options.vectors.vectors)  # a wrong path should fail now, not after the data has been read
-    say = partial(run.say, quiet=options.run.quiet)
+    say = partial(run.log, quiet=options.run.quiet)
     say(f"data: {options.data.data} · vectors: {options.vectors.vectors} · device: {device}")
     if options.data.data == "sample":
         say("      (what travels with minitext; the real ones: --data imdb --vectors glove.6B.100d)")
@@ -130,21 +135,26 @@ def train_one_seed(options: SimpleNamespace) -> None:
     say(f"perceptron: best epoch {fitted['mlp'].epoch} of {len(fitted['mlp'].history)}, {seconds_since(start)}")
 
     # Evaluation. The one look at test; scores, figures, report and model go into each run's folder.
-    settings = run.describe(options, splits)
+    data_found = {
+        name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in splits._asdict().items()
+    }
+    settings = run.run_settings(options, data_found, splits.train.class_names)
     for name, fit in fitted.items():
         model = StaticClassifier(encoder, fit.model, splits.train.class_names)
         start = time.perf_counter()
         with torch.no_grad():
-            probabilities = [fit.model(part.vectors).softmax(dim=1).cpu().numpy() for part in (train, valid, test)]
+            logits = [fit.model(part.vectors) for part in (train, valid, test)]
         costs = run.Cost(
             sum(tensor.numel() for tensor in model.state_dict().values()), seconds[name],
             encoding_seconds + time.perf_counter() - start, sum(map(len, splits)),
         )  # fmt: skip
         runs[name].start(settings)
         for row in fit.history:
-            runs[name].journal.write(row)
+            runs[name].log.write(row)
+        temperature = fit_temperature(valid.labels, logits[1])
+        fold_temperature(fit.model.output, temperature)
         model.save(runs[name].folder)
-        scores = runs[name].finish(splits, probabilities, run_notes, costs)
+        scores = finish_run(runs[name], splits, logits, temperature, run_notes, costs)
         say(f"\n{name}: {runs[name].out}/report.md\n{text_table(score_rows(scores))}")
 
 

@@ -1,9 +1,10 @@
-"""A Hub of our own on 127.0.0.1 for the tests, and processes that ask it: in memory, with a log of what was asked."""
+"""A Hub on 127.0.0.1 for the tests, in memory, with a log of its requests; and processes that use it."""
 
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,9 @@ NEW_COMMIT = "c" * 40
 
 @dataclass
 class Hub:
-    """What the Hub has, how it misbehaves, and what was asked of it.
+    """The repositories of the Hub, its failures, and the requests that it got.
 
-    A request whose `METHOD path` begins with a key of `failures` gets that status and these headers; status 0 is no
-    answer at all.
+    A request whose `METHOD path` begins with a key of `failures` gets that status and these headers.
     """
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # by `user/name`, or `user/name@revision`
@@ -32,7 +32,6 @@ class Hub:
     created: list[dict] = field(default_factory=list)
     commits: dict[str, list[dict]] = field(default_factory=dict)  # by path: the lines of the last commit
     uploads: dict[str, bytes] = field(default_factory=dict)  # by SHA-256
-    released: threading.Event = field(default_factory=threading.Event)  # lets go of requests that hang
     address: str = ""
 
 
@@ -73,11 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.body()
         for start, (status, headers) in self.hub.failures.items():
             if request.startswith(start):
-                if not status:
-                    self.hub.released.wait(60)
-                    self.close_connection = True
-                    return None
-                return self.answer(status, b'{"error": "said the test"}', headers)
+                return self.answer(status, b'{"error": "set by the test"}', headers)
         if path.startswith("/put/"):
             self.hub.uploads[path.removeprefix("/put/")] = body
             return self.answer(200)
@@ -86,30 +81,33 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = any_request
 
     def read(self, path: str) -> None:
-        """The list of a repository's files, or one of them."""
-        api, _, described = path.rpartition("api/models/")
-        if not api and described != path:
-            repository, _, revision = described.partition("/revision/")
-            name = None
-        else:
-            repository, _, rest = path.partition("/resolve/")
-            revision, _, name = rest.partition("/")
+        """A repository's commit, the list of its files, or one of them."""
+        repository, kind, rest = re.fullmatch(r"(?:api/models/)?(.*?)(?:/(revision|tree|resolve)/(.*))?", path).groups()
+        revision, _, name = (rest or "main").partition("/")
         if repository not in self.hub.files:
             return self.answer(404 if self.hub.tokens[-1] else 401, b"", {"X-Error-Code": "RepoNotFound"})
-        known = {**COMMITS, **{commit: commit for commit in COMMITS.values()}}
-        if revision not in known:
+        commit = COMMITS.get(revision, revision)
+        if commit not in COMMITS.values():
             return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        files = self.hub.files.get(f"{repository}@{revision}", self.hub.files[repository])
-        if name is None:
+        branch = {commit: branch for branch, commit in COMMITS.items()}[commit]
+        files = self.hub.files.get(f"{repository}@{branch}", self.hub.files[repository])
+        if kind == "tree":
+            return self.answer_json(
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    for name, content in files.items()
+                ]
+            )
+        if kind != "resolve":
             siblings = [{"rfilename": name} for name in files]
-            return self.answer_json({"id": repository, "sha": known[revision], "siblings": siblings})
-        headers = {"X-Repo-Commit": known[revision]}
+            return self.answer_json({"id": repository, "sha": commit, "siblings": siblings})
+        headers = {"X-Repo-Commit": commit}
         if name not in files:
             return self.answer(404, b"", headers | {"X-Error-Code": "EntryNotFound"})
         return self.answer(200, files[name], headers | {"ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"'})
 
     def write(self, path: str, body: bytes) -> None:
-        """The steps of an upload: the repository, what goes how, where the large files go, the commit."""
+        """The steps of an upload: create the repository, choose upload modes, get upload addresses, commit."""
         if path == "/api/repos/create":
             self.hub.created.append(json.loads(body))
             name = "{organization}/{name}".format(**self.hub.created[-1])
@@ -130,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.commits[path] = [json.loads(line) for line in body.splitlines()]
             url = f"{self.hub.address}/{path.split('/commit/')[0].removeprefix('/api/models/')}/commit/{NEW_COMMIT}"
             return self.answer_json({"commitUrl": url, "commitOid": NEW_COMMIT})
-        return self.answer_json({})  # /api/classification_metrics-yaml
+        return self.answer_json({})  # /api/validate-yaml
 
 
 @contextmanager
@@ -142,29 +140,28 @@ def serve(hub: Hub) -> Iterator[Hub]:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield hub
-        hub.released.set()
         http.shutdown()
         thread.join()
 
 
 def child(code: str, environment: dict[str, str], output: str) -> None:
-    """In a process of its own: run `code` as a script would, all that it prints into the file `output`."""
+    """Run `code` like a script in this new process, with stdout and stderr in the file `output`."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    assert "huggingface_hub" not in sys.modules  # it reads its settings from the environment when it is imported
+    assert "huggingface_hub" not in sys.modules  # it reads the environment on import
     os.environ.clear()
     os.environ.update(environment)
     from minitext.utils.errors import exit_status
 
     sys.argv = ["test"]
-    status = exit_status(lambda: exec(code, {}))  # noqa: S102 (the test's own lines)
+    status = exit_status(lambda: exec(code, {}))  # noqa: S102 (lines of the test)
     sys.stdout.flush()
     sys.exit(status)
 
 
 def run_child(code: str, environment: Mapping[str, str], output: Path) -> tuple[str, int]:
-    """What `code` prints, both streams, and its exit status.
+    """The output of `code` (stdout and stderr) and its exit status.
 
     Processes are forked from one that has imported torch and the package, but not huggingface-hub: a third of a second
     each instead of two.

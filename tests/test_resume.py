@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ("model.safetensors", "journal.jsonl", "predictions.csv", "scores.json", "tokenizer.json")
+RESULTS = ("model.safetensors", "metrics.jsonl", "predictions.csv", "scores.json", "tokenizer.json")
 SETTINGS = {
     "--epochs": 12,
     "--batch-size": 4,
@@ -77,7 +77,7 @@ def test_a_run_killed_at_ten_instants_ends_with_the_same_bytes(tmp_path: Path, r
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path: Path, reviews: Path):
     assert start(reviews, tmp_path / "whole").wait() == 0
     process = start(reviews, tmp_path / "run")
-    journal = tmp_path / "run.partial" / "journal.jsonl"
+    journal = tmp_path / "run.partial" / "metrics.jsonl"
     while not journal.exists() or journal.read_text().count("\n") < 10:
         time.sleep(0.01)
         assert process.poll() is None

@@ -27,7 +27,7 @@ from minitext.utils.errors import exit_status
 TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "neg"), ("good fun for all", "pos"),
          ("bad, and far too long", "neg"), ("", "neg"), ("good " * 100_000, "pos")] * 8  # fmt: skip
 MODEL_FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"}
-RUN_FILES = {"settings.json", "journal.jsonl", "scores.json", "predictions.csv", "report.md"}
+RUN_FILES = {"settings.json", "metrics.jsonl", "scores.json", "predictions.csv", "report.md"}
 FILES = (
     MODEL_FILES
     | RUN_FILES
@@ -346,7 +346,7 @@ def test_two_processes_end_with_the_weights_of_one(train, data, checkpoint, tmp_
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "team").iterdir()} == FILES
     assert farthest(alone, tmp_path / "team") < 1e-6  # the order of sums
-    updates = [json.loads(line).get("update") for line in open(tmp_path / "team" / "journal.jsonl")]  # noqa: SIM115
+    updates = [json.loads(line).get("update") for line in open(tmp_path / "team" / "metrics.jsonl")]  # noqa: SIM115
     assert sorted(set(updates)) == list(range(1, max(updates) + 1))
 
 
@@ -362,7 +362,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data, checkpoint, tmp_path):
     place = {"cwd": Path(train_finetune.__file__).parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     subprocess.run(script(tmp_path / "whole", data, checkpoint), check=True, timeout=120, **place)
     process = subprocess.Popen(script(tmp_path / "killed", data, checkpoint), **place)
-    journal = tmp_path / "killed.partial" / "journal.jsonl"
+    journal = tmp_path / "killed.partial" / "metrics.jsonl"
     while not journal.exists() or journal.read_text().count("\n") < 40:
         time.sleep(0.002)
         assert process.poll() is None
@@ -370,7 +370,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data, checkpoint, tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
     subprocess.run(script(tmp_path / "killed", data, checkpoint, "--resume"), check=True, timeout=120, **place)
-    for name in ("model.safetensors", "journal.jsonl", "predictions.csv", "scores.json"):
+    for name in ("model.safetensors", "metrics.jsonl", "predictions.csv", "scores.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
@@ -389,7 +389,7 @@ def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train,
     assert status == 0
     # fused kernels sum in another order; Adam magnifies that, predictions hardly
     assert (read_predictions(plain, topics)[1] - read_predictions(compiled, topics)[1]).abs().max() < 1e-3
-    rows = [[json.loads(line) for line in open(run / "journal.jsonl")] for run in (plain, compiled)]  # noqa: SIM115
+    rows = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (plain, compiled)]  # noqa: SIM115
     losses = [[row["loss"] for row in part if "rate" in row] for part in rows]
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
     assert counters["stats"]["unique_graphs"] <= 12, counters["stats"]  # two layers, training or not, first_only, mask

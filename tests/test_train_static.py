@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = [
-    "config.json", "confusion.png", "costs.json", "curves.png", "journal.jsonl", "mistakes.csv", "model.safetensors",
+    "config.json", "confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "model.safetensors",
     "predictions.csv", "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json", "words.txt",
 ]  # fmt: skip
 SCORES = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "roc_auc", "log_loss"]

@@ -1,12 +1,12 @@
-"""TokenizedTexts ids to batches: texts of similar length together, padded to the longest among them.
+"""Tokenized texts to packed batches: the tokens of all texts end to end, without a mask and without padding.
 
-In: token ids with offsets. Out: padded batches in an order that is a function of (seed, epoch) alone, so that a run can
-start from any batch of any epoch. Letters: B texts, T tokens.
+Inputs: `TokenizedTexts` and labels. Outputs: batches in an order that is a function of (seed, epoch) alone.
+Shapes: B texts, N tokens of a batch, M masked tokens. Layout: ModernBERT (Warner et al. 2024, section 2.1.2, "unpadding").
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,104 +15,134 @@ from torch.utils.data import DataLoader
 
 from minitext.data.tokenizer import TokenizedTexts
 
-POOL_BATCHES = (
-    50  # batches' worth of texts that are sorted by length together: enough to be alike, few enough to stay mixed
-)
+POOL_BATCHES = 50  # batches whose texts are sorted by length together: similar lengths, still well mixed
 
 
 class Batch(NamedTuple):
-    """What one forward pass sees."""
+    """The input of one forward pass. Text i owns the tokens `cu_seqlens[i]` to `cu_seqlens[i + 1]`."""
 
-    ids: Tensor  # (B, T) int64
-    mask: Tensor  # (B, T) bool, True is a real token
-    labels: Tensor  # (B,) int64
-    rows: Tensor  # (B,) int64, the texts' places in the data
-
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor]:
-        """What the model is given."""
-        return self.ids, self.mask
+    ids: Tensor  # (N,) int32
+    positions: Tensor  # (N,) int64, from 0 in each text
+    cu_seqlens: Tensor  # (B + 1,) int32, cumulative lengths, from 0 to N
+    lengths: tuple[int, ...]  # B lengths, known on the host so that nothing has to be read back from the device
+    labels: Tensor  # (B,) int64; for masked language models (M,)
+    indices: Tensor  # (B,) int64, the texts' indices in the data set
+    masked: Tensor | None = None  # (M,) int64, the tokens that a masked language model predicts
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """A copy on `device`, asynchronous from pinned memory."""
+        moved = (part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self)
+        return Batch(*moved)
 
-    def split(self, texts: int) -> "list[Batch]":
-        """In batches of at most `texts`, padded as before."""
-        if len(self.rows) <= texts:
+    def split(self, max_texts: int) -> "list[Batch]":
+        """Batches of at most `max_texts` texts."""
+        size = len(self.lengths)
+        if size <= max_texts:
             return [self]
-        return [Batch(*parts) for parts in zip(*(tensor.split(texts) for tensor in self), strict=True)]
+        return [self.slice(first, min(first + max_texts, size)) for first in range(0, size, max_texts)]
+
+    def slice(self, first: int, last: int) -> "Batch":
+        """The texts `first` to `last` (excluded)."""
+        start = sum(self.lengths[:first])
+        end = start + sum(self.lengths[first:last])
+        labels, masked = self.labels[first:last], None
+        if self.masked is not None:
+            inside = (self.masked >= start) & (self.masked < end)
+            labels, masked = self.labels[inside], self.masked[inside] - start
+        return Batch(
+            ids=self.ids[start:end],
+            positions=self.positions[start:end],
+            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
+            lengths=self.lengths[first:last],
+            labels=labels,
+            indices=self.indices[first:last],
+            masked=masked,
+        )
 
 
-def epoch_batches(
-    lengths: np.ndarray, batch: int, seed: int, epoch: int, max_tokens: int | None = None
-) -> list[np.ndarray]:
-    """The rows of each batch of a training epoch; every text is in exactly one.
+class Collator(Protocol):
+    """Makes a batch of the texts at some indices. `epoch` lets pretraining mask other tokens in each epoch."""
 
-    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, cut into batches of `batch` texts (fewer where the
-    padded batch would hold more than `max_tokens` tokens), and the batches are shuffled. Only each pool's last batch
-    can be small. A text longer than `max_tokens` has a batch of its own.
-    """
-    generator = np.random.default_rng([seed, epoch])
-    shuffled = generator.permutation(len(lengths))
-    batches = []
-    for first in range(0, len(shuffled), POOL_BATCHES * batch):
-        pool = shuffled[first : first + POOL_BATCHES * batch]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += chunk_by_length(pool, lengths, batch, max_tokens)
-    return [batches[i] for i in generator.permutation(len(batches))]
+    data: TokenizedTexts
 
-
-def evaluation_batches(lengths: np.ndarray, batch: int, max_tokens: int | None = None) -> list[np.ndarray]:
-    """Batches for a pass without training: by length, the longest first, so that too little memory shows at once."""
-    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch, max_tokens)[::-1]
-
-
-def chunk_by_length(rows: np.ndarray, lengths: np.ndarray, batch: int, max_tokens: int | None) -> list[np.ndarray]:
-    """Cut rows that are sorted by length, short to long."""
-    if max_tokens is None:
-        return [rows[first : first + batch] for first in range(0, len(rows), batch)]
-    batches, first = [], 0
-    for place, row in enumerate(rows):
-        count = place - first
-        if count and (count == batch or (count + 1) * lengths[row] > max_tokens):
-            batches.append(rows[first:place])
-            first = place
-    return [*batches, rows[first:]] if len(rows) else batches
+    def __call__(self, indices: np.ndarray, epoch: int = 0) -> Batch: ...
 
 
 @dataclass(frozen=True)
 class PackCollator:
-    """Rows to a padded batch: what a DataLoader calls on the rows of a batch."""
+    """Packs texts. With `pad_id`, an empty text becomes one such token, and with `pad_to` all texts that many."""
 
     data: TokenizedTexts
-    labels: Tensor  # (N,) int64
-    pad: int  # the id of padding
-    length: int | None = None  # pad every batch to this many tokens; None: to the longest of the batch
+    labels: Tensor  # (texts,) int64
+    pad_id: int | None = None
+    pad_to: int | None = None
 
-    def at_epoch(self, epoch: int) -> "PackCollator":
-        """The same in each epoch; pretraining hides other tokens in each."""
-        return self
+    def __call__(self, indices: np.ndarray, epoch: int = 0) -> Batch:
+        indices = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
+        starts = self.data.offsets[indices]  # (B,)
+        filled = self.data.offsets[indices + 1] - starts  # (B,) lengths without padding
+        lengths = filled if self.pad_id is None else filled.clamp_min(self.pad_to or 1)
+        cu_seqlens = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # (B + 1,)
+        positions = torch.arange(int(cu_seqlens[-1])) - cu_seqlens[:-1].repeat_interleave(lengths)  # (N,)
+        source = starts.repeat_interleave(lengths) + positions  # (N,) where each token is in the data
+        if self.pad_id is None or torch.equal(lengths, filled):
+            ids = self.data.ids[source]
+        else:
+            padding = positions >= filled.repeat_interleave(lengths)
+            ids = torch.full_like(positions, self.pad_id, dtype=torch.int32)
+            ids[~padding] = self.data.ids[source[~padding]]
+        return Batch(ids, positions, cu_seqlens.int(), tuple(lengths.tolist()), self.labels[indices], indices)
 
-    def __call__(self, rows: Sequence[int]) -> Batch:
-        chosen = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
-        starts = self.data.offsets[chosen]  # (B,)
-        lengths = self.data.offsets[chosen + 1] - starts  # (B,)
-        longest = self.length or max(int(lengths.max()), 1)
-        positions = torch.arange(longest)
-        mask = positions < lengths[:, None]  # (B, T)
-        places = (starts[:, None] + positions).clamp_max(max(len(self.data.ids) - 1, 0))
-        ids = torch.full(mask.shape, self.pad) if not len(self.data.ids) else self.data.ids[places].long()
-        return Batch(ids.masked_fill(~mask, self.pad), mask, self.labels[chosen], chosen)
+
+def epoch_batches(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, max_tokens: int | None = None
+) -> list[np.ndarray]:
+    """The indices of each batch of a training epoch; every text is in exactly one.
+
+    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, chunked, and the batches are shuffled. Only
+    the last batch of a pool can be small. A text longer than `max_tokens` has a batch of its own.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    shuffled = generator.permutation(len(lengths))
+    batches = []
+    for first in range(0, len(shuffled), POOL_BATCHES * batch_size):
+        pool = shuffled[first : first + POOL_BATCHES * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += chunk_by_length(pool, lengths, batch_size, max_tokens)
+    return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def load_batches(padder: PackCollator, batches: Sequence[np.ndarray], pin: bool = False) -> Iterator[Batch]:
-    """A DataLoader over planned batches. `pin` readies them for an asynchronous copy to a GPU."""
-    # its own generator: by default a loader draws from the global one, which would move the dropout of a resumed run
-    loader = DataLoader(
-        range(len(padder.data.offsets) - 1),
-        batch_sampler=batches,
-        collate_fn=padder,
-        pin_memory=pin,
-        generator=torch.Generator(),
+def evaluation_batches(lengths: np.ndarray, batch_size: int, max_tokens: int | None = None) -> list[np.ndarray]:
+    """Batches for a pass without training, by length. The longest come first: too little memory shows at once."""
+    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size, max_tokens)[::-1]
+
+
+def chunk_by_length(
+    indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None
+) -> list[np.ndarray]:
+    """Chunks of at most `batch_size` texts and `max_tokens` tokens from indices that are sorted by length."""
+    if max_tokens is None:
+        return [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
+    batches, first, tokens = [], 0, 0
+    for place, index in enumerate(indices):
+        if place > first and (place - first == batch_size or tokens + lengths[index] > max_tokens):
+            batches.append(indices[first:place])
+            first, tokens = place, 0
+        tokens += lengths[index]
+    return [*batches, indices[first:]] if len(indices) else batches
+
+
+def load_batches(
+    collator: Collator, batches: Sequence[np.ndarray], epochs: Sequence[int] | None = None, pin: bool = False
+) -> Iterator[Batch]:
+    """A DataLoader over planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
+    items = list(zip(batches, epochs or [0] * len(batches), strict=True))
+    return iter(
+        DataLoader(
+            items,  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=lambda item: collator(*item),
+            pin_memory=pin,
+            generator=torch.Generator(),  # the default draws from the global generator, which dropout uses too
+        )
     )
-    return iter(loader)

@@ -1,22 +1,24 @@
-"""Scores from labels and probabilities, each with a bootstrap interval.
+"""Classification scores with bootstrap intervals.
 
-In: labels (N,) int64 in 0..C-1 and probabilities (N, C). Out: plain numbers, as scikit-learn defines them: a ratio with
-nothing below the line is 0. Letters: N texts, C classes, R resamples of a block.
+Inputs: labels (B,) int64 in 0..C-1, predicted classes (B,), probabilities (B, C). Outputs: plain numbers, defined as in
+scikit-learn; 0/0 counts as 0. Shapes: B texts, C classes, R resamples. Efron & Tibshirani 1993, chapter 13.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 RESAMPLES = 10_000
-BLOCK = 2**16  # weights held at once; arrays over 0.5 MB go back to the system each time, which costs more than sums
+BLOCK = 2**16  # weights per block: larger arrays are returned to the system each time, which costs more than the sums
 LEVEL = 0.95  # of the intervals
-AVERAGES = ("macro", "weighted", "micro")
+QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) int64: row i, column j counts texts of class i that were called j."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C, C) int64: row i, column j counts the texts of class i that were predicted as class j."""
+    cells = labels * num_classes + predicted
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,148 +27,141 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, and precision, recall and F1 in three averages, from (…, C, C) confusion matrices to (…).
+    """Accuracy, and three averages of precision, recall and F1, from (…, C, C) confusion matrices to (…).
 
-    Macro: the plain mean over classes that occur or were called. Weighted: by support. Micro: over all decisions; with
-    one label a text it equals the accuracy, and is given because people look for it.
+    Macro: the mean over the classes that occur or were predicted. Weighted: by support. Micro: over all decisions,
+    which equals the accuracy, as every text has one label.
     """
     return average_scores(*class_counts(confusion))
 
 
 def class_counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All that precision, recall and F1 depend on: for each class its hits, how often it was called, how often it
-    occurs; (…, C) each, from (…, C, C) confusion matrices.
-    """
+    """True positives, number predicted and support of each class, (…, C) each, from (…, C, C) confusion matrices."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1)
 
 
-def class_scores(hits: np.ndarray, called: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+def class_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        "precision": divide(hits, called),
-        "recall": divide(hits, support),
-        "f1": divide(2 * hits, called + support),
+        "precision": divide(true_positives, predicted),
+        "recall": divide(true_positives, support),
+        "f1": divide(2 * true_positives, predicted + support),
     }
 
 
-def average_scores(hits: np.ndarray, called: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+def average_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
     total = support.sum(-1)
-    accuracy = divide(hits.sum(-1), total)
-    seen = (support + called) > 0
+    accuracy = divide(true_positives.sum(-1), total)
+    seen = (support + predicted) > 0
     result = {"accuracy": accuracy}
-    for name, values in class_scores(hits, called, support).items():
+    for name, values in class_scores(true_positives, predicted, support).items():
         result[f"macro_{name}"] = divide((values * seen).sum(-1), seen.sum(-1))
         result[f"weighted_{name}"] = divide((values * support).sum(-1), total)
         result[f"micro_{name}"] = accuracy
     return result
 
 
-def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """top / bottom, and 0 where bottom is 0."""
-    return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=np.asarray(bottom) != 0)
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=np.asarray(denominator) != 0)
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Minus the log-probability of each text's own class, (N,), in nats; rows are normalised and clipped off 0."""
+    """Minus the log-probability of each text's label, (B,), in nats; rows are normalised and clipped away from 0."""
     probabilities = probabilities.astype(np.float64)
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(1)
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(own, epsilon, 1 - epsilon))
 
 
-class CellCounts:
-    """The confusion matrix for any weighing of the texts. Sorting happens once; each resample then adds up runs."""
-
-    def __init__(self, labels: np.ndarray, predicted: np.ndarray, classes: int):
-        cell = labels * classes + predicted
-        self.classes = classes
-        self.order = np.argsort(cell, kind="stable")
-        self.cells, self.starts = np.unique(cell[self.order], return_index=True)
-
-    def matrices(self, weights: np.ndarray) -> np.ndarray:
-        """Weights (R, N) to confusion matrices (R, C, C)."""
-        counts = np.zeros((len(weights), self.classes**2))
-        counts[:, self.cells] = np.add.reduceat(np.take(weights, self.order, axis=1), self.starts, axis=1)
-        return counts.reshape(-1, self.classes, self.classes)
-
-
 class RocAuc:
-    """One class against the rest: the area under the ROC curve, for any weighing of the texts.
+    """Area under the ROC curve of one class against the rest, for arbitrary example weights.
 
     The area is the probability that a text of the class gets a higher score than another text, ties counting half
-    (Hanley & McNeil 1982). Sorting happens once; each resample then costs one cumulative sum.
+    (Hanley & McNeil 1982). Texts are sorted once; each resample then costs one cumulative sum.
     """
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray):
         order = np.argsort(scores, kind="stable")
         ordered = scores[order]
-        self.own = order[positive[order]]  # the class's texts by rising score
+        self.own = order[positive[order]]  # the texts of the class, by score
         self.lower = np.searchsorted(ordered, scores[self.own], "left")  # for each: how many have lower scores
         self.not_higher = np.searchsorted(ordered, scores[self.own], "right")
-        self.order = np.concatenate(([0], order))  # behind a text that does not count, so that sums begin with 0
+        self.order = np.concatenate(([0], order))  # preceded by a text of weight 0, so that the sums begin with 0
         self.rest = np.concatenate(([False], ~positive[order]))
 
     def area(self, weights: np.ndarray) -> np.ndarray:
-        """The areas (…) under the curve for weights (…, N); NaN where they leave only one kind of text."""
+        """The areas (…) for weights (…, B); NaN where the texts of weight > 0 are all of the class, or all are not."""
         own = np.take(weights, self.own, axis=-1)
         rest = np.take(weights, self.order, axis=-1)
         rest *= self.rest
-        rest = np.cumsum(rest, axis=-1, out=rest)  # (…, N + 1): weight of the other texts among the k lowest
+        rest = np.cumsum(rest, axis=-1, out=rest)  # (…, B + 1): weight of the other texts among the k lowest
         below_twice = np.take(rest, self.lower, axis=-1) + np.take(rest, self.not_higher, axis=-1)
         pairs = np.asarray(own.sum(-1) * rest[..., -1])
-        right = np.einsum("...n,...n->...", own, below_twice) / 2
-        return np.divide(right, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
+        ordered_pairs = np.einsum("...n,...n->...", own, below_twice) / 2
+        return np.divide(ordered_pairs, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
 def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RocAuc]:
-    """The curve of class 1 where there are two classes, else of each class against the rest."""
-    classes = probabilities.shape[1]
-    return [RocAuc(labels == c, probabilities[:, c]) for c in ([1] if classes == 2 else range(classes))]
+    """The curve of class 1 if there are two classes, else of each class against the rest."""
+    num_classes = probabilities.shape[1]
+    classes = [1] if num_classes == 2 else range(num_classes)
+    return [RocAuc(labels == c, probabilities[:, c]) for c in classes]
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...], seed: int) -> dict:
-    """Every score of one part of the data, ready for `scores.json`.
+def classification_scores(
+    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Every score of one part of the data, with 95 % percentile bootstrap intervals over the texts.
 
-    `{"accuracy": {"value", "low", "high"}, "macro_f1": …, …, "log_loss": …, "roc_auc": …, "count": N,
-    "per_class": {name: {"precision", "recall", "f1", "support"}}, "confusion": rows}`. Intervals are percentile
-    bootstrap intervals (Efron & Tibshirani 1993, chapter 13) over RESAMPLES draws of the texts. More than two classes:
-    `roc_auc` is the mean over classes, each against the rest. A score that a part cannot have is None.
+    Returns:
+        `{"accuracy": {"value", "low", "high"}, "macro_f1": …, …, "log_loss": …, "roc_auc": …, "count": B,
+        "per_class": {name: {"precision", "recall", "f1", "support"}}, "confusion": rows}`, ready for JSON. With more
+        than two classes `roc_auc` is the mean over classes. A score that is undefined on this part is None.
     """
-    classes, count = len(names), len(labels)
-    predicted = probabilities.argmax(1)
-    cells = CellCounts(labels, predicted, classes)
-    losses = log_losses(labels, probabilities)
-    curves = roc_curves(labels, probabilities)
+    confusion = confusion_matrix(labels, predicted, len(class_names))
+    (counts,) = resampled_counts(labels, [predicted], len(class_names), seed)
+    losses, curves = log_losses(labels, probabilities), roc_curves(labels, probabilities)
+    values = averages(confusion) | {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(len(labels)))}
+    resampled = average_scores(*counts)
+    blocks = [(weights @ losses, mean_area(curves, weights)) for weights in resamples(len(labels), seed)]
+    loss_sums, resampled["roc_auc"] = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    resampled["log_loss"] = loss_sums / len(labels)
 
-    def sums(weights: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What the scores of each row of weights (R, N) are made of: hits, called, support (R, C); loss, area (R,)."""
-        loss = np.einsum("rn,n->r", weights, losses)  # no matrix product: for so few rows its threads cost more
-        area = np.mean([curve.area(weights) for curve in curves], axis=0)
-        return *class_counts(cells.matrices(weights)), loss, area
-
-    def scores(hits, called, support, loss, area) -> dict[str, np.ndarray]:
-        return {**average_scores(hits, called, support), "log_loss": loss / count, "roc_auc": area}
-
-    values = scores(*sums(np.ones((1, count), dtype=np.int64)))
-    blocks = [sums(weights) for weights in resamples(count, seed)]
-    resampled = scores(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
-
-    result: dict = {name: interval(float(value), resampled[name]) for name, (value,) in values.items()}
-    confusion = confusion_matrix(labels, predicted, classes)
+    result: dict[str, Any] = {name: with_interval(float(value), resampled[name]) for name, value in values.items()}
     columns = per_class(confusion)
-    result["count"] = count
+    result["count"] = len(labels)
     result["per_class"] = {
         name: {key: float(column[c]) for key, column in columns.items()} | {"support": int(confusion[c].sum())}
-        for c, name in enumerate(names)
+        for c, name in enumerate(class_names)
     }
     result["confusion"] = confusion.tolist()
     return result
 
 
-def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of N texts is drawn in each of RESAMPLES draws of N texts with replacement: blocks (R, N) int64.
+def mean_area(curves: Sequence[RocAuc], weights: np.ndarray) -> np.ndarray:
+    return np.mean([curve.area(weights) for curve in curves], axis=0)
 
-    What is drawn depends on `seed` and `count` alone, not on the size of the blocks, and is what
-    `scipy.stats.bootstrap` draws from `np.random.default_rng(seed)`.
+
+def resampled_counts(
+    labels: np.ndarray, predictions: Sequence[np.ndarray], num_classes: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each of K runs the `class_counts` (R, C) of RESAMPLES resamples, which are the same for all runs.
+
+    Drawing B texts with replacement draws from the distinct rows (label, prediction 1 … prediction K) with multinomial
+    counts, so the texts themselves need not be drawn.
+    """
+    rows, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)  # (1 + K, P), (P,)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
+    drawn = drawn.astype(np.float64)  # (R, P)
+    support, *predicted = np.eye(num_classes)[rows]  # (P, C) each
+    return [(drawn @ (support * given), drawn @ given, drawn @ support) for given in predicted]
+
+
+def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of B texts is drawn in each of RESAMPLES draws of B texts with replacement: blocks (R, B) int64.
+
+    The draws depend on `seed` and `count` only, not on the size of the blocks, and are those of
+    `scipy.stats.bootstrap` with `np.random.default_rng(seed)`.
     """
     generator = np.random.default_rng(seed)
     size = max(1, BLOCK // count)
@@ -177,11 +172,11 @@ def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
-def interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
-    """A value with its percentile interval; resamples without a value (one class drawn only) are left out."""
+def with_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
+    """A value with its percentile interval; resamples without a value (only one class drawn) are left out."""
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
     if np.isnan(resampled).all():
         return {"value": value, "low": None, "high": None}
-    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(resampled, QUANTILES)
     return {"value": value, "low": float(low), "high": float(high)}

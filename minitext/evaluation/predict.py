@@ -1,14 +1,16 @@
-"""A model's logits for many texts, and the scores that a check on validation needs.
+"""Logits of many texts, and the scores of an evaluation on validation.
 
-In: a model and padded batches. Out: `(N, C)` logits in the texts' own order, whatever order they were computed in.
+Inputs: a model and a collator. Outputs: `(B, C)` logits in the order of the data.
+Shapes: B texts, C classes.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minitext.data.batching import PackCollator, evaluation_batches, load_batches
+from minitext.data.batching import Collator, evaluation_batches, load_batches
 from minitext.evaluation.metrics import averages, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
@@ -16,37 +18,44 @@ from minitext.training.distributed import SINGLE, Distributed
 @torch.inference_mode()
 def predict_logits(
     model: nn.Module,
-    data: PackCollator,
-    batch: int,
+    collator: Collator,
+    batch_size: int,
     device: torch.device,
-    precision: torch.dtype,
+    dtype: torch.dtype,
+    *,
+    distributed: Distributed = SINGLE,
     quiet: bool = True,
-    team: Distributed = SINGLE,
 ) -> Tensor:
-    """Logits of all texts in their own order, `(N, C)` float32 on the CPU, with dropout off.
+    """Logits of all texts, `(B, C)` float32 on the CPU, without dropout.
 
-    Each process of a team computes its share of the batches, each text once, and all get all logits.
+    With several processes each one computes its shard of the batches, and all get all logits.
     """
     model.eval()
-    batches = team.share(evaluation_batches(data.data.lengths().numpy(), batch))
-    rows, logits = [torch.empty(0, dtype=torch.int64)], []
-    pieces = load_batches(data, batches) if batches else ()
-    for piece in tqdm(pieces, "predicting", len(batches), leave=False, disable=quiet or None):
-        rows.append(piece.rows)
-        piece = piece.to(device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits.append(model(piece.ids, piece.mask).float().cpu())
-    if team.size == 1:
-        return torch.cat(logits)[torch.cat(rows).argsort()]
-    classes = team.total(torch.tensor([logits[0].shape[1] if logits else 0, bool(logits)], device=device))
-    whole = torch.zeros(len(data.labels), int(classes[0] / classes[1]), device=device)  # a share may be empty
-    if logits:
-        whole[torch.cat(rows).to(device)] = torch.cat(logits).to(device)
-    return team.total(whole).cpu()
+    num_texts = len(collator.data.offsets) - 1
+    batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
+    if not num_texts:
+        return torch.empty(0, model.output.out_features)
+    indices, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, model.output.out_features, device=device)]
+    loaded = load_batches(collator, batches)
+    for batch in tqdm(loaded, "predicting", len(batches), leave=False, disable=quiet or None):
+        indices.append(batch.indices)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits.append(model(batch.to(device)).float())
+    order, values = torch.cat(indices), torch.cat(logits)
+    if distributed.world_size == 1:
+        return values.cpu()[order.argsort()]
+    everything = values.new_zeros(num_texts, values.shape[1])
+    everything[order.to(device)] = values
+    return distributed.all_reduce_sum(everything).cpu()
+
+
+def probabilities(logits: Tensor) -> np.ndarray:
+    """`(B, C)` float64 softmax. In float64 the largest probability is always that of the largest float32 logit."""
+    return logits.double().softmax(dim=1).numpy()
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss, accuracy and macro-F1 of (N, C) logits."""
+    """Loss (nats), accuracy and macro F1 of `(B, C)` logits."""
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
     scores = averages(confusion)
     return {

@@ -1,7 +1,8 @@
-"""Whether one run is better than another, or the texts happened to suit it.
+"""Significance tests between runs: McNemar, Holm, paired bootstrap; and the generalization gap of one run.
 
-In: labels (N,) and, for each of K runs on the same texts, predictions (N,) and probabilities (N, C). Out: changed_settings
-with intervals and p-values: McNemar 1947, and the paired bootstrap (Efron & Tibshirani 1993, chapters 13 and 16).
+Inputs: labels (B,) and, for each of K runs on the same texts, predicted classes (B,) and probabilities (B, C). Outputs:
+differences with intervals and p-values. Shapes: B texts, C classes, R resamples. McNemar 1947; Holm 1979; Efron &
+Tibshirani 1993, chapters 13 and 16.
 """
 
 import math
@@ -12,54 +13,57 @@ import numpy as np
 
 from minitext.evaluation.metrics import (
     LEVEL,
+    QUANTILES,
     RESAMPLES,
-    CellCounts,
     average_scores,
-    class_counts,
+    averages,
+    confusion_matrix,
     log_losses,
+    resampled_counts,
     resamples,
 )
 
-OVERFITTING = 0.01  # one point of accuracy: a gap that is surely there, but smaller than this, changes no decision
+SMALL_GAP = 0.01  # one point of accuracy: a smaller generalization gap changes no decision
 SIGNIFICANT = 1 - LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
 
 
 class BootstrapEstimate(NamedTuple):
-    """A number and what it is in R resamples of the texts, (R,)."""
+    """A number, and its value in each of R resamples of the texts, (R,)."""
 
     value: float
     resampled: np.ndarray
 
     def interval(self) -> tuple[float, float]:
         """The percentile bootstrap interval."""
-        low, high = np.quantile(self.resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(self.resampled, QUANTILES)
         return float(low), float(high)
 
     def p_value(self) -> float:
-        """Of "this number is 0", two-sided: twice the share of resamples on the rarer side of 0; the sample itself
-        counts as one more resample, so that p is never 0 (Davison & Hinkley 1997, section 4.2).
+        """Two-sided p-value of the hypothesis that the number is 0: twice the fraction of resamples on the rarer side.
+
+        The sample itself counts as one more resample, so that p is never 0 (Davison & Hinkley 1997, section 4.2).
         """
         rarer = min((self.resampled <= 0).sum(), (self.resampled >= 0).sum())
         return min(1.0, 2 * (1 + int(rarer)) / (1 + len(self.resampled)))
 
 
 class McNemar(NamedTuple):
-    """Two runs on the same texts: how many only the one or the other has right, and p of "both are as accurate"."""
+    """Two runs on the same texts: how many texts only one of them has right, and the p-value of equal accuracy."""
 
     only_first: int
     only_second: int
     p: float
 
 
-def mcnemar(correct_a: np.ndarray, second_right: np.ndarray) -> McNemar:
-    """The exact test of McNemar 1947 for two runs, (N,) bool each.
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
+    """The exact test of McNemar 1947 for two runs, (B,) bool each.
 
-    Texts that both have right, or both wrong, say nothing. Of the others, were the runs equally good, each would fall
-    to either side with probability 1/2: p is two-sided from that binomial distribution.
+    Only the texts that exactly one run has right count. If the runs are equally accurate, each of them falls to either
+    run with probability 1/2; p is two-sided, from that binomial distribution.
     """
-    only_first = int((correct_a & ~second_right).sum())
-    only_second = int((second_right & ~correct_a).sum())
+    only_first = int((correct_a & ~correct_b).sum())
+    only_second = int((correct_b & ~correct_a).sum())
     total, fewer = only_first + only_second, min(only_first, only_second)
     logs = [log_choose(total, k) - total * math.log(2) for k in range(fewer + 1)]
     return McNemar(only_first, only_second, min(1.0, 2 * math.fsum(map(math.exp, logs))))
@@ -71,8 +75,8 @@ def log_choose(n: int, k: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Each p-value corrected for all of them being looked at (Holm 1979): the chance that any of the tests whose
-    corrected p is below 5 % is wrong stays below 5 %.
+    """p-values corrected for multiple tests (Holm 1979): the probability that any test is wrongly significant at 5 %
+    stays below 5 %.
     """
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -84,58 +88,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired_scores(
     labels: np.ndarray, predicted: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], seed: int
 ) -> list[dict[str, BootstrapEstimate]]:
-    """Accuracy, macro F1 and log-loss of each of K runs; the k-th resample holds the same texts for all runs, so that
-    what makes a text easy or hard for all of them cancels in their changed_settings.
+    """Accuracy, macro F1 and log-loss of each of K runs.
+
+    The r-th resample of a score holds the same texts for all runs, so that what makes a text easy or hard for all of
+    them cancels in `difference`.
     """
-    classes = probabilities[0].shape[1]
-    cells = [CellCounts(labels, called, classes) for called in predicted]
-    losses = [log_losses(labels, given) for given in probabilities]
-
-    def scores(weights: np.ndarray) -> list[np.ndarray]:
-        """Weights (R, N) to one array (SCORES, R) a run."""
-        rows = []
-        for cell, loss in zip(cells, losses, strict=True):
-            means = average_scores(*class_counts(cell.matrices(weights)))
-            rows.append(
-                np.stack([means["accuracy"], means["macro_f1"], np.einsum("rn,n->r", weights, loss) / len(loss)])
-            )
-        return rows
-
-    values = scores(np.ones((1, len(labels)), dtype=np.int64))
-    blocks = [scores(weights) for weights in resamples(len(labels), seed)]
+    num_classes = probabilities[0].shape[1]
+    counts = resampled_counts(labels, predicted, num_classes, seed)
+    losses = np.stack([log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
+    means = np.concatenate([weights @ losses for weights in resamples(len(labels), seed)]) / len(labels)  # (R, K)
     result = []
-    for run, (value, *resampled) in enumerate(zip(values, *blocks, strict=True)):
-        columns = np.concatenate(resampled, axis=1)
-        result.append({name: BootstrapEstimate(float(value[i, 0]), columns[i]) for i, name in enumerate(SCORES)})
+    for k, given in enumerate(predicted):
+        values, resampled = averages(confusion_matrix(labels, given, num_classes)), average_scores(*counts[k])
+        scores = {name: BootstrapEstimate(float(values[name]), resampled[name]) for name in ("accuracy", "macro_f1")}
+        result.append(scores | {"log_loss": BootstrapEstimate(float(losses[:, k].mean()), means[:, k])})
     return result
 
 
 def difference(first: BootstrapEstimate, second: BootstrapEstimate) -> BootstrapEstimate:
-    """First less second, resample by resample; both must be of one call of `paired_scores`."""
+    """First minus second, resample by resample; both from one call of `paired_scores`."""
     return BootstrapEstimate(first.value - second.value, first.resampled - second.resampled)
 
 
 def train_test_gap(train: np.ndarray, test: np.ndarray, seed: int) -> BootstrapEstimate:
-    """How much more accurate a run is on train than on test, from their confusion matrices (C, C).
+    """Generalization gap: accuracy on train minus accuracy on test, from the confusion matrices (C, C).
 
-    Train and test are different texts, so they are resampled independently. Drawing N texts with replacement and
-    counting the right ones is a binomial draw; nothing else of the texts is needed.
+    Train and test are resampled independently. The number of right texts in a resample of B texts is binomial.
     """
     generator = np.random.default_rng(seed)
     parts = []
     for confusion in (train, test):
-        right, count = np.trace(confusion), confusion.sum()
-        parts.append(
-            BootstrapEstimate(float(right / count), generator.binomial(count, right / count, RESAMPLES) / count)
-        )
+        correct, count = np.trace(confusion), confusion.sum()
+        drawn = generator.binomial(count, correct / count, RESAMPLES)
+        parts.append(BootstrapEstimate(float(correct / count), drawn / count))
     return difference(*parts)
 
 
-def is_overfitted(gap: BootstrapEstimate) -> bool:
-    """Whether a train-test gap is more than chance and more than trifling: its interval lies above one point."""
-    return gap.interval()[0] > OVERFITTING
+def is_significant_gap(gap: BootstrapEstimate) -> bool:
+    """Whether the 95 % interval of a generalization gap lies above one point."""
+    return gap.interval()[0] > SMALL_GAP
 
 
-def summary(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (with N - 1) of a score over seeds; one value has no deviation."""
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (with N - 1) of a score over seeds; a single value has no deviation."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,7 +1,7 @@
-"""Where a classifier is right and where it is wrong: accuracy by kind of text, and its most confident mistakes.
+"""Accuracy by subgroup, and the most confident errors.
 
-In: the test texts, the training texts, probabilities (N, C). Out: rows for `scores.json` and `mistakes.csv`. A mean
-hides what it is made of: a model can be right on long texts and guess on short ones, or know one class only.
+Inputs: test and training texts, predicted classes (B,), probabilities (B, C). Outputs: rows for `scores.json` and
+`mistakes.csv`. Shapes: B test texts, C classes.
 """
 
 import csv
@@ -13,73 +13,71 @@ import numpy as np
 
 from minitext.data.dataset import Dataset
 from minitext.data.words import UNKNOWN, distinct_words, word_ids
-from minitext.evaluation.calibration import wilson
+from minitext.evaluation.calibration import wilson_interval
 from minitext.utils.io import atomic
 
-QUARTERS = (0.25, 0.5, 0.75)
-MISTAKES = 50  # kept in mistakes.csv
+QUARTILES = (0.25, 0.5, 0.75)
+MISTAKES = 50  # rows of mistakes.csv
 
 
-def subgroup_accuracy(test: Dataset, train: Dataset, probabilities: np.ndarray) -> list[dict]:
-    """Accuracy in each part of the test texts, rows `{"by", "slice", "count", "accuracy", "low", "high"}`.
+def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> list[dict]:
+    """Accuracy in subgroups of the test texts, rows `{"by", "subgroup", "count", "accuracy", "low", "high"}`.
 
-    By class; by tag where the corpus has tags; by length in words, and by the share of words that no training text
-    holds, in by_quartile of the texts. Intervals are Wilson's, 95 %.
+    By class; by tag if the texts have tags; by quartile of the length in words, and of the fraction of words that occur
+    in no training text. Intervals: 95 % (Wilson 1927).
     """
-    right = probabilities.argmax(1) == test.labels
+    correct = predicted == test.labels
     ids, offsets = word_ids(test.texts, distinct_words(train.texts))
     lengths = np.diff(offsets)
-    new_before = np.concatenate(([0], np.cumsum(ids == UNKNOWN)))
-    new = np.diff(new_before[offsets]) / np.maximum(lengths, 1)
+    unknown_before = np.concatenate(([0], np.cumsum(ids == UNKNOWN)))
+    unknown = np.diff(unknown_before[offsets]) / np.maximum(lengths, 1)
     rows = []
-    for by, parts in (
-        ("class", named(np.array(test.class_names, dtype=object)[test.labels])),
-        ("tag", named(np.array(test.tags, dtype=object)) if test.tags else ()),
+    for by, groups in (
+        ("class", by_value(np.array(test.class_names, dtype=object)[test.labels])),
+        ("tag", by_value(np.array(test.tags, dtype=object)) if test.tags else ()),
         ("length", by_quartile(lengths, "{:,.0f} words")),
-        ("words not in train", by_quartile(new, "{:.1%}")),
+        ("words not in train", by_quartile(unknown, "{:.1%}")),
     ):
-        for name, inside in parts:
-            found = accuracy_of(right[inside])
-            rows.append({"by": by, "slice": name, "count": int(inside.sum()), "accuracy": found["value"],
-                         "low": found["low"], "high": found["high"]})  # fmt: skip
+        for name, members in groups:
+            found = accuracy_of(correct[members])
+            row = {"by": by, "subgroup": name, "count": int(members.sum()), "accuracy": found["value"]}
+            rows.append(row | {"low": found["low"], "high": found["high"]})
     return rows
 
 
-def accuracy_of(right: np.ndarray) -> dict[str, float]:
-    """The share of `right`, (n,) bool, with Wilson's 95 % interval."""
-    low, high = wilson(int(right.sum()), len(right))
-    return {"value": float(right.mean()), "low": low, "high": high}
+def accuracy_of(correct: np.ndarray) -> dict[str, float]:
+    """The mean of `correct`, (n,) bool, with its 95 % interval (Wilson 1927)."""
+    low, high = wilson_interval(int(correct.sum()), len(correct))
+    return {"value": float(correct.mean()), "low": low, "high": high}
 
 
-def named(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Each value with the texts that have it, (N,) bool."""
+def by_value(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each value with the mask (B,) bool of the texts that have it."""
     for value in sorted(set(values.tolist())):
         yield value or "(none)", values == value
 
 
 def by_quartile(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Four parts of as many texts each, from the lowest values; fewer where many texts have one value."""
-    edges = [-np.inf, *np.quantile(values, QUARTERS, method="lower"), np.inf]
-    for below, upto in pairwise(edges):
-        inside = (values > below) & (values <= upto)
-        if inside.any():
-            least, most = form.format(values[inside].min()), form.format(values[inside].max())
-            yield least if least == most else f"{least.split()[0]} to {most}", inside
+    """Yield four groups of equal size by value, as name and mask (B,) bool; fewer if many texts have one value."""
+    edges = [-np.inf, *np.quantile(values, QUARTILES, method="lower"), np.inf]
+    for low, high in pairwise(edges):
+        members = (values > low) & (values <= high)
+        if members.any():
+            least, most = form.format(values[members].min()), form.format(values[members].max())
+            yield least if least == most else f"{least.split()[0]} to {most}", members
 
 
-def mistakes(test: Dataset, probabilities: np.ndarray) -> np.ndarray:
+def mistakes(test: Dataset, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Indices of wrong predictions, the most confident first, at most MISTAKES."""
-    predicted = probabilities.argmax(1)
     wrong = np.flatnonzero(predicted != test.labels)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
 
 
-def write_mistakes(path: Path, test: Dataset, probabilities: np.ndarray) -> None:
-    """The most confident mistakes with their texts: either the model's faults or the labels'."""
+def write_mistakes(path: Path, test: Dataset, predicted: np.ndarray, probabilities: np.ndarray) -> None:
+    """Write the most confident errors with their texts: errors of the model or of the labels."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "predicted", "probability", "text"])
-        for i in mistakes(test, probabilities):
-            c = probabilities[i].argmax()
-            writer.writerow([test.ids[i], test.class_names[test.labels[i]], test.class_names[c], f"{probabilities[i, c]:.4f}",
-                             test.texts[i]])  # fmt: skip
+        for i in mistakes(test, predicted, probabilities):
+            names = test.class_names[test.labels[i]], test.class_names[predicted[i]]
+            writer.writerow([test.ids[i], *names, f"{probabilities[i, predicted[i]]:.4f}", test.texts[i]])

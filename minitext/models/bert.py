@@ -1,12 +1,13 @@
-"""The encoder of Devlin et al. 2019 ("BERT", arXiv:1810.04805) and its kin, with a head on top.
+"""BERT (Devlin et al. 2019, arXiv:1810.04805) and relatives, with classification and masked-LM heads.
 
-In: `(B, T)` token ids and their mask. Out: hidden states, class logits `(B, C)`, or logits of masked tokens `(M, V)`.
-One encoder serves BERT, RoBERTa, DistilBERT and ELECTRA: they differ in a few settings, which `families.py` reads from
-a checkpoint. Letters: B texts, T tokens, N tokens of all texts, H hidden, A heads, C classes, V vocabulary, E width of
-the token embedding, M masked tokens.
+Inputs: packed batches (`data/batching.py`). Outputs: hidden states, class logits, or logits of masked tokens.
+Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hidden, A heads, D head width (H / A),
+E width of the token embedding, C classes, V vocabulary.
+BERT, RoBERTa, DistilBERT and ELECTRA differ in a few settings, which `hf_names.py` reads from a checkpoint.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,18 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minitext.data.batching import Batch
 from minitext.utils.errors import UserError
 
 varlen_attn = None
-if torch.cuda.is_available():  # nothing else has the kernel, and a second of every start would go to its import
-    try:  # torch 2.10 and later; it attends within each text of a packed batch, no padding anywhere
-        from torch.nn.attention.varlen import varlen_attn
+if torch.cuda.is_available():  # only CUDA has the kernel, and the import takes a second
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and later
     except ImportError:
         pass
 
 ACTIVATIONS = {
-    "gelu": F.gelu,  # with the error function (Hendrycks & Gimpel 2016)
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # as Google's and OpenAI's code had it
+    "gelu": F.gelu,  # exact, with the error function (Hendrycks & Gimpel 2016)
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
     "tanh": torch.tanh,
@@ -34,17 +36,17 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The shape of an encoder."""
+    """Sizes and settings of an encoder and its heads."""
 
-    vocabulary: int
-    width: int = 768  # H
-    layers: int = 12
-    heads: int = 12
-    inner: int = 3072  # units of a layer's feed-forward network
-    positions: int = 512  # rows of the position table
-    first_position: int = 0  # row of a text's first token; RoBERTa leaves the rows up to its padding id unused
-    types: int = 2  # rows of the token-type table; one text is all of type 0. DistilBERT has none
-    token_width: int | None = None  # E; None: H. ELECTRA's small models embed in fewer dimensions
+    vocab_size: int
+    hidden_size: int = 768  # H
+    num_layers: int = 12
+    num_heads: int = 12  # A
+    intermediate_size: int = 3072  # units of a layer's MLP
+    max_positions: int = 512  # rows of the position table
+    first_position: int = 0  # row of a text's first token; RoBERTa does not use the rows up to its padding id
+    num_token_types: int = 2  # rows of the token-type table; single-segment inputs use type 0. DistilBERT has none
+    embedding_size: int | None = None  # E; None: H. ELECTRA's small models embed in fewer dimensions
     activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout: float = 0.1  # of hidden states
@@ -52,126 +54,123 @@ class BertConfig:
     head_dropout: float = 0.1
     head_activation: str = "tanh"
     masked_lm_activation: str | None = None  # None: activation
-    head_drops_first: bool = False  # RoBERTa's and ELECTRA's heads drop out before their first matrix as well
-    init_std: float = 0.02  # of new weights
+    dropout_before_head: bool = False  # RoBERTa and ELECTRA also apply dropout before the first matrix of the head
+    initializer_range: float = 0.02  # standard deviation of new weights
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise UserError(f"a width of {self.width} cannot be shared by {self.heads} attention heads")
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise UserError(f"hidden_size {self.hidden_size} is not divisible by {self.num_heads} heads")
         for name in filter(None, (self.activation, self.head_activation, self.masked_lm_activation)):
             if name not in ACTIVATIONS:
-                raise UserError(f"activation {name!r}: known are {', '.join(ACTIVATIONS)}")
+                raise UserError(f"unsupported activation {name!r}; supported: {', '.join(ACTIVATIONS)}")
 
     @property
-    def longest(self) -> int:
-        """Most tokens of a text."""
-        return self.positions - self.first_position
+    def max_length(self) -> int:
+        """Largest number of tokens of a text."""
+        return self.max_positions - self.first_position
 
     @property
-    def embedding_width(self) -> int:
-        return self.token_width or self.width
+    def token_width(self) -> int:
+        """E, the width of the token embedding."""
+        return self.embedding_size or self.hidden_size
 
 
-class Layout(NamedTuple):
-    """How the tokens of a batch lie in `hidden`: padded `(B, T, H)`, or packed end to end `(N, H)`."""
+class SequenceInfo(NamedTuple):
+    """Where each text of a packed batch is. `lengths` is None where the variable-length kernel is used."""
 
-    mask: Tensor | None  # padded: (B, 1, 1, T) bool, or None where every token is real
-    starts: Tensor | None = None  # packed: (B + 1,) int32, where each text starts
-    longest: int = 0  # packed: tokens of the longest text
+    cu_seqlens: Tensor  # (B + 1,) int32
+    max_seqlen: int
+    lengths: tuple[int, ...] | None
 
 
 class BertClassifier(nn.Module):
-    """An encoder, and on its first token's hidden state: Linear, activation, dropout, Linear."""
+    """An encoder, and on the hidden state of each first token: Linear, activation, dropout, Linear."""
 
-    def __init__(self, config: BertConfig, classes: int):
+    def __init__(self, config: BertConfig, num_classes: int):
         super().__init__()
         self.config = config
         self.encoder = BertEncoder(config)
-        self.dense = nn.Linear(config.width, config.width)  # BERT calls it the pooler
-        self.output = nn.Linear(config.width, classes)
-        init_weights(self, config.init_std)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)  # BERT's pooler
+        self.output = nn.Linear(config.hidden_size, num_classes)
+        init_weights(self, config.initializer_range)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """`(B, T)` ids with a bool mask, True is a real token, to `(B, C)` logits."""
-        hidden = self.encoder(ids, mask, first_only=True)  # (B, H)
-        if self.config.head_drops_first:
-            hidden = F.dropout(hidden, self.config.head_dropout, self.training)
-        hidden = ACTIVATIONS[self.config.head_activation](self.dense(hidden))
-        return self.output(F.dropout(hidden, self.config.head_dropout, self.training))
+    def forward(self, batch: Batch) -> Tensor:
+        """A packed batch to `(B, C)` logits. Every text needs at least one token."""
+        hidden = self.encoder(batch, first_only=True)  # (B, H)
+        return self.head(hidden)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """`(B, H)` hidden states to `(B, C)` logits, in float32: half precision would round logits to three digits."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.dense.weight.dtype)
+            if self.config.dropout_before_head:
+                hidden = F.dropout(hidden, self.config.head_dropout, self.training)
+            hidden = ACTIVATIONS[self.config.head_activation](self.dense(hidden))
+            return self.output(F.dropout(hidden, self.config.head_dropout, self.training))
 
 
 class BertMaskedLM(nn.Module):
-    """An encoder, and on chosen tokens: Linear, activation, norm, and the token embedding's transpose."""
+    """An encoder, and on each masked token: Linear, activation, norm, and the transpose of the token embedding."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
         self.encoder = BertEncoder(config)
-        self.dense = nn.Linear(config.width, config.embedding_width)
-        self.norm = nn.LayerNorm(config.embedding_width, config.norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocabulary))
-        init_weights(self, config.init_std)
+        self.dense = nn.Linear(config.hidden_size, config.token_width)
+        self.norm = nn.LayerNorm(config.token_width, config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        init_weights(self, config.initializer_range)
 
-    def forward(self, ids: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-        """`chosen`: (B, T) bool, the M tokens to predict, in reading order. Returns `(M, V)` logits of these alone: of
-        all tokens they would be most of the work.
-        """
-        hidden = self.encoder(ids, mask)[chosen]  # (M, H)
+    def forward(self, batch: Batch) -> Tensor:
+        """`(M, V)` logits of the tokens `batch.masked` alone: logits of all tokens would be most of the work."""
+        hidden = self.encoder(batch).index_select(0, batch.masked)  # (M, H)
         activation = ACTIVATIONS[self.config.masked_lm_activation or self.config.activation]
         hidden = self.norm(activation(self.dense(hidden)))  # (M, E)
-        return F.linear(hidden, self.encoder.tokens.weight, self.bias)  # tied (Press & Wolf 2017)
+        return F.linear(hidden, self.encoder.token_embedding.weight, self.bias)  # tied (Press & Wolf 2017)
 
 
 class BertEncoder(nn.Module):
-    """Embeddings and layers. `checkpointing` computes a layer's inside again in the backward pass, to save memory."""
+    """Embeddings and layers. With `checkpointing`, the backward pass recomputes each layer to save memory."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
         self.checkpointing = False  # Chen et al. 2016, "Training deep nets with sublinear memory cost"
-        self.tokens = nn.Embedding(config.vocabulary, config.embedding_width)
-        self.positions = nn.Embedding(config.positions, config.embedding_width)
-        self.types = nn.Embedding(config.types, config.embedding_width) if config.types else None
-        self.norm = nn.LayerNorm(config.embedding_width, config.norm_eps)
-        self.project = nn.Linear(config.embedding_width, config.width) if config.token_width else None
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.token_embedding = nn.Embedding(config.vocab_size, config.token_width)
+        self.position_embedding = nn.Embedding(config.max_positions, config.token_width)
+        self.type_embedding = (
+            nn.Embedding(config.num_token_types, config.token_width) if config.num_token_types else None
+        )
+        self.norm = nn.LayerNorm(config.token_width, config.norm_eps)
+        self.project = nn.Linear(config.token_width, config.hidden_size) if config.embedding_size else None
+        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
-    def forward(self, ids: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
-        """Hidden states `(B, T, H)`; with `first_only` the first token's, `(B, H)`.
+    def forward(self, batch: Batch, first_only: bool = False) -> Tensor:
+        """Hidden states `(N, H)`; with `first_only` those of the first token of each text, `(B, H)`.
 
-        The last layer then computes for that token alone what no other token is asked for: queries, feed-forward,
-        norms. Hidden states of padding are undefined. A text of no tokens is read as one token of padding.
+        The last layer then computes queries, MLP and norms for the first tokens alone.
         """
-        mask = mask.clone()
-        mask[:, 0] = True
-        drops_attention = self.training and self.config.attention_dropout > 0  # which the packed kernel cannot
-        if can_pack(ids.device) and not drops_attention:
-            return self.forward_packed(ids, mask, first_only)
-        layout = Layout(None if mask.all() else mask[:, None, None, :])
-        hidden = self.encode(self.embed(ids, torch.arange(ids.shape[1], device=ids.device)), layout, first_only)
-        return hidden[:, 0] if first_only else hidden
+        return self.encode(self.embed(batch.ids, batch.positions), self.sequence_info(batch), first_only)
 
-    def forward_packed(self, ids: Tensor, mask: Tensor, first_only: bool) -> Tensor:
-        """The same from real tokens only, end to end: no layer sees padding."""
-        places = mask.flatten().nonzero().squeeze(1)  # (N,)
-        starts = F.pad(mask.sum(dim=1).cumsum(0), (1, 0)).int()  # (B + 1,)
-        hidden = self.embed(ids.flatten()[places], places % ids.shape[1])  # (N, H)
-        hidden = self.encode(hidden, Layout(None, starts, ids.shape[1]), first_only)
-        if first_only:
-            return hidden
-        return hidden.new_zeros(ids.numel(), hidden.shape[1]).index_copy(0, places, hidden).view(*ids.shape, -1)
+    def sequence_info(self, batch: Batch) -> SequenceInfo:
+        """The layout of a batch, with `lengths` where attention is computed text by text."""
+        drops_attention = self.training and self.config.attention_dropout > 0  # which the kernel does not support
+        head_width = self.config.hidden_size // self.config.num_heads
+        use_kernel = not drops_attention and can_use_varlen(batch.ids.device, head_width)
+        return SequenceInfo(batch.cu_seqlens, max(batch.lengths), None if use_kernel else batch.lengths)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Token, position and type vectors, summed and normalised; `positions` count from 0 in each text."""
-        hidden = self.tokens(ids) + self.positions(positions + self.config.first_position)
-        if self.types is not None:
-            hidden = hidden + self.types.weight[0]
+        """Sum of token, position and type embeddings, normalized. `(N,)` ids and positions to `(N, H)`."""
+        hidden = self.token_embedding(ids) + self.position_embedding(positions + self.config.first_position)  # (N, E)
+        if self.type_embedding is not None:
+            hidden = hidden + self.type_embedding.weight[0]
         hidden = F.dropout(self.norm(hidden), self.config.dropout, self.training)
         return hidden if self.project is None else self.project(hidden)
 
-    def encode(self, hidden: Tensor, layout: Layout, first_only: bool) -> Tensor:
+    def encode(self, hidden: Tensor, sequence: SequenceInfo, first_only: bool = False) -> Tensor:
+        """`(N, H)` embeddings through all layers to `(N, H)`, or `(B, H)` with `first_only`."""
         for number, layer in enumerate(self.layers, 1):
-            arguments = hidden, layout, first_only and number == len(self.layers)
+            arguments = hidden, sequence, first_only and number == len(self.layers)
             if self.checkpointing and self.training:
                 hidden = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -179,68 +178,107 @@ class BertEncoder(nn.Module):
         return hidden
 
 
-class Layer(nn.Module):
-    """Attention and a feed-forward network, each added to its input and normalised after (post-layer-norm)."""
+class BertLayer(nn.Module):
+    """Self-attention and an MLP, each added to its input and normalized after (post-layer-norm)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.heads, self.activation = config.heads, config.activation
-        self.dropout, self.attention_dropout = config.dropout, config.attention_dropout
-        self.query_key_value = nn.Linear(config.width, 3 * config.width)  # three matrices, one product
-        self.attended = nn.Linear(config.width, config.width)
-        self.attention_norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.inner = nn.Linear(config.width, config.inner)
-        self.outer = nn.Linear(config.inner, config.width)
-        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.dropout = config.dropout
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
 
-    def forward(self, hidden: Tensor, layout: Layout, first_only: bool = False) -> Tensor:
-        """Hidden states in the layout they came in; with `first_only` each text's first, `(B, 1, H)` or `(B, H)`."""
-        query, key, value = self.projections(hidden, layout, first_only)
-        if first_only:
-            hidden = first_tokens(hidden, layout)
-        mixed = self.attended(self.attend(query, key, value, layout))
-        hidden = self.attention_norm(hidden + F.dropout(mixed, self.dropout, self.training))
-        fed = self.outer(ACTIVATIONS[self.activation](self.inner(hidden)))
-        return self.norm(hidden + F.dropout(fed, self.dropout, self.training))
+    def forward(self, hidden: Tensor, sequence: SequenceInfo, first_only: bool = False) -> Tensor:
+        """`(N, H)` to `(N, H)`, or to the first tokens' `(B, H)` with `first_only`."""
+        queries = hidden[sequence.cu_seqlens[:-1]] if first_only else hidden  # (B, H) or (N, H)
+        attn = self.attention(queries, hidden, sequence)
+        hidden = self.attention_norm(queries + F.dropout(attn, self.dropout, self.training))
+        return self.mlp_norm(hidden + F.dropout(self.mlp(hidden), self.dropout, self.training))
 
-    def projections(self, hidden: Tensor, layout: Layout, first_only: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each split into heads, `(..., A, H / A)`."""
-        if first_only:
-            width = hidden.shape[-1]
-            weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            query = F.linear(first_tokens(hidden, layout), weight[:width], bias[:width])
-            key, value = F.linear(hidden, weight[width:], bias[width:]).chunk(2, dim=-1)
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention within each text (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.attention_dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # three matrices, one product
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: Tensor, hidden: Tensor, sequence: SequenceInfo) -> Tensor:
+        """Queries come from `queries`, (N, H) or (B, H), keys and values from `hidden`, (N, H)."""
+        if queries is hidden:
+            query, key, value = self.qkv(hidden).chunk(3, dim=-1)  # each (N, H)
         else:
-            query, key, value = self.query_key_value(hidden).chunk(3, dim=-1)
-        return tuple(part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-        """softmax(Q K' / sqrt(H / A)) V in each head (Vaswani et al. 2017, section 3.2), heads joined again."""
-        if layout.starts is None:
-            query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, A, T, H / A)
-            dropout = self.attention_dropout if self.training else 0.0
-            mixed = F.scaled_dot_product_attention(query, key, value, layout.mask, dropout)
-            return mixed.transpose(1, 2).flatten(2)  # (B, T, H)
-        starts, longest = layout.starts, layout.longest
-        one_each = len(query) < len(key)
-        asking = torch.arange(len(starts), dtype=torch.int32, device=starts.device) if one_each else starts
-        return varlen_attn(query, key, value, asking, starts, 1 if one_each else longest, longest).flatten(1)  # (N, H)
+            size = hidden.shape[-1]
+            query = F.linear(queries, self.qkv.weight[:size], self.qkv.bias[:size])  # (B, H)
+            key, value = F.linear(hidden, self.qkv.weight[size:], self.qkv.bias[size:]).chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in (query, key, value))  # (N, A, D)
+        return self.output(attend(query, key, value, sequence, self.dropout if self.training else 0.0))
 
 
-def first_tokens(hidden: Tensor, layout: Layout) -> Tensor:
-    """Of each text the first token's hidden state: `(B, 1, H)` of padded, `(B, H)` of packed ones."""
-    return hidden[:, :1] if layout.starts is None else hidden[layout.starts[:-1].long()]
+class MLP(nn.Module):
+    """Linear, activation, Linear: the position-wise network of a layer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.down(ACTIVATIONS[self.activation](self.up(hidden)))
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether torch has the variable-length kernel for this device and precision (half precisions only)."""
-    halves = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) != torch.float32
-    return device.type == "cuda" and varlen_attn is not None and halves
+def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
+    """softmax(Q K' / sqrt(D)) V within each text. This is the only place in the models that knows about texts.
+
+    Args:
+        query: (N, A, D), or (B, A, D) for one query per text.
+        key, value: (N, A, D).
+
+    Returns:
+        (N, H) or (B, H), the heads concatenated.
+    """
+    one_per_text = len(query) < len(key)
+    if sequence.lengths is None:
+        cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen
+        query_cu_seqlens, query_longest = cu_seqlens, longest
+        if one_per_text:
+            query_cu_seqlens = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
+            query_longest = 1
+        return varlen_attn(query, key, value, query_cu_seqlens, cu_seqlens, query_longest, longest).flatten(1)
+    query_lengths = [1] * len(sequence.lengths) if one_per_text else sequence.lengths
+    outputs = []
+    parts = (query.split(query_lengths), key.split(sequence.lengths), value.split(sequence.lengths))
+    for text in zip(*parts, strict=True):
+        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in text)  # (1, A, T, D)
+        outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1))  # (T, A, D)
+    return torch.cat(outputs).flatten(1)
+
+
+def can_use_varlen(device: torch.device, head_width: int) -> bool:
+    """Whether torch's variable-length kernel serves this device, head width and autocast dtype.
+
+    It needs CUDA, a half precision, head widths that are multiples of 8 up to 256, compute capability 8.0 and a build
+    with flash attention (`mha_varlen_fwd` in pytorch's flash_api.cpp).
+    """
+    if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > 256:
+        return False
+    half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.float16, torch.bfloat16)
+    return half and has_flash_attention(device)
+
+
+@cache
+def has_flash_attention(device: torch.device) -> bool:
+    """Whether this build of torch and this card have flash attention."""
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @torch.no_grad()
 def init_weights(model: nn.Module, std: float) -> None:
-    """New weights as BERT draws them: matrices and embeddings normal, biases zero, norms the identity."""
+    """BERT's initialization: matrices and embeddings normal with deviation `std`, biases zero, norms the identity."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, 0.0, std)
@@ -248,16 +286,3 @@ def init_weights(model: nn.Module, std: float) -> None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-
-
-def training_flops(config: BertConfig, lengths: Tensor) -> float:
-    """Floating-point operations of one forward and backward pass over texts of these lengths, (B,), first_only.
-
-    Two a weight and token forward, twice that backward (Kaplan et al. 2020, section 2.1), and the attention's two
-    products. What is not computed is not counted: padding, and most of the last layer.
-    """
-    tokens, squares, texts = float(lengths.sum()), float((lengths.double() ** 2).sum()), len(lengths)
-    width, inner = config.width, config.inner
-    layer = 2 * tokens * (4 * width * width + 2 * width * inner) + 4 * squares * width
-    last = 2 * (2 * tokens + 2 * texts) * width * width + 4 * texts * width * inner + 4 * tokens * width
-    return 3 * ((config.layers - 1) * layer + last)

@@ -1,11 +1,11 @@
-"""The from-scratch classifier: Embedding, mean over the text, Linear, ReLU, dropout, Linear.
+"""The scratch classifier: mean of embeddings, Linear, ReLU, dropout, Linear.
 
-In: `(B, T)` token ids and their mask. Out: `(B, C)` logits. With hashed n-grams it is the network of fastText (Joulin
-et al. 2017, "Bag of tricks for efficient text classification") with a hidden layer. Letters: B texts, T tokens, F
-features (tokens and n-grams), D width of the embedding, C classes, V vocabulary.
+Inputs: packed batches of token or n-gram rows. Outputs: `(B, C)` logits.
+Shapes: B texts, N rows of a batch, D embedding, C classes. With n-grams (`data/ngrams.py`) it is the network of fastText
+(Joulin et al. 2017, "Bag of tricks for efficient text classification") with a hidden layer.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,100 +14,93 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from minitext.data.batching import Batch
+from minitext.data.ngrams import add_ngrams
+from minitext.data.tokenizer import TokenizedTexts
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
-from minitext.utils.io import atomic, write_text
-
-MULTIPLIER = 0x9E3779B1  # a prime near 2**32 / golden ratio: multiplicative hashing (Knuth, TAOCP 3, section 6.4)
-HASH_MASK = (1 << 31) - 1  # int64 products wrap around; the bits kept are never negative
+from minitext.utils.io import atomic, read_json, write_json
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """network"""
 
-    width: int = option(64, "width of the embedding")
-    hidden: int = option(64, "units of the hidden layer")
-    dropout: float = option(0.5, "share of hidden units dropped in training")
-    ngrams: int = option(1, "longest run of tokens that has an embedding of its own; 1: tokens only")
-    buckets: int = option(1 << 20, "rows that the n-grams share by hashing")
-    binary_counts: bool = option(False, "count each distinct token and n-gram of a text once (Wang & Manning 2012)")
+    embedding_dim: int = option(64, "dimension of the embeddings")
+    hidden_size: int = option(64, "units of the hidden layer")
+    dropout: float = option(0.5, "dropout probability of the hidden layer")
+    ngrams: int = option(1, "length of the longest n-grams with an embedding; 1: tokens only")
+    buckets: int = option(1 << 20, "embeddings that the n-grams share by hashing")
+    binary_counts: bool = option(False, "count each token and n-gram once per text (Wang & Manning 2012)")
 
     def __post_init__(self) -> None:
-        if min(self.width, self.hidden, self.ngrams, self.buckets) < 1:
-            raise UserError("--width, --hidden, --ngrams and --buckets are at least 1")
+        for name in ("embedding_dim", "hidden_size", "ngrams", "buckets"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1 (got {getattr(self, name)})")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
+            raise UserError(f"--dropout must be in [0, 1) (got {self.dropout})")
 
 
 class EmbeddingBagClassifier(nn.Module):
     """Mean of embeddings under one hidden layer. A text without tokens has a mean of zeros."""
 
-    def __init__(self, vocabulary: int, classes: int, options: NetworkConfig):
+    def __init__(self, vocab_size: int, num_classes: int, config: NetworkConfig, pad_id: int | None = None):
         super().__init__()
-        self.vocabulary, self.classes, self.options = vocabulary, classes, options
-        rows = vocabulary + (options.buckets if options.ngrams > 1 else 0)
-        # sparse: a batch touches few of the rows, and gradient and optimizer should not visit the others
-        self.embedding = nn.EmbeddingBag(rows, options.width, mode="mean", sparse=True)
-        self.hidden = nn.Linear(options.width, options.hidden)
-        self.dropout = nn.Dropout(options.dropout)
-        self.output = nn.Linear(options.hidden, classes)
-        nn.init.uniform_(self.embedding.weight, -1 / options.width, 1 / options.width)  # as fastText starts
+        self.vocab_size, self.num_classes, self.config = vocab_size, num_classes, config
+        rows = vocab_size + (config.buckets if config.ngrams > 1 else 0)
+        # sparse gradients: a batch touches few rows, and the optimizer should not visit the others.
+        # padding_idx: `[PAD]`, where texts are padded to one length, is left out of the mean
+        self.embedding = nn.EmbeddingBag(rows, config.embedding_dim, mode="mean", sparse=True, padding_idx=pad_id)
+        self.hidden = nn.Linear(config.embedding_dim, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden_size, num_classes)
+        nn.init.uniform_(self.embedding.weight, -1 / config.embedding_dim, 1 / config.embedding_dim)  # as in fastText
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """`(B, T)` ids with a bool mask, True is a real token, to `(B, C)` logits."""
-        features, counted = self.features(ids, mask)  # (B, F), (B, F)
-        per_text = counted.sum(dim=1)  # (B,)
-        mean = self.embedding(features[counted], per_text.cumsum(0) - per_text)  # (B, D)
-        return self.output(self.dropout(F.relu(self.hidden(mean))))
+    def forward(self, batch: Batch) -> Tensor:
+        """A packed batch of `features` to `(B, C)` logits."""
+        mean = self.embedding(batch.ids, batch.cu_seqlens[:-1])  # (B, D)
+        hidden = self.dropout(F.relu(self.hidden(mean)))  # (B, hidden)
+        with torch.autocast(hidden.device.type, enabled=False):  # logits in float32 also under autocast
+            return self.output(hidden.to(self.output.weight.dtype))
 
-    def features(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding's rows for tokens and n-grams, `(B, F)`, and which of them count."""
-        rows, counted = [ids], [mask]
-        gram, inside = ids, mask
-        for n in range(2, min(self.options.ngrams, ids.shape[1]) + 1):
-            gram = ((gram[:, :-1] * MULTIPLIER + ids[:, n - 1 :]) * MULTIPLIER >> 7) & HASH_MASK  # (B, T - n + 1)
-            inside = inside[:, :-1] & mask[:, n - 1 :]
-            rows.append(self.vocabulary + gram % self.options.buckets)
-            counted.append(inside)
-        features, counts = torch.cat(rows, dim=1), torch.cat(counted, dim=1)
-        if self.options.binary_counts:
-            features = features.masked_fill(~counts, -1).sort(dim=1).values
-            first = torch.ones_like(counts)
-            first[:, 1:] = features[:, 1:] != features[:, :-1]
-            counts = first & (features >= 0)
-        return features, counts
+    def features(self, tokens: TokenizedTexts) -> TokenizedTexts:
+        """The rows of the embedding for tokens and n-grams: what `forward` expects. Computed once per corpus."""
+        config = self.config
+        return add_ngrams(tokens, self.vocab_size, config.ngrams, config.buckets, config.binary_counts)
 
     @torch.no_grad()
-    def start_from(self, tokens: dict[str, int], words: dict[str, int], table: Tensor) -> int:
-        """Copy the vectors of tokens that are words of `table`, (words, D), into the embedding; returns how many."""
-        if table.shape[1] != self.options.width:
+    def load_embeddings(self, tokens: Mapping[str, int], words: Mapping[str, int], table: Tensor) -> int:
+        """Copy word vectors, (V, D), to the tokens that are words. Returns how many. Raises UserError for another D."""
+        if table.shape[1] != self.config.embedding_dim:
             raise UserError(
-                f"the vectors are {table.shape[1]} wide, the embedding {self.options.width}; make --width equal"
+                f"the vectors have dimension {table.shape[1]}, the embeddings {self.config.embedding_dim}; "
+                f"give --embedding-dim {table.shape[1]}"
             )
         known = [(row, words[token]) for token, row in tokens.items() if token in words]
         if known:
-            rows, places = torch.tensor(known).T
-            self.embedding.weight[rows] = table[places].to(self.embedding.weight)
+            rows, sources = torch.tensor(known).T
+            self.embedding.weight[rows] = table[sources].to(self.embedding.weight)
         return len(known)
 
     def save(self, folder: Path, **more: object) -> None:
         """Write `model.safetensors` and `config.json` (the network's settings and `more`) into `folder`."""
         config = {
             "track": "scratch",
-            "vocabulary": self.vocabulary,
-            "classes": self.classes,
-            "network": asdict(self.options),
+            "vocab_size": self.vocab_size,
+            "num_classes": self.num_classes,
+            "pad_id": self.embedding.padding_idx,
+            "network": asdict(self.config),
             **more,
         }
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / "config.json", config)
         with atomic(folder / "model.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
 
     @classmethod
     def load(cls, folder: Path) -> "EmbeddingBagClassifier":
         """The network that `save` wrote into `folder`."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = cls(config["vocabulary"], config["classes"], NetworkConfig(**config["network"]))
+        config = read_json(folder / "config.json")
+        network = NetworkConfig(**config["network"])
+        model = cls(config["vocab_size"], config["num_classes"], network, config["pad_id"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model

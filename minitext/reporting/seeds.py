@@ -1,72 +1,77 @@
-"""The same command with several seeds: what chance alone does to a score.
+"""Seed variance: the same run with several seeds.
 
-In: a script's options. Out: options for each seed in turn, then mean and deviation of every score over the runs, and
-their learning curves in one figure. A seed draws splits, fractions, weights, dropout and the order of batches.
+Inputs: the configuration of a script. Outputs: one configuration per seed; then `seeds.json` with mean and standard
+deviation of every score over the runs, and their learning curves in one figure.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, TypeVar
 
-from minitext.evaluation.significance import summary
-from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, show_mean, text_table
+from minitext.evaluation.significance import mean_and_std
+from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, text_table
 from minitext.utils.errors import UserError
-from minitext.utils.io import write_text
+from minitext.utils.io import read_json, write_json
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE
+
+Config = TypeVar("Config")  # a frozen dataclass with a field `run: RunConfig`
 
 
-def for_each_seed(options: SimpleNamespace, names: Sequence[str] = ("",)) -> Iterator[SimpleNamespace]:
-    """`options` as they are, or once for each of `--num-seeds` seeds. `names` are the runs that the script writes.
+def for_each_seed(config: Config, names: Sequence[str] = ("",)) -> Iterator[Config]:
+    """Yield `config` once for each of `--num-seeds` seeds, with that seed in `.run`.
 
-    SeedGroup whose runs are all finished are passed over by `--resume`. Raises UserError where a run would have to stand
-    inside another.
+    With `--resume`, seeds whose runs are all finished are skipped.
+
+    Args:
+        config: of the script.
+        names: the runs that the script writes for each seed.
+
+    Raises:
+        UserError: a run of a single seed already exists where the runs of several seeds would be written.
     """
-    chosen = options.run
-    for name in names if chosen.num_seeds > 1 else ():
-        if (Path(chosen.out) / name / "scores.json").exists():
-            raise UserError(f"{Path(chosen.out) / name}: holds a run of one seed; choose another --out for several")
-    for seed in range(chosen.seed, chosen.seed + chosen.num_seeds):
-        once = replace(chosen, seed=seed)
-        finished = all((once.folder(name) / "scores.json").exists() for name in names)
-        if not (chosen.num_seeds > 1 and finished and getattr(chosen, "resume", False)):
-            yield SimpleNamespace(**{**vars(options), "run": once})
+    run = config.run
+    for name in names if run.num_seeds > 1 else ():
+        if (Path(run.out) / name / "scores.json").exists():
+            raise UserError(f"{Path(run.out) / name}: contains a run of a single seed; pass another --out")
+    for seed in range(run.seed, run.seed + run.num_seeds):
+        seed_options = replace(run, seed=seed)
+        finished = all((seed_options.folder(name) / "scores.json").exists() for name in names)
+        if not (run.num_seeds > 1 and finished and getattr(run, "resume", False)):
+            yield replace(config, run=seed_options)
 
 
-def summarize(options: SimpleNamespace, name: str = "") -> str:
-    """Write `seeds.json` and `curves.png` into the folder above the runs; returns a table for a terminal."""
-    folders = [replace(options.run, seed=options.run.seed + i).folder(name) for i in range(options.run.num_seeds)]
-    runs = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in folders]
-    over_seeds = {
-        part: {
-            key: over(runs, part, key)
-            for key in METRIC_LABELS
-            if all(run[part][key]["value"] is not None for run in runs)
-        }
-        for part in runs[0]
-    }
-    above = folders[0].parent
-    write_text(above / "seeds.json", json.dumps(over_seeds, indent=2) + "\n")
+def summarize(config: Any, name: str = "") -> str:
+    """Write `seeds.json` and `curves.png` for the runs `name` of all seeds; returns a table for the terminal."""
     from minitext.reporting.plots import save, spread_curves  # here: matplotlib is slow to import
 
-    save(spread_curves([MetricsLog(folder / "journal.jsonl").checks() for folder in folders]), above / "curves.png")
-    return f"\n{above}: mean (deviation) of {len(runs)} seeds\n{text_table(seed_rows(over_seeds))}"
+    seeds = range(config.run.seed, config.run.seed + config.run.num_seeds)
+    folders = [replace(config.run, seed=seed).folder(name) for seed in seeds]
+    runs = [read_json(folder / "scores.json") for folder in folders]
+    summary = {part: summarize_part([run[part] for run in runs]) for part in runs[0]}
+    parent = folders[0].parent
+    write_json(parent / "seeds.json", summary)
+    save(spread_curves([MetricsLog(folder / METRICS_FILE).evaluations() for folder in folders]), parent / "curves.png")
+    return f"\n{parent}: mean (standard deviation) of {len(runs)} seeds\n{text_table(seed_rows(summary))}"
 
 
-def over(runs: Sequence[Mapping], part: str, key: str) -> dict:
-    values = [run[part][key]["value"] for run in runs]
-    mean, deviation = summary(values)
-    return {"mean": mean, "deviation": deviation, "values": values}
+def summarize_part(scores: Sequence[Mapping]) -> dict[str, dict]:
+    """Mean, standard deviation and values of each score of one part of the data that is defined for all seeds."""
+    summary = {}
+    for key in METRIC_LABELS:
+        values = [score[key]["value"] for score in scores]
+        if None not in values:
+            mean, std = mean_and_std(values)
+            summary[key] = {"mean": mean, "std": std, "values": values}
+    return summary
 
 
-def seed_rows(over_seeds: Mapping[str, Mapping]) -> list[list[str]]:
-    """A header and a row a score, with a column for each part of the data."""
-    rows = [["", *over_seeds]]
+def seed_rows(summary: Mapping[str, Mapping]) -> list[list[str]]:
+    """A header and one row per score, with one column per part of the data."""
+    rows = [["", *summary]]
     for key, label in METRIC_LABELS.items():
-        cells = [
-            show_mean(scores[key]["mean"], scores[key]["deviation"], key in IN_PERCENT) if key in scores else "none"
-            for scores in over_seeds.values()
-        ]
+        found = [part.get(key) for part in summary.values()]
+        cells = [format_mean(part["mean"], part["std"], key in IN_PERCENT) if part else "none" for part in found]
         rows.append([label, *cells])
     return rows

@@ -1,92 +1,143 @@
-"""A training state on disk: complete, so that a resumed run ends with the same bits, and whole or not there.
+"""Checkpoints: everything that the next step depends on, written atomically, and a delayed Ctrl-C.
 
-In: everything that the next step depends on. Out: one file; it is replaced by a rename only when the new one is on
-disk.
+Inputs: model, optimizers, loss scaler, progress and the best weights so far. Outputs: `checkpoint.pt`.
+A resumed run ends with the same bits as an uninterrupted one (on the CPU).
 """
 
 import pickle
+import signal
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic
+from minitext.utils.run_dir import CHECKPOINT_FILE
 
-NAME = "checkpoint.pt"
-BEST = "best.pt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
 class TrainState:
     """How far a run has come. All of it is saved; nothing else decides what comes next."""
 
-    epoch: int = 0  # the epoch under way, from 0
-    window: int = 0  # windows of it that are done
-    updates: int = 0  # optimizer steps so far; a skipped one does not count
+    step: int = 0  # steps of the plan that are done
+    updates: int = 0  # optimizer steps so far, without skipped ones
     loss_sum: float = 0.0  # of this epoch's training texts so far, in nats
-    correct: int = 0  # of them, predicted right in training
-    seen: int = 0  # of them, seen
+    num_correct: int = 0  # of them, predicted correctly during training
+    num_seen: int = 0  # of them
     best_score: float = -float("inf")
-    best_epoch: float = 0.0  # where the best weights are from; not whole after a check in mid-epoch
-    checks_since_best: int = 0
-    journal_bytes: int = 0
-    seconds: float = 0.0  # spent in training and checks
+    best_epoch: float = 0.0  # epoch of the best weights, with a fraction when evaluated within an epoch
+    evals_since_best: int = 0
+    log_bytes: int = 0  # size of the metrics log
+    seconds: float = 0.0  # spent in training and evaluation
+
+    def start_epoch(self) -> None:
+        """Reset the running sums of an epoch."""
+        self.loss_sum, self.num_correct, self.num_seen = 0.0, 0, 0
+
+    def describe_best(self, select_by: str) -> str:
+        """One line: the epoch of the best weights, and how long the training was."""
+        return f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
 
 
 def save_checkpoint(
-    folder: Path, progress: TrainState, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
+    folder: Path,
+    state: TrainState,
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    scaler: torch.amp.GradScaler,
+    best_weights: dict[str, Tensor] | None,
 ) -> None:
-    """Write `checkpoint.pt` atomically. Raises OSError when the disk is full; the old one then stays."""
-    write(
-        folder / NAME,
-        {
-            "progress": asdict(progress),
-            "model": model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "scaler": scaler.state_dict(),
-            "random_cpu": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
-    )
+    """Write `checkpoint.pt` atomically. A full disk raises OSError and keeps the old file."""
+    device = next(model.parameters()).device
+    content = {
+        "state": asdict(state),
+        "model": model.state_dict(),
+        "best_weights": best_weights,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "scaler": scaler.state_dict(),
+        "random_cpu": torch.get_rng_state(),
+        "random_device": get_device_rng_state(device),
+    }
+    path = folder / CHECKPOINT_FILE
+    with atomic(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"{path}: cannot be written ({first_line(error)}); is the disk full?") from error
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
-) -> TrainState:
-    """Put everything back as it was saved; returns how far the run had come."""
-    state = read(folder / NAME)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["random_cpu"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    return TrainState(**state["progress"])
+) -> tuple[TrainState, dict[str, Tensor] | None]:
+    """Restore everything in place; returns the progress and the best weights so far.
 
-
-def save_best(folder: Path, model: nn.Module) -> None:
-    """Keep the weights of the best epoch so far beside the checkpoint."""
-    write(folder / BEST, model.state_dict())
-
-
-def load_best(folder: Path, model: nn.Module) -> None:
-    model.load_state_dict(read(folder / BEST))
-
-
-def write(path: Path, state: dict) -> None:
-    with atomic(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(f"{path}: cannot be written ({first_line(error)}); is the disk full?") from error
-
-
-def read(path: Path) -> dict:
+    Without a checkpoint nothing changes, and the progress is that of a new run.
+    Raises UserError if the file is corrupt, or if only one of the two runs scales its loss (float16).
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        return TrainState(), None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); start again without --resume") from error
+        raise UserError(f"{path}: corrupt ({first_line(error)}); start again without --resume") from error
+    if scaler.is_enabled() != bool(content["scaler"]):
+        before, now = ("another precision", "fp16") if scaler.is_enabled() else ("fp16", "another precision")
+        raise UserError(f"{path}: trained with {before}, but this run uses {now}; resume with the same --precision")
+    model.load_state_dict(content["model"])
+    for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    scaler.load_state_dict(content["scaler"])
+    torch.set_rng_state(content["random_cpu"])
+    set_device_rng_state(next(model.parameters()).device, content["random_device"])
+    return TrainState(**content["state"]), content["best_weights"]
+
+
+def get_device_rng_state(device: torch.device) -> Tensor | None:
+    """The state of the device's own random generator; None on the CPU, whose state is saved anyway."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
+
+
+def set_device_rng_state(device: torch.device, state: Tensor | None) -> None:
+    """Restore it. A state that another kind of device saved is ignored."""
+    if device.type == "cuda" and state is not None:
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps" and state is not None:
+        torch.mps.set_rng_state(state)
+
+
+class DelayedInterrupt:
+    """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one stops at once.
+
+    Training then stops between two steps, with a complete state to save.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> Self:
+        self.in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        if self.in_main_thread:
+            self.previous = {number: signal.signal(number, self.request) for number in SIGNALS}
+        return self
+
+    def request(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *error: object) -> None:
+        if self.in_main_thread:
+            for number, handler in self.previous.items():
+                signal.signal(number, handler)

@@ -1,51 +1,57 @@
-"""Settings are frozen dataclasses; the command line is made from them, so a default stands in one place only.
+"""Command-line options from frozen dataclasses: each default is defined once.
 
-In: dataclasses whose fields were made by `option`. Out: one filled instance of each, from the command line.
+Inputs: a dataclass whose fields are groups, dataclasses with fields made by `option`. Outputs: a filled instance of it.
 """
 
 import argparse
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, field, fields
-from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
 
 
 def option(default: Any, help: str, **argparse_settings: Any) -> Any:
-    """A dataclass field that is also a command-line option, with the help text that a user reads."""
+    """A dataclass field that is also a command-line option with this help text."""
     return field(default=default, metadata={"help": help, **argparse_settings})
 
 
 def parse(
-    description: str,
-    arguments: list[str] | None = None,
+    config: type[Settings],
+    description: str | None,
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    **groups: type,
-) -> SimpleNamespace:
-    """Parse the command line into one instance of each dataclass in `groups`, under its keyword's name.
+    arguments: Sequence[str] | None = None,
+) -> Settings:
+    """Parse the command line into an instance of `config`.
 
-    A field `max_length: int = option(256, "…")` becomes `--max-length`, listed under its dataclass's first doc line.
-    A preset, `{"report": {"epochs": 10, …}}`, replaces defaults; options that are given win over it.
+    Args:
+        config: a dataclass whose fields are dataclasses. A field `max_length: int = option(256, "…")` of one of them
+            becomes `--max-length`, listed in the help under the first line of its dataclass's docstring.
+        description: printed at the top of the help.
+        presets: `{name: {field: value}}`; `--preset name` replaces these defaults, and given options override both.
+        arguments: default: `sys.argv[1:]`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     if presets:
-        shown = "; ".join(f"{name}: {describe(preset)}" for name, preset in presets.items())
+        shown = "; ".join(f"{name}: {format_preset(preset)}" for name, preset in presets.items())
         parser.add_argument("--preset", choices=tuple(presets), help=f"other defaults. {shown}".replace("%", "%%"))
-    for settings in groups.values():
-        add_group(parser, settings)
+    for group in fields(config):
+        add_group(parser, group.type)
     if presets:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--preset")
         parser.set_defaults(**presets.get(early.parse_known_args(arguments)[0].preset, {}))
     given = parser.parse_args(arguments)
-    return SimpleNamespace(**{name: fill(settings, given) for name, settings in groups.items()})
+    return config(**{group.name: fill(group.type, given) for group in fields(config)})
 
 
-def describe(preset: Mapping[str, Any]) -> str:
-    """A preset as it would be typed."""
+def format_preset(preset: Mapping[str, Any]) -> str:
+    """The command-line arguments that a preset replaces."""
     words = []
     for name, value in preset.items():
         words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -59,13 +65,13 @@ def add_group(parser: argparse.ArgumentParser, settings: type) -> None:
         add_option(group, entry)
 
 
-def fill(settings: type, given: argparse.Namespace) -> Any:
+def fill(settings: type[Settings], given: argparse.Namespace) -> Settings:
     """An instance of one dataclass from parsed arguments."""
     values = {entry.name: getattr(given, entry.name) for entry in fields(settings)}
     return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def add_option(group: Any, entry: Any) -> None:
+def add_option(group: Any, entry: Field) -> None:
     """Add one dataclass field to an argparse group; its type comes from the annotation."""
     settings = dict(entry.metadata)
     help_text = settings.pop("help")

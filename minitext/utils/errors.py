@@ -1,29 +1,29 @@
-"""Errors that a user can mend: one class, raised where the fact is known, shown in one line.
-
-In: a script's `main`. Out: its exit status (0 done, 2 bad input, 130 interrupted).
-"""
+"""User-facing errors, printed as one line without a traceback."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something in the input is wrong; the message names the file, the line and the remedy."""
+    """The input is wrong; the message names the file, the line and the remedy."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library says, short enough for a line; its class where it says nothing."""
+    """The first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def exit_status(main: Callable[[], None]) -> int:
-    """Run `main`; turn what a user can mend into one line on stderr. `--debug` keeps the traceback."""
+    """Run `main` and return the exit status: 0 success, 2 bad input, 130 interrupted.
+
+    Errors that a user can fix are printed as one line on stderr. `--debug` keeps the traceback.
+    """
     try:
         main()
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has finished
         sys.stdout = None  # nothing is left to flush into the closed pipe
         return 0
-    except (UserError, OSError) as error:  # OSError: a full disk, a missing permission: the user's to mend as well
+    except (UserError, OSError) as error:  # OSError: a full disk or a missing permission can be fixed as well
         if "--debug" in sys.argv:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -1,16 +1,20 @@
-"""Files that are whole or not there: atomic writes, and the folder for what is downloaded or derived."""
+"""Atomic writes, JSON files, and the folder for downloads."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from minitext.utils.errors import UserError
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, sync it to disk and rename it to `path`.
+    """Yield a temporary path next to `path`; if the block succeeds, sync it to disk and rename it to `path`.
 
-    A reader sees the old file or the new one, never half of either, and a failed block leaves the old one as it was.
+    A reader sees either the old file or the new one, and a failed block leaves the old one unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,8 +46,26 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError with the file and the line if it holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fix or replace the file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); fix or replace the file") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; fix or replace the file")
+    return value
+
+
 def cache_folder() -> Path:
-    """`$MINITEXT_CACHE`, else `minitext` under the user's cache folder; made when it is missing."""
+    """`$MINITEXT_CACHE`, else `minitext` in the user's cache folder; created if missing."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("MINITEXT_CACHE") or Path(user_cache) / "minitext")
     folder.mkdir(parents=True, exist_ok=True)

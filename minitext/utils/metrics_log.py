@@ -1,4 +1,7 @@
-"""A run's journal: one JSON object a line, appended; what a resumed run would repeat is cut off first."""
+"""Metrics log of a run: `metrics.jsonl`, one JSON object per line, append-only.
+
+Inputs: a row per update and per evaluation. Outputs: the rows. On resume, rows after the checkpoint are truncated.
+"""
 
 import json
 import os
@@ -7,32 +10,32 @@ from pathlib import Path
 
 
 class MetricsLog:
-    """An append-only file. It holds no clock times, so that a resumed run's journal equals an uninterrupted one's."""
+    """Append-only log. It holds no clock times, so that a resumed run writes the same file as an uninterrupted one."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, row: Mapping) -> None:
-        """Append one line; it stays, whatever happens next."""
+        """Append one line."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def sync(self) -> int:
-        """Bring what was written to disk; returns the size in bytes, for `cut`."""
+    def flush(self) -> int:
+        """Sync the file to disk; returns its size in bytes, for `truncate`."""
         with open(self.path, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
-    def cut(self, size: int) -> None:
-        """Drop all that came after the first `size` bytes."""
+    def truncate(self, size: int) -> None:
+        """Keep only the first `size` bytes."""
         with open(self.path, "ab") as file:
             file.truncate(size)
 
     def rows(self) -> list[dict]:
-        """All lines so far."""
+        """All rows."""
         with open(self.path, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
-    def checks(self) -> list[dict]:
-        """The lines that hold a check on validation."""
+    def evaluations(self) -> list[dict]:
+        """The rows that hold an evaluation on the validation set."""
         return [row for row in self.rows() if "valid" in row]

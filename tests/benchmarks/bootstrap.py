@@ -1,8 +1,8 @@
-"""How long the intervals of one part of the data take: every score of 25,000 texts, in 10,000 resamples.
+"""Time of the bootstrap intervals of one part of the data: every score of 25,000 texts, 10,000 resamples.
 
     PYTHONPATH=. python tests/benchmarks/bootstrap.py [--texts 25000] [--classes 2] [--rounds 3]
 
-Prints the fastest and the median of the rounds, with the resamples' share: drawing and counting alone.
+Prints the fastest and the median round, for drawing the resamples alone and for all scores.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import numpy as np
 from minitext.evaluation import metrics
 
 
-def case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and probabilities (N, C) of a classifier that is right about nine times in ten."""
+def random_case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (B,) and probabilities (B, C) of a classifier that is right about nine times in ten."""
     generator = np.random.default_rng(0)
     labels = generator.integers(classes, size=count)
     raw = np.exp(generator.normal(size=(count, classes)) + 2 * np.eye(classes)[labels])
@@ -23,7 +23,7 @@ def case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(work) -> tuple[float, float]:
-    """By the clock, and of processor time, which is the fairer one where others keep the cores busy."""
+    """Wall-clock time and processor time; the latter is the fairer one if other processes use the cores."""
     start, used = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - used
@@ -34,12 +34,16 @@ def main() -> None:
     for name, default in (("texts", 25_000), ("classes", 2), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    labels, probabilities = case(options.texts, options.classes)
+    labels, probabilities = random_case(options.texts, options.classes)
+    predicted = probabilities.argmax(1)
     names = tuple(map(str, range(options.classes)))
     print(f"{options.texts:,} texts, {options.classes} classes, {metrics.RESAMPLES:,} resamples")
     for what, work in (
         ("resamples alone", lambda: sum(len(block) for block in metrics.resamples(options.texts, 0))),
-        ("every score", lambda: metrics.score(labels, probabilities, names, 0)),
+        (
+            "every score",
+            lambda: metrics.classification_scores(labels, predicted, probabilities, names, 0),
+        ),
     ):
         clock, used = zip(*(seconds(work) for _ in range(options.rounds)), strict=True)
         print(

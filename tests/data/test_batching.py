@@ -1,36 +1,29 @@
-"""Every text is in exactly one batch of an epoch, an epoch's order is a function of (seed, epoch) alone,
-and a padded batch holds what its rows hold.
-"""
+"""Tests of batching: the plan of an epoch, packed batches, and their order."""
 
 import numpy as np
 import pytest
 import torch
+from conftest import pack, tokenized
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.data.batching import PackCollator, epoch_batches, evaluation_batches, load_batches
-from minitext.data.tokenizer import TokenizedTexts
+from minitext.data.batching import Batch, PackCollator, epoch_batches, evaluation_batches, load_batches
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=300).map(lambda lengths: np.array(lengths, dtype=np.int64))
 BUDGETS = st.none() | st.integers(1, 500)
-
-
-def padded(lengths: np.ndarray, batches: list[np.ndarray]) -> int:
-    return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
 
 
 def lists(batches: list[np.ndarray]) -> list[list[int]]:
     return [rows.tolist() for rows in batches]
 
 
-def ragged(*texts: list[int]) -> TokenizedTexts:
-    offsets = torch.tensor([0, *map(len, texts)]).cumsum(0)
-    return TokenizedTexts(torch.tensor([i for text in texts for i in text], dtype=torch.int32), offsets)
+def collator(*texts: list[int], pad_id: int | None = None, pad_to: int | None = None) -> PackCollator:
+    """Text i has the label 10 * i."""
+    return PackCollator(tokenized(*texts), 10 * torch.arange(len(texts)), pad_id, pad_to)
 
 
-def padder(*texts: list[int], length: int | None = None) -> PackCollator:
-    """Padding is 9; text i has the label 10 * i."""
-    return PackCollator(ragged(*texts), 10 * torch.arange(len(texts)), pad=9, length=length)
+def texts_of(batch: Batch) -> list[list[int]]:
+    return [part.tolist() for part in batch.ids.split(batch.lengths)]
 
 
 # Plans
@@ -51,19 +44,19 @@ def test_an_evaluation_covers_every_text_longest_batch_first(lengths, batch, bud
 
 
 @given(LENGTHS, st.integers(1, 40), BUDGETS, st.booleans())
-def test_budgets_of_texts_and_padded_tokens_are_kept_unless_a_text_is_alone(lengths, batch, budget, training):
+def test_batches_keep_the_limits_of_texts_and_tokens_unless_a_text_is_alone(lengths, batch, budget, training):
     plan = epoch_batches(lengths, batch, 0, 0, budget) if training else evaluation_batches(lengths, batch, budget)
-    for rows in plan:
-        assert 1 <= len(rows) <= batch
-        assert budget is None or len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+    for indices in plan:
+        assert 1 <= len(indices) <= batch
+        assert budget is None or len(indices) == 1 or lengths[indices].sum() <= budget
 
 
-def test_a_text_beyond_the_budget_is_alone():
+def test_a_text_beyond_the_token_limit_is_alone():
     assert lists(evaluation_batches(np.array([50, 2, 3, 60]), 10, max_tokens=10)) == [[3], [0], [1, 2]]
 
 
-def test_a_batch_holds_as_many_texts_as_its_budget_allows():
-    assert [len(rows) for rows in evaluation_batches(np.full(10, 5), 100, max_tokens=20)] == [2, 4, 4]
+def test_a_batch_holds_as_many_texts_as_the_token_limit_allows():
+    assert [len(indices) for indices in evaluation_batches(np.full(10, 5), 100, max_tokens=20)] == [2, 4, 4]
 
 
 LOGNORMAL = np.random.default_rng(0).lognormal(5, 0.8, 5000).astype(np.int64) + 1  # as reviews: median 146, long tail
@@ -78,13 +71,11 @@ def test_another_seed_or_epoch_gives_another_plan(seed: int, epoch: int):
     assert lists(epoch_batches(LOGNORMAL, 32, 3, 4)) != lists(epoch_batches(LOGNORMAL, 32, seed, epoch))
 
 
-def test_similar_lengths_together_waste_little_padding():
-    real = int(LOGNORMAL.sum())
+def test_a_batch_holds_texts_of_similar_lengths():
+    spread = [float(np.ptp(np.log(LOGNORMAL[indices]))) for indices in epoch_batches(LOGNORMAL, 32, 0, 0)]
     order = np.random.default_rng(1).permutation(len(LOGNORMAL))
-    at_random = real / padded(LOGNORMAL, [order[first : first + 32] for first in range(0, len(order), 32)])
-    planned = real / padded(LOGNORMAL, epoch_batches(LOGNORMAL, 32, 0, 0))
-    assert at_random < 0.35  # of a random batch's tokens, 0.25 are real
-    assert planned > 0.85  # 0.89
+    at_random = [float(np.ptp(np.log(LOGNORMAL[part]))) for part in np.array_split(order, 157)]
+    assert np.median(spread) < 0.1 * np.median(at_random)  # 0.08 against 3.3
 
 
 def test_batches_of_similar_length_come_in_mixed_order():
@@ -93,59 +84,106 @@ def test_batches_of_similar_length_come_in_mixed_order():
     assert 0.35 < rises < 0.65  # 157 batches: 0.5 give or take 0.02 by chance; sorted would be 0 or 1
 
 
-# Padding
+# Packing
 
 
-def test_a_batch_is_padded_to_its_longest_text():
-    batch = padder([1, 2, 3], [4], [5, 6])([1, 2])
-    assert batch.ids.tolist() == [[4, 9], [5, 6]]
-    assert batch.mask.tolist() == [[True, False], [True, True]]
+def test_a_batch_holds_its_texts_end_to_end():
+    batch = collator([1, 2, 3], [4], [5, 6])(np.array([1, 2]))
+    assert batch.ids.tolist() == [4, 5, 6]
+    assert batch.positions.tolist() == [0, 0, 1]
+    assert batch.cu_seqlens.tolist() == [0, 1, 3]
+    assert batch.lengths == (1, 2)
     assert batch.labels.tolist() == [10, 20]
-    assert batch.rows.tolist() == [1, 2]
-    assert (batch.ids.dtype, batch.mask.dtype) == (torch.int64, torch.bool)
+    assert batch.indices.tolist() == [1, 2]
 
 
-def test_rows_come_in_the_order_that_was_asked_for():
-    assert padder([1], [2], [3])([2, 0]).ids.tolist() == [[3], [1]]
+def test_dtypes_are_those_that_the_kernels_need():
+    batch = collator([1, 2, 3], [4])(np.array([1, 0]))
+    assert (batch.ids.dtype, batch.positions.dtype, batch.cu_seqlens.dtype) == (torch.int32, torch.int64, torch.int32)
+    assert all(type(length) is int for length in batch.lengths)
 
 
-def test_a_fixed_length_pads_every_batch_alike():
-    assert padder([1, 2], [3], length=4)([1, 0]).ids.tolist() == [[3, 9, 9, 9], [1, 2, 9, 9]]
+def test_texts_come_in_the_order_of_the_indices():
+    assert texts_of(collator([1], [2], [3])(np.array([2, 0]))) == [[3], [1]]
 
 
-@pytest.mark.parametrize("texts", [([1, 2], []), ([], [1, 2])])
-def test_an_empty_text_is_all_padding(texts):
-    batch = padder(*texts)([texts.index([])])
-    assert (batch.ids.tolist(), batch.mask.tolist()) == ([[9]], [[False]])
+def test_pad_to_gives_all_texts_one_length():
+    assert texts_of(collator([1, 2], [3], pad_id=9, pad_to=4)(np.array([1, 0]))) == [[3, 9, 9, 9], [1, 2, 9, 9]]
 
 
-def test_a_batch_of_empty_texts_has_one_column_of_padding():
-    batch = padder([], [], [])([0, 2])
-    assert (batch.ids.tolist(), batch.mask.tolist()) == ([[9], [9]], [[False], [False]])
+def test_an_empty_text_becomes_one_padding_token():
+    assert texts_of(collator([1, 2], [], pad_id=9)(np.array([1, 0, 1]))) == [[9], [1, 2], [9]]
+    assert texts_of(collator([], [], pad_id=9)(np.array([0, 1]))) == [[9], [9]]
 
 
-@given(st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=1, max_size=20), st.randoms())
-def test_a_batch_holds_what_its_rows_hold(texts, random):
-    rows = random.choices(range(len(texts)), k=7)
-    batch = padder(*texts)(rows)
-    assert [ids[mask].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)] == [texts[i] for i in rows]
-    assert (batch.ids[~batch.mask] == 9).all()
+def test_without_padding_an_empty_text_has_no_tokens():
+    assert texts_of(collator([1, 2], [])(np.array([1, 0, 1]))) == [[], [1, 2], []]
+
+
+TEXTS = st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=1, max_size=20)
+
+
+@given(TEXTS, st.randoms())
+def test_a_batch_holds_the_texts_of_its_indices(texts, random):
+    indices = random.choices(range(len(texts)), k=7)
+    batch = collator(*texts)(np.array(indices))
+    assert texts_of(batch) == [texts[index] for index in indices]
+    assert batch.cu_seqlens.tolist() == [0, *np.cumsum(batch.lengths)]
+    assert batch.positions.tolist() == [position for length in batch.lengths for position in range(length)]
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_split_batches_are_batches_of_fewer_texts(texts, size):
+    collate, indices = collator(*texts), np.arange(len(texts))
+    parts = collate(indices).split(size)
+    expected = [collate(indices[first : first + size]) for first in range(0, len(texts), size)]
+    for part, other in zip(parts, expected, strict=True):
+        assert part.lengths == other.lengths
+        for name in ("ids", "positions", "cu_seqlens", "labels", "indices"):
+            assert torch.equal(getattr(part, name), getattr(other, name)), name
+
+
+def test_masked_tokens_and_their_labels_are_split_with_their_texts():
+    batch = pack([1, 2, 3], [4], [5, 6], masked=[0, 2, 4, 5])._replace(labels=torch.tensor([11, 13, 15, 16]))
+    first, second = batch.split(2)
+    assert (first.masked.tolist(), first.labels.tolist()) == ([0, 2], [11, 13])
+    assert (second.masked.tolist(), second.labels.tolist()) == ([0, 1], [15, 16])
+
+
+def test_a_batch_moves_to_a_device_with_all_its_tensors():
+    batch = pack([1, 2, 3], [4], masked=[0]).to(torch.device("meta"))
+    assert batch.lengths == (3, 1)
+    assert all(part.is_meta for part in batch if isinstance(part, torch.Tensor))
 
 
 # Loading
 
 
 def test_starting_at_a_later_batch_gives_the_tail_of_the_same_order():
-    data = padder(*([i] * (i % 7) for i in range(100)))
+    data = collator(*([i] * (i % 7) for i in range(100)))
     plan = epoch_batches(data.data.lengths().numpy(), 8, 1, 2)
-    whole = [batch.rows.tolist() for batch in load_batches(data, plan)]
+    whole = [batch.indices.tolist() for batch in load_batches(data, plan)]
     assert whole == lists(plan)
-    assert [batch.rows.tolist() for batch in load_batches(data, plan[5:])] == whole[5:]
+    assert [batch.indices.tolist() for batch in load_batches(data, plan[5:])] == whole[5:]
 
 
-def test_loading_leaves_the_global_random_state_alone():
+def test_a_collator_is_given_the_epoch_of_each_batch():
+    seen = []
+
+    class Recorder:
+        data = tokenized([1], [2])
+
+        def __call__(self, indices, epoch=0):
+            seen.append(epoch)
+            return pack([1])
+
+    list(load_batches(Recorder(), [np.array([0]), np.array([1]), np.array([0])], [3, 3, 4]))
+    assert seen == [3, 3, 4]
+
+
+def test_loading_does_not_change_the_global_random_states():
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    data = padder([1], [2], [3])
+    data = collator([1], [2], [3])
     list(load_batches(data, epoch_batches(data.data.lengths().numpy(), 2, 0, 0)))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tolist() == numpy_before

@@ -1,6 +1,4 @@
-"""Proves that tests between runs are those of the textbooks and of SciPy, that runs are compared on the same resamples,
-and that chance is not called a difference.
-"""
+"""Significance tests against hand-computed cases and SciPy, and the generalization gap."""
 
 import itertools
 
@@ -12,15 +10,15 @@ from minitext.evaluation.significance import (
     BootstrapEstimate,
     difference,
     holm,
-    is_overfitted,
+    is_significant_gap,
     mcnemar,
+    mean_and_std,
     paired_scores,
-    summary,
     train_test_gap,
 )
 
 
-def right_and_wrong(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+def correct_pair(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
     first = np.repeat([True, True, False, False], [both, only_first, only_second, neither])
     second = np.repeat([True, False, True, False], [both, only_first, only_second, neither])
     return first, second
@@ -29,7 +27,7 @@ def right_and_wrong(both: int, only_first: int, only_second: int, neither: int) 
 def random_runs(
     runs: int, count: int, classes: int, seed: int
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Labels, predictions and probabilities that know a little about them."""
+    """Labels, and predictions and probabilities that depend on them."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(classes, size=count)
     raw = [np.exp(generator.normal(size=(count, classes)) + np.eye(classes)[labels]) for _ in range(runs)]
@@ -40,31 +38,31 @@ def random_runs(
 # McNemar
 
 
-def test_mcnemar_by_hand():
-    # of 5 texts that only one has right, 1 against 4: twice (1 + 5) / 32
-    assert mcnemar(*right_and_wrong(7, 4, 1, 3)) == (4, 1, pytest.approx(2 * 6 / 32, abs=1e-12))
+def test_mcnemar_of_five_discordant_texts():
+    # 5 texts that one run alone has right, 4 and 1: twice (1 + 5) / 32
+    assert mcnemar(*correct_pair(7, 4, 1, 3)) == (4, 1, pytest.approx(2 * 6 / 32, abs=1e-12))
 
 
-def test_mcnemar_is_the_same_from_either_side():
-    first, second = right_and_wrong(7, 9, 2, 3)
+def test_mcnemar_is_symmetric():
+    first, second = correct_pair(7, 9, 2, 3)
     assert mcnemar(first, second).p == mcnemar(second, first).p
 
 
-@pytest.mark.parametrize("sides", [(0, 0), (1, 1), (6, 6)])
-def test_as_many_on_either_side_are_no_evidence(sides: tuple[int, int]):
-    assert mcnemar(*right_and_wrong(5, *sides, 5)).p == 1
+@pytest.mark.parametrize("discordant", [(0, 0), (1, 1), (6, 6)])
+def test_p_is_1_if_both_runs_have_as_many_texts_right_alone(discordant: tuple[int, int]):
+    assert mcnemar(*correct_pair(5, *discordant, 5)).p == 1
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (3, 3), (2, 9), (40, 71), (300, 400), (6000, 6200)])
-def test_mcnemar_is_scipys_binomial_test(only_first: int, only_second: int):
+def test_mcnemar_equals_scipy_binomial_test(only_first: int, only_second: int):
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(only_first, only_first + only_second, 0.5).pvalue
     # both sum the same float64 terms; lgamma of 12,000 is right to about 1e-11
-    assert mcnemar(*right_and_wrong(10, only_first, only_second, 10)).p == pytest.approx(expected, abs=1e-9)
+    assert mcnemar(*correct_pair(10, only_first, only_second, 10)).p == pytest.approx(expected, abs=1e-9)
 
 
-def test_holm_by_hand():
+def test_holm_of_three_p_values():
     # sorted: 0.01 * 3, 0.02 * 2, 0.9 * 1
     assert holm([0.02, 0.9, 0.01]) == pytest.approx([0.04, 0.9, 0.03])
 
@@ -78,18 +76,19 @@ def test_holm_keeps_the_order_and_stays_below_one():
 # The paired bootstrap
 
 
-def test_values_are_those_of_score(monkeypatch):
+def test_paired_scores_equal_classification_scores(monkeypatch):
     monkeypatch.setattr(metrics, "RESAMPLES", 40)
     labels, predicted, probabilities = random_runs(2, 50, 3, seed=0)
     paired = paired_scores(labels, predicted, probabilities, seed=5)
     for run, given in zip(paired, probabilities, strict=True):
-        alone = metrics.score(labels, given, ("a", "b", "c"), seed=5)
-        for name, sampled in run.items():
-            low, high = sampled.interval()
-            assert {"value": sampled.value, "low": low, "high": high} == pytest.approx(alone[name], abs=1e-12), name
+        alone = metrics.classification_scores(labels, given.argmax(1), given, ("a", "b", "c"), seed=5)
+        for name, estimate in run.items():
+            assert estimate.value == pytest.approx(alone[name]["value"], abs=1e-12), name
+        low, high = run["log_loss"].interval()
+        assert (low, high) == pytest.approx((alone["log_loss"]["low"], alone["log_loss"]["high"]), abs=1e-12)
 
 
-def test_a_run_against_itself_has_no_difference(monkeypatch):
+def test_a_run_does_not_differ_from_itself(monkeypatch):
     monkeypatch.setattr(metrics, "RESAMPLES", 40)
     labels, predicted, probabilities = random_runs(1, 50, 2, seed=0)
     first, second = paired_scores(labels, predicted * 2, probabilities * 2, seed=0)
@@ -98,8 +97,8 @@ def test_a_run_against_itself_has_no_difference(monkeypatch):
         assert (gap.value, gap.interval(), gap.p_value()) == (0, (0, 0), 1), name
 
 
-def test_what_two_runs_share_cancels():
-    """Two runs that are wrong on the same hard texts, and differ on one: each accuracy is uncertain, the gap is not."""
+def test_errors_on_the_same_texts_cancel():
+    """Two runs that differ on one text: each accuracy is uncertain, their difference is not."""
     labels = np.zeros(100, dtype=np.int64)
     predicted = np.repeat([0, 1], [60, 40])
     other = predicted.copy()
@@ -113,32 +112,46 @@ def test_what_two_runs_share_cancels():
 
 
 @pytest.mark.oracle
-def test_the_paired_interval_is_scipys(monkeypatch):
+def test_the_paired_interval_of_log_loss_equals_scipy(monkeypatch):
     bootstrap = pytest.importorskip("scipy.stats").bootstrap
     monkeypatch.setattr(metrics, "RESAMPLES", 300)
     labels, predicted, probabilities = random_runs(2, 60, 2, seed=1)
     first, second = paired_scores(labels, predicted, probabilities, seed=9)
-    right = [(called == labels).astype(float) for called in predicted]
-    losses = [metrics.log_losses(labels, given) for given in probabilities]
-    for name, columns in (("accuracy", right), ("log_loss", losses)):
-        expected = bootstrap(
-            tuple(columns), lambda a, b: a.mean() - b.mean(), paired=True, vectorized=False, n_resamples=300,
-            method="percentile", random_state=np.random.default_rng(9),
-        ).confidence_interval  # fmt: skip
-        # float64 sums in another order
-        assert difference(first[name], second[name]).interval() == pytest.approx(tuple(expected), abs=1e-9), name
+    losses = tuple(metrics.log_losses(labels, given) for given in probabilities)
+    expected = bootstrap(
+        losses, lambda a, b: a.mean() - b.mean(), paired=True, vectorized=False, n_resamples=300,
+        method="percentile", random_state=np.random.default_rng(9),
+    ).confidence_interval  # fmt: skip
+    # float64 sums in another order
+    found = difference(first["log_loss"], second["log_loss"]).interval()
+    assert found == pytest.approx(tuple(expected), abs=1e-9)
 
 
-def test_a_p_value_by_hand():
+@pytest.mark.oracle
+def test_the_paired_interval_of_accuracy_has_the_width_that_scipy_finds():
+    bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    labels, predicted, probabilities = random_runs(2, 400, 2, seed=1)
+    first, second = paired_scores(labels, predicted, probabilities, seed=9)
+    correct = tuple((given == labels).astype(float) for given in predicted)
+    expected = bootstrap(
+        correct, lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True, vectorized=True, n_resamples=10_000,
+        method="percentile", random_state=np.random.default_rng(3), batch=500,
+    ).confidence_interval  # fmt: skip
+    found = difference(first["accuracy"], second["accuracy"]).interval()
+    # other draws: the standard error of a 2.5 % quantile is 0.027 deviations; differences move in steps of 1 / 400
+    assert found == pytest.approx(tuple(expected), abs=2 / 400 + 1e-12)
+
+
+def test_p_value_of_nine_resamples():
     # 1 of 9 resamples is at or below 0, and the sample itself counts as one: twice 2 / 10
     assert BootstrapEstimate(0.5, np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])).p_value() == pytest.approx(0.4)
 
 
-def test_a_p_value_is_never_zero():
+def test_p_value_is_never_zero():
     assert BootstrapEstimate(1.0, np.ones(999)).p_value() == pytest.approx(2 / 1000)
 
 
-def test_the_bootstrap_and_mcnemar_agree_on_a_clear_case():
+def test_bootstrap_and_mcnemar_agree_on_a_clear_difference():
     labels, predicted, probabilities = random_runs(1, 400, 2, seed=2)
     better = np.where(np.arange(400) % 5 == 0, labels, predicted[0])
     first, second = paired_scores(labels, [better, predicted[0]], probabilities * 2, seed=0)
@@ -147,66 +160,70 @@ def test_the_bootstrap_and_mcnemar_agree_on_a_clear_case():
     assert mcnemar(better == labels, predicted[0] == labels).p < 0.01
 
 
-# Train against test
+# Generalization gap
 
 
-def test_the_gap_is_the_difference_of_two_accuracies():
+def test_the_generalization_gap_is_the_difference_of_two_accuracies():
     gap = train_test_gap(np.array([[45, 5], [5, 45]]), np.array([[30, 20], [20, 30]]), seed=0)
     assert gap.value == pytest.approx(0.3)
     low, high = gap.interval()
-    # 1.96 * sqrt(0.9 * 0.1 / 100 + 0.6 * 0.4 / 100) = 0.1126; a resampled share moves in steps of a hundredth
+    # 1.96 * sqrt(0.9 * 0.1 / 100 + 0.6 * 0.4 / 100) = 0.1126; a resampled accuracy moves in steps of a hundredth
     assert (low, high) == pytest.approx((0.3 - 0.1126, 0.3 + 0.1126), abs=0.0151)
-    assert is_overfitted(gap)
+    assert is_significant_gap(gap)
 
 
 @pytest.mark.parametrize(
     ("train", "test", "expected"),
     [
-        ([[9, 1], [1, 9]], [[8, 2], [2, 8]], False),  # ten points, but of twenty texts: chance
-        ([[90_500, 9_500], [9_500, 90_500]], [[90_000, 10_000], [10_000, 90_000]], False),  # sure, but half a point
-        ([[92_000, 8_000], [8_000, 92_000]], [[90_000, 10_000], [10_000, 90_000]], True),  # two points, and sure
+        ([[9, 1], [1, 9]], [[8, 2], [2, 8]], False),  # ten points, but twenty texts: within noise
+        (
+            [[90_500, 9_500], [9_500, 90_500]],
+            [[90_000, 10_000], [10_000, 90_000]],
+            False,
+        ),  # not noise, but half a point
+        ([[92_000, 8_000], [8_000, 92_000]], [[90_000, 10_000], [10_000, 90_000]], True),  # two points, and not noise
         ([[60, 40], [40, 60]], [[99, 1], [1, 99]], False),  # better on test
     ],
 )
-def test_overfitting_is_more_than_chance_and_more_than_a_point(train: list, test: list, expected: bool):
-    assert is_overfitted(train_test_gap(np.array(train), np.array(test), seed=0)) == expected
+def test_a_significant_gap_is_larger_than_noise_and_than_one_point(train: list, test: list, expected: bool):
+    assert is_significant_gap(train_test_gap(np.array(train), np.array(test), seed=0)) == expected
 
 
-def test_train_and_test_are_drawn_independently():
+def test_train_and_test_are_resampled_independently():
     same = np.array([[80, 20], [20, 80]])
     low, high = train_test_gap(same, same, seed=0).interval()
-    assert low < -0.04 < 0.04 < high  # 1.96 * sqrt(2 * 0.8 * 0.2 / 200) = 0.078; drawn together it would be 0
+    assert low < -0.04 < 0.04 < high  # 1.96 * sqrt(2 * 0.8 * 0.2 / 200) = 0.078; resampled together it would be 0
 
 
-# SeedGroup
+# Seeds
 
 
-def test_a_summary_is_mean_and_deviation():
-    assert summary([1.0, 2, 3, 6]) == (3, pytest.approx((14 / 3) ** 0.5))
+def test_mean_and_standard_deviation():
+    assert mean_and_std([1.0, 2, 3, 6]) == (3, pytest.approx((14 / 3) ** 0.5))
 
 
-def test_one_seed_has_no_deviation():
-    assert summary([0.8]) == (0.8, None)
+def test_one_value_has_no_standard_deviation():
+    assert mean_and_std([0.8]) == (0.8, None)
 
 
 @pytest.mark.slow
 @pytest.mark.oracle
-def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
-    """500 samples of 200 texts: 95 % intervals of a difference whose truth is known to be 0.1 hold it 91 to 98 times in
-    100 (two standard errors of a share of 0.95 in 500 samples, and the bootstrap's own small error).
+def test_95_percent_intervals_cover_the_truth_about_95_times_in_100(monkeypatch):
+    """500 samples of 200 texts: the 95 % intervals of a difference, which is 0.1, contain it 91 to 98 times in 100 (two
+    standard errors of a proportion of 0.95 in 500 samples, and the bootstrap's own small error).
     """
     monkeypatch.setattr(metrics, "RESAMPLES", 500)
-    generator, held = np.random.default_rng(0), 0
+    generator, covered = np.random.default_rng(0), 0
     labels, given = np.zeros(200, dtype=np.int64), np.full((200, 2), 0.5)
     for seed in range(500):
         wrong = generator.random((2, 200)) < np.array([[0.2], [0.3]])
         first, second = paired_scores(labels, list(wrong.astype(np.int64)), [given, given], seed)
         low, high = difference(first["accuracy"], second["accuracy"]).interval()
-        held += low - 1e-12 <= 0.1 <= high + 1e-12
-    assert 0.91 <= held / 500 <= 0.98
+        covered += low - 1e-12 <= 0.1 <= high + 1e-12
+    assert 0.91 <= covered / 500 <= 0.98
 
 
-def test_every_pair_of_three_can_be_compared(monkeypatch):
+def test_differences_of_three_runs_add_up(monkeypatch):
     monkeypatch.setattr(metrics, "RESAMPLES", 30)
     labels, predicted, probabilities = random_runs(3, 40, 4, seed=3)
     scores = paired_scores(labels, predicted, probabilities, seed=0)

@@ -1,21 +1,32 @@
-"""Proves that the report and the terminal's tables show the numbers of the run's files, each with its interval."""
+"""Report and result files of a run: they hold the numbers of its scores, each with its interval."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from minitext.data.dataset import Dataset, Splits
+from minitext.evaluation import metrics
+from minitext.evaluation.score import score_run
+from minitext.reporting import plots, report
 from minitext.reporting.report import (
     METRIC_LABELS,
     class_rows,
+    finish_run,
+    format_score,
     generalization_gap_line,
     markdown_table,
     score_rows,
-    show,
     temperature_line,
     text_table,
+    write_predictions,
     write_report,
 )
+from minitext.utils.run_dir import Cost, RunDir
 
 SETTINGS = {
     "run": {"seed": 3},
@@ -27,7 +38,7 @@ SETTINGS = {
 
 
 def part(value: float, count: int) -> dict:
-    """Scores of one part of the data: every one `value`, with an interval of 0.05 to both sides."""
+    """Scores of one part of the data: all are `value`, with an interval of 0.05 to both sides."""
     return {
         **{key: {"value": value, "low": value - 0.05, "high": value + 0.05} for key in METRIC_LABELS},
         "count": count,
@@ -40,41 +51,41 @@ def part(value: float, count: int) -> dict:
 
 SCORES = {"train": part(0.9, 5000), "valid": part(0.8, 100), "test": part(0.7, 1207)}
 SCORES["test"] |= {
-    "gap_to_train": {"value": 0.2, "low": 0.15, "high": 0.25, "overfitting": True},
+    "generalization_gap": {"value": 0.2, "low": 0.15, "high": 0.25, "significant": True},
     "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
-    **{key: {"value": 0.0625} for key in ("ece_equal_mass", "ece_debiased", "ece_by_chance", "ece_classwise")},
-    "brier_parts": {"reliability": 0.01, "resolution": 0.05, "uncertainty": 0.25, "within_bins": 0.001},
-    "subgroup_accuracy": [{"by": "tag", "slice": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
+    "ece_if_calibrated": {"value": 0.0625},
+    "subgroup_accuracy": [{"by": "tag", "subgroup": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
 }
 MISTAKES = "id,label,predicted,probability,text\nr.csv:7,neg,pos,0.9876,a secret text\n"
 
 
 @pytest.fixture
-def report(tmp_path) -> str:
+def written(tmp_path) -> str:
+    """The report of these scores."""
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     (tmp_path / "scores.json").write_text(json.dumps(SCORES), encoding="utf-8")
     (tmp_path / "mistakes.csv").write_text(MISTAKES, encoding="utf-8")
-    write_report(tmp_path, "mlp", {"texts": "train 5,000", "words with a vector": "train 97 %"})
+    write_report(tmp_path, "mlp", {"texts": "train 5,000", "vocabulary coverage": "train 97 %"})
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_a_share_is_shown_in_percent_with_its_interval():
-    assert show({"value": 0.741, "low": 0.735, "high": 0.7464}, percent=True) == "74.1 % [73.5, 74.6]"
+def test_an_accuracy_is_formatted_in_percent_with_its_interval():
+    assert format_score({"value": 0.741, "low": 0.735, "high": 0.7464}, percent=True) == "74.1 % [73.5, 74.6]"
 
 
 def test_other_scores_have_three_digits():
-    assert show({"value": 0.5123, "low": 0.505, "high": 0.5194}, percent=False) == "0.512 [0.505, 0.519]"
+    assert format_score({"value": 0.5123, "low": 0.505, "high": 0.5194}, percent=False) == "0.512 [0.505, 0.519]"
 
 
-def test_a_score_that_a_part_cannot_have_is_none():
-    assert show({"value": None, "low": None, "high": None}, percent=False) == "none"
+def test_an_undefined_score_is_none():
+    assert format_score({"value": None, "low": None, "high": None}, percent=False) == "none"
 
 
-def test_a_score_without_an_interval_is_shown_alone():
-    assert show({"value": 1.0, "low": None, "high": None}, percent=False).startswith("1.000")
+def test_a_score_without_an_interval_is_formatted_alone():
+    assert format_score({"value": 1.0, "low": None, "high": None}, percent=False).startswith("1.000")
 
 
-def test_scores_have_a_column_a_part_and_a_row_a_score():
+def test_scores_have_one_column_per_part_and_one_row_per_score():
     head, *body = score_rows(SCORES)
     assert head == ["", "train", "valid", "test"]
     assert [row[0] for row in body] == list(METRIC_LABELS.values())
@@ -83,7 +94,7 @@ def test_scores_have_a_column_a_part_and_a_row_a_score():
     assert body[-2][3] == "0.700 [0.650, 0.750]"
 
 
-def test_classes_have_a_row_each():
+def test_classes_have_one_row_each():
     assert class_rows(SCORES["test"]) == [
         ["class", "precision", "recall", "F1", "texts"],
         ["neg", "50.0%", "25.0%", "33.3%", "1,200"],
@@ -100,71 +111,205 @@ def test_a_bar_in_a_class_name_does_not_open_a_column():
     assert table.splitlines()[2].replace("\\|", "").count("|") == 3
 
 
-def test_a_text_table_lines_its_columns_up():
+def test_a_text_table_aligns_its_columns():
     assert text_table([["", "a"], ["long", "1"], ["b", "22"]]) == "      a\nlong  1\nb     22"
 
 
-def test_the_report_opens_with_name_command_and_machine(report):
-    lines = report.splitlines()
+def test_the_report_begins_with_name_command_and_machine(written):
+    lines = written.splitlines()
     assert lines[0] == "# mlp"
     assert lines[2].strip() == "`train_static.py --data réviews.csv`"
     assert lines[4] == "2026-11-24T10:00:00+00:00, x86_64, 2 cores, Linux, torch 2.8.0"
 
 
-def test_the_report_holds_both_tables(report):
-    assert markdown_table(score_rows(SCORES)) in report
-    assert markdown_table(class_rows(SCORES["test"])) in report
+def test_the_report_holds_both_tables(written):
+    assert markdown_table(score_rows(SCORES)) in written
+    assert markdown_table(class_rows(SCORES["test"])) in written
 
 
-def test_the_report_counts_the_texts_behind_its_intervals(report):
-    assert "5,000 train, 100 valid, 1,207 test" in report
+def test_the_report_counts_the_texts_of_its_intervals(written):
+    assert "5,000 train, 100 valid, 1,207 test" in written
 
 
 @pytest.mark.parametrize("figure", ["curves.png", "confusion.png", "probabilities.png", "reliability.png"])
-def test_the_report_shows_every_figure(report, figure: str):
-    assert f"]({figure})" in report
+def test_the_report_shows_every_figure(written, figure: str):
+    assert f"]({figure})" in written
 
 
-def test_the_report_says_whether_train_and_test_lie_apart(report):
-    assert "Accuracy on train less that on test: 20.0 points [15.0, 25.0], overfitted" in report
-    calm = {"value": 0.005, "low": -0.01, "high": 0.02, "overfitting": False}
-    assert generalization_gap_line(calm).endswith("0.5 points [-1.0, 2.0], not more than chance and a point.")
+def test_the_report_says_whether_the_generalization_gap_is_significant(written):
+    assert "20.0 points [15.0, 25.0], generalization gap significant (> 1 point)." in written
+    small = {"value": 0.005, "low": -0.01, "high": 0.02, "significant": False}
+    assert generalization_gap_line(small).endswith("0.5 points [-1.0, 2.0], within noise.")
 
 
-def test_the_report_shows_calibration_before_and_after_the_temperature(report):
-    assert "|  | as trained | temperature 1.50 |" in report
-    assert "| calibration error, 15 bins of equal width | 12.5% | 70.0 % [65.0, 75.0] |" in report
-    assert "0.0100 - 0.0500 + 0.2500 +0.0010" in report
+def test_the_report_shows_calibration_before_and_after_the_temperature(written):
+    assert "|  | as trained | temperature 1.50 |" in written
+    assert "| calibration error, 15 bins | 12.5% | 70.0 % [65.0, 75.0] |" in written
+    assert "| calibration error of a calibrated model |  | 6.2% |" in written
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [(0.12, 0.05, "half of it or less"), (0.12, 0.09, "not half of it: a perfect model would show 4.0%"),
-     (0.05, 0.06, "no better: a perfect model would show 4.0%")],
+    ("before", "after", "temperature", "expected"),
+    [(0.12, 0.05, 1.5, "from 12.0% to 5.0%."),
+     (0.12, 0.09, 1.5, "from 12.0% to 9.0%; a perfectly calibrated model would have 4.0% on as many texts, and a single "
+      "temperature cannot fix every bin."),
+     (0.05, 0.06, 1.5, "and the best temperature on validation is not the best one on test."),
+     (0.12, 0.05, 20.0, "from 12.0% to 5.0%; it is 20, the bound of its range."),
+     (0.12, 0.05, 0.05, "from 12.0% to 5.0%; it is 0.05, the bound of its range.")],
 )  # fmt: skip
-def test_the_report_says_what_the_temperature_did_and_why_not_more(before: float, after: float, said: str):
-    scores = {"before_temperature": {"ece": before}, "ece": {"value": after}, "ece_by_chance": {"value": 0.04}}
-    assert said in temperature_line(scores)
+def test_the_report_says_what_the_temperature_changed(before: float, after: float, temperature: float, expected: str):
+    scores = {"before_temperature": {"temperature": temperature, "ece": before}, "ece": {"value": after}}
+    line = temperature_line(scores | {"ece_if_calibrated": {"value": 0.04}})
+    assert line.startswith("The temperature changed the calibration error ") and line.endswith(expected)
 
 
-def test_the_report_shows_accuracy_by_kind_of_text(report):
-    assert "| tag | irony | 1,200 | 50.0 % [40.0, 60.0] |" in report
+def test_the_report_shows_accuracy_by_subgroup(written):
+    assert "| tag | irony | 1,200 | 50.0 % [40.0, 60.0] |" in written
 
 
-def test_the_report_names_the_most_confident_mistakes_without_their_texts(report):
-    assert "| r.csv:7 | neg | pos | 0.9876 |" in report
-    assert "secret" not in report
+def test_the_report_shows_the_most_confident_errors_without_their_texts(written):
+    assert "| r.csv:7 | neg | pos | 0.9876 |" in written
+    assert "secret" not in written
 
 
-def test_the_report_lists_what_was_found_on_the_way(report):
-    assert "- texts: train 5,000\n- words with a vector: train 97 %" in report
+def test_the_report_lists_the_notes(written):
+    assert "- texts: train 5,000\n- vocabulary coverage: train 97 %" in written
 
 
-def test_the_report_ends_with_the_settings(report):
-    assert json.loads(report.partition("```json\n")[2].partition("\n```")[0]) == SETTINGS
+def test_the_report_ends_with_the_settings(written):
+    assert json.loads(written.partition("```json\n")[2].partition("\n```")[0]) == SETTINGS
 
 
-def test_only_the_report_is_written(report, tmp_path: Path):
+def test_only_the_report_is_written(written, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "mistakes.csv", "report.md", "scores.json", "settings.json"
     ]  # fmt: skip
+
+
+# Finishing a run
+
+LABELS = np.array([0, 1, 1])
+LOGITS = torch.tensor([[1.0, 0.0], [0.5, 0.25], [-1.0, 1.0]])  # the second is wrong
+PREDICTED = LOGITS.argmax(dim=1).numpy()
+PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]])
+COST = Cost(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
+ROWS = [{"epoch": i, "train": {"loss": 0.5, "accuracy": 1.0}, "valid": {"loss": 0.6, "accuracy": 0.5}} for i in (1, 2)]
+FILES = ["confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "predictions.csv",
+         "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json"]  # fmt: skip
+
+
+def dataset(part: str, names: tuple[str, ...] = ("neg", "pos")) -> Dataset:
+    return Dataset(["bad", "so so", "good"], LABELS, names, [f"{part}.csv:{i}" for i in (2, 3, 4)])
+
+
+SPLITS = Splits(*(dataset(part) for part in Splits._fields))
+
+
+def start(out: Path, overwrite: bool = False) -> RunDir:
+    """A trained run."""
+    run = RunDir(out, overwrite)
+    run.start(SETTINGS)
+    for row in ROWS:
+        run.log.write(row)
+    return run
+
+
+def finish(run: RunDir, temperature: float = 2.0, note: str = "three") -> dict:
+    return finish_run(run, SPLITS, [LOGITS] * 3, temperature, {"texts": note}, COST)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def fast(monkeypatch) -> None:
+    """Few resamples and small figures."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(plots, "DPI", 30)
+
+
+def test_a_finished_run_has_all_its_files(tmp_path, fast):
+    finish(start(tmp_path / "mlp"))
+    assert sorted(contents(tmp_path / "mlp")) == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+
+
+def test_scores_and_costs_are_saved(tmp_path, fast):
+    scores = finish(start(tmp_path / "mlp"))
+    assert scores == score_run(SPLITS, [LOGITS] * 3, 2.0, seed=3)
+    assert json.loads((tmp_path / "mlp" / "scores.json").read_text(encoding="utf-8")) == scores
+    assert json.loads((tmp_path / "mlp" / "costs.json").read_text()) == COST._asdict()
+
+
+def test_predictions_are_probabilities_at_the_temperature(tmp_path, fast):
+    finish(start(tmp_path / "mlp"), temperature=2.0)
+    rows = read_rows(tmp_path / "mlp" / "predictions.csv")
+    expected = (LOGITS.double() / 2).softmax(dim=1)[:, 1].tolist()
+    assert [float(row["p(pos)"]) for row in rows] == pytest.approx(expected, abs=1e-8)  # nine digits
+    assert [row["predicted"] for row in rows] == ["neg", "neg", "pos"]
+
+
+def test_the_report_has_the_name_of_the_run_and_its_notes(tmp_path, fast):
+    finish(start(tmp_path / "mlp"))
+    text = (tmp_path / "mlp" / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# mlp\n") and "- texts: three" in text
+
+
+def test_figures_can_be_drawn_again(tmp_path, fast):
+    finish(start(tmp_path / "mlp"))
+    first = contents(tmp_path / "mlp")
+    for figure in (tmp_path / "mlp").glob("*.png"):
+        figure.unlink()
+    plots.draw(tmp_path / "mlp")
+    assert contents(tmp_path / "mlp") == first
+
+
+@pytest.mark.parametrize("step", ["score_run", "draw", "write_report", "write_predictions"])
+def test_an_interrupt_while_finishing_keeps_the_old_run(tmp_path, monkeypatch, fast, step: str):
+    finish(start(tmp_path / "mlp"))
+    before = contents(tmp_path / "mlp")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots if step == "draw" else report, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finish(start(tmp_path / "mlp", overwrite=True), note="again")
+    assert contents(tmp_path / "mlp") == before
+
+
+# Predictions
+
+
+def test_predictions_have_one_row_per_text(tmp_path):
+    write_predictions(tmp_path / "p.csv", dataset("test"), PREDICTED, PROBABILITIES)
+    assert (tmp_path / "p.csv").read_text().splitlines() == [
+        "id,label,predicted,p(neg),p(pos)",
+        "test.csv:2,neg,neg,0.75,0.25",
+        "test.csv:3,pos,neg,0.5,0.5",
+        "test.csv:4,pos,pos,0.125,0.875",
+    ]
+
+
+def test_predictions_have_every_digit_of_a_float32(tmp_path):
+    probabilities = np.array([[1 / 3, 2 / 3]] * 3, dtype=np.float32)
+    write_predictions(tmp_path / "p.csv", dataset("test"), PREDICTED, probabilities)
+    assert {np.float32(row["p(neg)"]) for row in read_rows(tmp_path / "p.csv")} == {probabilities[0, 0]}
+
+
+def test_predictions_of_texts_with_tags_have_them(tmp_path):
+    tagged = replace(dataset("test"), tags=["plain", "irony", "plain"])
+    write_predictions(tmp_path / "p.csv", tagged, PREDICTED, PROBABILITIES)
+    assert [row["tag"] for row in read_rows(tmp_path / "p.csv")] == ["plain", "irony", "plain"]
+
+
+def test_class_names_with_commas_and_quotes_are_quoted(tmp_path):
+    names = ("sad, bad", 'so-called "good"')
+    write_predictions(tmp_path / "p.csv", dataset("test", names), PREDICTED, PROBABILITIES)
+    assert [row["label"] for row in read_rows(tmp_path / "p.csv")] == [names[0], names[1], names[1]]

@@ -103,7 +103,7 @@ def interrupted(folder: Path, team: Distributed) -> dict:
         message = "not interrupted"
     except KeyboardInterrupt as interrupt:
         message = str(interrupt)
-    updates = len(MetricsLog(folder / "journal.jsonl").rows())
+    updates = len(MetricsLog(folder / "metrics.jsonl").rows())
     team.wait()
     return {"message": message, "updates": updates, "weights": train("odd", folder, team)}
 
@@ -173,7 +173,7 @@ def test_two_processes_train_the_weights_of_one(team_of_two, alone, case: str):
 @pytest.mark.parametrize("case", CASES)
 def test_the_journal_of_two_is_that_of_one(team_of_two, alone, case: str):
     """Written by one process: no line is there twice, and the losses and counts are the whole window's."""
-    ours, theirs = (MetricsLog(path / "journal.jsonl").rows() for path in (team_of_two[0] / case, alone[case][0]))
+    ours, theirs = (MetricsLog(path / "metrics.jsonl").rows() for path in (team_of_two[0] / case, alone[case][0]))
     assert len(ours) == len(theirs) > 4
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()

@@ -1,6 +1,4 @@
-"""Proves that a dataclass is the whole truth about a script's options, and that a script ends with the status and the
-one line that a shell and a person expect.
-"""
+"""Dataclass fields become command-line options; presets replace defaults."""
 
 import importlib
 import sys
@@ -10,48 +8,52 @@ import pytest
 
 from minitext.data.dataset import DataConfig
 from minitext.utils.config import option, parse
-from minitext.utils.errors import UserError, exit_status
+from minitext.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainConfig:
     """training
 
-    A second paragraph, which is not for the command line.
+    A second paragraph, which the help does not show.
     """
 
-    max_length: int = option(256, "tokens of a text")
+    max_length: int = option(256, "tokens per text")
     lr: float = option(1e-3, "learning rate")
-    name: str = option("first", "of the run")
+    name: str = option("first", "name of the run")
     out: str | None = option(None, "folder")
-    steps: int | None = option(None, "at most so many steps")
-    quiet: bool = option(False, "say nothing")
-    share: tuple[float, float] = option((1.0, 0.5), "of train and test", metavar=("TRAIN", "TEST"))
-    penalties: tuple[float, ...] = option((0.1, 1.0), "to choose from")
-    kind: str = option("mean", "how", choices=("mean", "max"))
+    steps: int | None = option(None, "maximum number of steps")
+    quiet: bool = option(False, "print nothing")
+    fractions: tuple[float, float] = option((1.0, 0.5), "of train and test", metavar=("TRAIN", "TEST"))
+    penalties: tuple[float, ...] = option((0.1, 1.0), "candidates")
+    kind: str = option("mean", "pooling", choices=("mean", "max"))
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"--max-length {self.max_length}: at least 1")
+            raise UserError(f"--max-length must be at least 1 (got {self.max_length})")
 
 
-def parsed(*arguments: str) -> TrainOptions:
-    return parse("A script.", list(arguments), train=TrainOptions).train
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    train: TrainConfig
 
 
+def parsed(*arguments: str) -> TrainConfig:
+    return parse(Config, "A script.", arguments=arguments).train
+
+
+@pytest.fixture
 def help_text(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("COLUMNS", "200")  # else argparse breaks lines where we look for a phrase
+    monkeypatch.setenv("COLUMNS", "200")  # otherwise argparse wraps lines inside the phrases that we look for
     with pytest.raises(SystemExit) as end:
         parsed("--help")
     assert end.value.code == 0
     return capsys.readouterr().out
 
 
-# Options
-
-
 def test_without_arguments_each_option_has_its_default():
-    assert parsed() == TrainOptions()
+    assert parsed() == TrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -64,29 +66,28 @@ def test_without_arguments_each_option_has_its_default():
         (["--out", "runs"], "out", "runs"),
         (["--steps", "3"], "steps", 3),
         (["--quiet"], "quiet", True),
-        (["--share", "0.04", "0.02"], "share", (0.04, 0.02)),
+        (["--fractions", "0.04", "0.02"], "fractions", (0.04, 0.02)),
         (["--penalties", "2"], "penalties", (2.0,)),
         (["--penalties", "1", "2", "3"], "penalties", (1.0, 2.0, 3.0)),
         (["--kind", "max"], "kind", "max"),
     ],
 )
-def test_an_argument_becomes_a_value_of_its_field_s_type(arguments: list[str], name: str, value: object):
-    options = parsed(*arguments)
-    assert getattr(options, name) == value
-    assert type(getattr(options, name)) is type(value)
-    assert [entry.name for entry in fields(options) if getattr(options, entry.name) != entry.default] == [name]
+def test_an_argument_has_the_type_of_its_field(arguments: list[str], name: str, value: object):
+    config = parsed(*arguments)
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(value)
+    assert [entry.name for entry in fields(config) if getattr(config, entry.name) != entry.default] == [name]
 
 
-def test_parsed_options_cannot_be_changed():
+def test_parsed_options_are_frozen():
     with pytest.raises(FrozenInstanceError):
         parsed().lr = 1.0
 
 
 def test_each_group_gets_its_own_instance():
-    options = parse("A script.", ["--lr", "0.5", "--data", "imdb", "--subset", "0.04", "0.02"],
-                    data=DataConfig, train=TrainOptions)  # fmt: skip
-    assert options.data == DataConfig(data="imdb", subset=(0.04, 0.02))
-    assert options.train == TrainOptions(lr=0.5)
+    arguments = ["--lr", "0.5", "--data", "imdb", "--subset", "0.04", "0.02"]
+    config = parse(Config, "A script.", arguments=arguments)
+    assert config == Config(DataConfig(data="imdb", subset=(0.04, 0.02)), TrainConfig(lr=0.5))
 
 
 @pytest.mark.parametrize(
@@ -97,12 +98,12 @@ def test_each_group_gets_its_own_instance():
         (["stray"], "stray"),
         (["--max-length", "long"], "'long'"),
         (["--max-length"], "--max-length"),
-        (["--share", "0.5"], "--share"),
+        (["--fractions", "0.5"], "--fractions"),
         (["--kind", "median"], "'median'"),
         (["--quiet=yes"], "--quiet"),
     ],
 )
-def test_an_argument_that_is_wrong_ends_with_status_2_and_is_shown(
+def test_a_wrong_argument_exits_with_status_2_and_is_named(
     capsys: pytest.CaptureFixture, arguments: list[str], shown: str
 ):
     with pytest.raises(SystemExit) as end:
@@ -111,128 +112,73 @@ def test_an_argument_that_is_wrong_ends_with_status_2_and_is_shown(
     assert shown in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_value_that_the_dataclass_refuses_is_the_user_s_error():
-    with pytest.raises(UserError, match="--max-length 0: at least 1"):
+def test_a_value_that_the_dataclass_rejects_raises_a_user_error():
+    with pytest.raises(UserError, match="--max-length must be at least 1"):
         parsed("--max-length", "0")
 
 
-def test_the_help_shows_defaults_as_they_are_typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    text = help_text(capsys, monkeypatch)
-    assert "tokens of a text (default: 256)" in text
-    assert "learning rate (default: 0.001)" in text
-    assert "of train and test (default: 1.0 0.5)" in text
-    assert "how (default: mean)" in text
+def test_the_help_shows_defaults_as_they_are_typed(help_text: str):
+    assert "tokens per text (default: 256)" in help_text
+    assert "learning rate (default: 0.001)" in help_text
+    assert "of train and test (default: 1.0 0.5)" in help_text
+    assert "pooling (default: mean)" in help_text
 
 
-def test_the_help_shows_no_default_where_there_is_none(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    lines = [line.strip() for line in help_text(capsys, monkeypatch).splitlines()]
-    assert any(line.endswith("folder") for line in lines)
-    assert any(line.endswith("say nothing") for line in lines)
-    assert not any("None" in line or "False" in line for line in lines)
+def test_the_help_shows_no_default_for_none_and_false(help_text: str):
+    lines = [line.strip() for line in help_text.splitlines()]
+    assert any(line.endswith(" folder") for line in lines)
+    assert any(line.endswith("print nothing") for line in lines)
+    assert not any("default: None" in line or "default: False" in line for line in lines)
 
 
-def test_the_help_has_the_description_and_the_first_line_of_each_group(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    text = help_text(capsys, monkeypatch)
-    assert "A script." in text
-    assert "\ntraining:\n" in text
-    assert "second paragraph" not in text
+def test_the_help_has_the_description_and_the_first_line_of_each_group(help_text: str):
+    assert "A script." in help_text
+    assert "\ntraining:\n" in help_text
+    assert "second paragraph" not in help_text
 
 
-def test_the_help_names_the_values_of_a_tuple(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    assert "--share TRAIN TEST" in help_text(capsys, monkeypatch)
-
-
-# Exit status
-
-
-def status_of(error: BaseException | None, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-
-    def main() -> None:
-        if error is not None:
-            raise error
-
-    return exit_status(main)
-
-
-def test_a_script_that_ends_well_has_status_0_and_says_nothing(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    assert status_of(None, monkeypatch) == 0
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "line"),
-    [
-        (UserError("data.csv, line 3: no label"), 2, "error: data.csv, line 3: no label"),
-        (OSError(28, "No space left on device", "runs"), 2, "error: [Errno 28] No space left on device: 'runs'"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (KeyboardInterrupt("state saved in runs/1"), 130, "interrupted: state saved in runs/1"),
-    ],
-)
-def test_what_a_user_can_mend_is_one_line_on_stderr(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, line: str
-):
-    assert status_of(error, monkeypatch) == status
-    assert capsys.readouterr() == ("", line + "\n")
-
-
-@pytest.mark.parametrize("error", [UserError("bad"), OSError("bad")])
-def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception):
-    with pytest.raises(type(error), match="bad"):
-        status_of(error, monkeypatch, "--debug")
-
-
-def test_an_error_of_ours_is_not_dressed_up_as_the_user_s(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ValueError, match="a bug"):
-        status_of(ValueError("a bug"), monkeypatch)
-
-
-def test_the_status_of_argparse_passes_through(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(SystemExit) as end:
-        status_of(SystemExit(2), monkeypatch)
-    assert end.value.code == 2
+def test_the_help_names_the_values_of_a_tuple(help_text: str):
+    assert "--fractions TRAIN TEST" in help_text
 
 
 # Presets
 
-COURSE_REPORT = {"report": {"max_length": 512, "share": (0.04, 0.02)}}
+PRESETS = {"large": {"max_length": 512, "fractions": (0.04, 0.02)}}
 
 
-def with_presets(*arguments: str) -> TrainOptions:
-    return parse("A script.", list(arguments), presets=COURSE_REPORT, train=TrainOptions).train
+def with_presets(*arguments: str) -> TrainConfig:
+    return parse(Config, "A script.", PRESETS, arguments).train
 
 
 def test_a_preset_replaces_defaults():
-    found = with_presets("--preset", "report")
-    assert (found.max_length, found.share, found.lr) == (512, (0.04, 0.02), 1e-3)
+    config = with_presets("--preset", "large")
+    assert (config.max_length, config.fractions, config.lr) == (512, (0.04, 0.02), 1e-3)
 
 
-def test_an_option_that_is_given_wins_over_the_preset():
-    assert with_presets("--max-length", "64", "--preset", "report").max_length == 64
+def test_a_given_option_overrides_the_preset():
+    assert with_presets("--max-length", "64", "--preset", "large").max_length == 64
 
 
-def test_without_a_preset_nothing_changes():
-    assert with_presets() == TrainOptions()
+def test_without_preset_the_defaults_hold():
+    assert with_presets() == TrainConfig()
 
 
-def test_the_help_says_what_a_preset_sets(capsys, monkeypatch):
+def test_the_help_lists_what_a_preset_sets(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         with_presets("--help")
-    assert "report: --max-length 512 --share 0.04 0.02" in capsys.readouterr().out
+    assert "large: --max-length 512 --fractions 0.04 0.02" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["train_static", "train_scratch", "train_finetune"])
-def test_each_script_has_the_reports_settings_as_a_preset_of_options_that_it_has(script, monkeypatch):
+def test_each_script_has_the_preset_of_the_course_report(script, monkeypatch):
     module = importlib.import_module(script)
-    seen = {}
-    monkeypatch.setattr(module, "train_one_seed", lambda options, *_: seen.update(vars(options)))
-    monkeypatch.setattr(sys, "argv", [script, "--preset", "report"])
+    monkeypatch.setattr(sys, "argv", [script, "--preset", "course-report"])
+    monkeypatch.setattr(module, "parse", lambda *given: configs.append(parse(*given)) or configs[0])
+    monkeypatch.setattr(module, "train_one_seed", lambda *_: None)
+    configs = []
     module.main()
-    values = {field.name: getattr(group, field.name) for group in seen.values() for field in fields(group)}
+    groups = [getattr(configs[0], group.name) for group in fields(configs[0])]
+    values = {entry.name: getattr(group, entry.name) for group in groups for entry in fields(group)}
     assert module.COURSE_REPORT.items() <= values.items()
-    assert (values["data"], values["fraction"]) == ("imdb", (0.04, 0.02))
+    assert (values["data"], values["subset"]) == ("imdb", (0.04, 0.02))

@@ -1,0 +1,70 @@
+"""Scores of a run, from labels and logits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from minitext.data.dataset import Dataset, Splits
+from minitext.evaluation import metrics
+from minitext.evaluation.calibration import calibration_scores, expected_calibration_error
+from minitext.evaluation.metrics import classification_scores, log_losses
+from minitext.evaluation.score import score_run
+
+LABELS = np.array([0, 1, 1])
+LOGITS = torch.tensor([[1.0, 0.0], [0.5, 0.25], [-1.0, 1.0]])  # the second is wrong
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+
+
+def splits() -> Splits:
+    ids = ["t.csv:2", "t.csv:3", "t.csv:4"]
+    return Splits(*(Dataset(["bad", "so so", "good"], LABELS, ("neg", "pos"), ids) for _ in Splits._fields))
+
+
+def test_each_part_has_its_scores():
+    scores = score_run(splits(), [LOGITS, LOGITS, -LOGITS], 1.0, seed=3)
+    assert list(scores) == ["train", "valid", "test"]
+    assert [scores[part]["accuracy"]["value"] for part in scores] == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    json.dumps(scores, allow_nan=False)
+
+
+def test_scores_are_computed_at_the_temperature():
+    scores = score_run(splits(), [LOGITS] * 3, 2.0, seed=3)["valid"]
+    probabilities = (LOGITS.double() / 2).softmax(dim=1).numpy()
+    expected = classification_scores(LABELS, np.array([0, 0, 1]), probabilities, ("neg", "pos"), seed=3)
+    assert (expected | calibration_scores(LABELS, probabilities, seed=3)).items() <= scores.items()
+
+
+def test_scores_before_the_temperature_are_kept():
+    before = score_run(splits(), [LOGITS] * 3, 2.0, seed=3)["test"]["before_temperature"]
+    probabilities = LOGITS.double().softmax(dim=1).numpy()
+    assert before["temperature"] == 2.0
+    assert before["log_loss"] == pytest.approx(log_losses(LABELS, probabilities).mean())
+    assert before["ece"] == pytest.approx(expected_calibration_error(LABELS, probabilities))
+    assert before["brier"] == pytest.approx(((probabilities[:, 1] - LABELS) ** 2).mean())
+
+
+def test_the_predicted_class_is_the_argmax_of_the_logits():
+    """Logits that differ, with equal probabilities even in float64."""
+    logits = torch.tensor([[0.0, 1e-20], [0.0, 1e-20], [0.0, 1e-20]])
+    assert score_run(splits(), [logits] * 3, 1.0, seed=0)["test"]["confusion"] == [[0, 1], [0, 2]]
+
+
+def test_the_generalization_gap_has_its_interval_and_verdict():
+    right = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
+    gap = score_run(splits(), [right, right, -right], 1.0, seed=0)["test"]["generalization_gap"]
+    assert gap == {"value": 1.0, "low": 1.0, "high": 1.0, "significant": True}
+    gap = score_run(splits(), [right, right, right], 1.0, seed=0)["test"]["generalization_gap"]
+    assert gap == {"value": 0.0, "low": 0.0, "high": 0.0, "significant": False}
+
+
+def test_only_test_has_accuracy_by_subgroup():
+    scores = score_run(splits(), [LOGITS] * 3, 1.0, seed=0)
+    rows = [(row["subgroup"], row["accuracy"]) for row in scores["test"]["subgroup_accuracy"] if row["by"] == "class"]
+    assert rows == [("neg", 1.0), ("pos", 0.5)]
+    assert "subgroup_accuracy" not in scores["train"]
