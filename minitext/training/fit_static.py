@@ -20,14 +20,13 @@ from minitext.models.static import MLP, EncodedTexts, LogisticRegression, all_lo
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 
-MIN_L2 = 1e-10  # a smaller penalty can leave the Hessian of a few texts singular in float64
 NEWTON_MAX_PARAMETERS = 2_000  # beyond it L-BFGS is faster: a Hessian costs B * P**2 operations, its factor P**3 / 3
 NEWTON_TOLERANCE = 1e-10  # largest component of the gradient of the mean loss at which a method has converged
 LBFGS_TOLERANCE = 1e-7
 SUFFICIENT_DECREASE = 1e-4  # Armijo's condition: the loss falls by this fraction of what its slope promises
 LOSS_ROUNDING = 1e-14  # near the optimum the loss changes by less than its own rounding error
 MAX_HALVINGS = 40  # of a step in the line search
-RIDGE = 1e-12  # relative increase of the diagonal: a nearly singular Hessian can still be factorized
+RIDGES = (0, 1e-12, 1e-9, 1e-6, 1e-3)  # relative increases of the diagonal, until a Hessian can be factorized
 
 
 class FitResult(NamedTuple):
@@ -47,8 +46,8 @@ class LogisticConfig:
     iterations: int = option(1000, "maximum number of iterations")
 
     def __post_init__(self) -> None:
-        if min(self.l2) < MIN_L2:
-            raise UserError(f"--l2 must be at least {MIN_L2} (got {' '.join(map(str, self.l2))})")
+        if min(self.l2) <= 0:
+            raise UserError(f"--l2 must be > 0 (got {' '.join(map(str, self.l2))})")
         if self.iterations < 1:
             raise UserError(f"--iterations must be at least 1 (got {self.iterations})")
 
@@ -173,8 +172,10 @@ def newton_step(hessian: Tensor, gradient: Tensor) -> Tensor:
     if num_logits > 1:
         biases = hessian.view(num_logits, width, num_logits, width)[:, -1, :, -1]  # (K, K)
         biases += biases.diagonal().mean()
-    hessian.diagonal().mul_(1 + RIDGE)
-    factor = torch.linalg.cholesky(hessian)
+    for ridge in RIDGES:
+        factor, failed = torch.linalg.cholesky_ex(hessian + ridge * hessian.diagonal().diag())
+        if not failed:
+            break
     return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).view_as(gradient)
 
 
