@@ -19,7 +19,7 @@ from gensim.models import KeyedVectors
 from minitext.data.imdb import read_imdb
 from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
-from minitext.models.mean_encoder import MeanEncoder
+from minitext.models.static import MeanEncoder
 
 
 def encode_with_gensim(vectors: KeyedVectors, texts: list[str]) -> np.ndarray:
