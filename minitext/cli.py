@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from minitext import __version__
-from minitext.data import word_vectors as glove
-from minitext.data.table import TextRow, line_rows, read_rows
+from minitext.data.readers import TextRow, line_rows, stream_texts
+from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
 from minitext.evaluation.predictor import (
@@ -53,7 +53,7 @@ def predict(arguments: argparse.Namespace) -> None:
         print_predictions(predictor, line_rows(arguments.texts), config.threshold, arguments.json)
     elif config.input:
         with open_input(Path(config.input)) as file:
-            rows = read_rows(Path(config.input), file, config.text_column)
+            rows = stream_texts(Path(config.input), file, config.text_column)
             print_predictions(predictor, rows, config.threshold, arguments.json)
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
@@ -132,7 +132,7 @@ def nearest_words(arguments: argparse.Namespace) -> None:
     """Print the words with the most similar vectors, by cosine similarity."""
     if arguments.k < 1:
         raise UserError(f"-k must be >= 1 (got {arguments.k})")
-    for word, similarity in glove.read(arguments.vectors).nearest(arguments.word, arguments.k):
+    for word, similarity in load_word_vectors(arguments.vectors).nearest(arguments.word, arguments.k):
         print(f"{similarity:.3f}  {word}")
 
 

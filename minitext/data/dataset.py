@@ -57,6 +57,11 @@ class Splits(NamedTuple):
     valid: Dataset
     test: Dataset
 
+    def summary(self) -> dict[str, dict[str, int | str]]:
+        """For each part its number of texts and its fingerprint, for the settings of a run."""
+        parts = zip(self._fields, self, strict=True)
+        return {name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in parts}
+
 
 @dataclass(frozen=True)
 class DataConfig:

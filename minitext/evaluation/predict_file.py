@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minitext.data.table import KINDS, TextRow, format_rows, read_rows
+from minitext.data.readers import TABLE_KINDS, TextRow, format_rows, stream_texts
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
@@ -86,7 +86,7 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
             # disable=None: no bar where stderr is not a terminal
             tqdm(total=source.stat().st_size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
         ):
-            rows = islice(read_rows(source, file, config.text_column, keep), done, None)
+            rows = islice(stream_texts(source, file, config.text_column, keep), done, None)
             while chunk := list(islice(rows, CHUNK)):
                 values = predictor.predict_proba([row.text for row in chunk])
                 written = list(output_rows(chunk, values, predictor.class_names, config.threshold))
@@ -115,8 +115,8 @@ def open_input(source: Path) -> BinaryIO:
 
 def check_output(source: Path, output: Path, overwrite: bool) -> None:
     """Raise UserError unless `output` can be written."""
-    if output.suffix.lower() not in KINDS:
-        raise UserError(f"{output}: unsupported file type {output.suffix!r}; supported: {', '.join(KINDS)}")
+    if output.suffix.lower() not in TABLE_KINDS:
+        raise UserError(f"{output}: unsupported file type {output.suffix!r}; supported: {', '.join(TABLE_KINDS)}")
     if not output.parent.is_dir():
         raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")
     if output.is_dir() or (output.exists() and output.samefile(source)):

@@ -128,7 +128,7 @@ def load_static(folder: Path, config: dict) -> LoadedTrack:
 
 def load_scratch(folder: Path, config: dict) -> LoadedTrack:
     model = EmbeddingBagClassifier.load(folder)
-    return tuple(config["names"]), model, load_token_settings(folder, config)
+    return tuple(config["class_names"]), model, load_token_settings(folder, config)
 
 
 def load_finetune(folder: Path, config: dict) -> LoadedTrack:

@@ -183,7 +183,7 @@ class StaticClassifier(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json`, `words.txt` and `model.safetensors` into `folder`."""
         kind = "logistic" if isinstance(self.classifier, LogisticRegression) else "mlp"
-        config = {"track": "static", "classifier": kind, "names": self.class_names}
+        config = {"track": "static", "classifier": kind, "class_names": self.class_names}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         write_text(folder / "words.txt", "".join(f"{word}\n" for word in self.encoder.words))
         with atomic(folder / "model.safetensors") as temporary:
@@ -203,11 +203,11 @@ class StaticClassifier(nn.Module):
         if len(words) != len(table):
             raise ValueError(f"words.txt has {len(words):,} words for {len(table):,} vectors")
         encoder = MeanEncoder(words, table, tensors.get("encoder.word_weights"), tensors.get("encoder.common"))
-        input_size, num_classes = table.shape[1], len(config["names"])
+        input_size, num_classes = table.shape[1], len(config["class_names"])
         if config["classifier"] == "logistic":
             classifier: LogisticRegression | MLP = LogisticRegression(input_size, num_classes)
         else:
             classifier = MLP(input_size, len(tensors["classifier.hidden.weight"]), num_classes)
-        model = cls(encoder, classifier, config["names"])
+        model = cls(encoder, classifier, config["class_names"])
         model.load_state_dict(tensors)
         return model

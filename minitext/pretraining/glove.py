@@ -1,6 +1,6 @@
-"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global Vectors for Word Representation").
+"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global WordVectors for Word Representation").
 
-Inputs: texts without labels. Outputs: `Vectors`, in a text file, most frequent word first.
+Inputs: texts without labels. Outputs: `WordVectors`, in a text file, most frequent word first.
 Shapes: V words, D vector width, N co-occurring pairs, B pairs in a batch, U distinct words in one column of a batch.
 """
 
@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.readers import imdb_archive, read_imdb_unlabelled, read_rows, read_text
-from minitext.data.word_vectors import Vectors
+from minitext.data.imdb import imdb_archive, read_imdb_unlabelled
+from minitext.data.readers import read_rows, read_text
+from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
 from minitext.utils.config import option
@@ -75,7 +76,7 @@ class State(NamedTuple):
     context_squares: Tensor  # (V, D + 2) float32
 
 
-def train_vectors(config: GloveConfig) -> Vectors:
+def train_vectors(config: GloveConfig) -> WordVectors:
     """Count pairs, train, write `config.out`, and return the vectors.
 
     They are a function of the texts and the settings (on one machine), whether or not training was resumed. Raises
@@ -96,7 +97,7 @@ def train_vectors(config: GloveConfig) -> Vectors:
     log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
     checkpoint = out.with_name(out.name + ".checkpoint")
     state = fit(pairs, vocab, config, checkpoint)
-    vectors = Vectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
+    vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
     vectors.write(out, config.digits)
     checkpoint.unlink(missing_ok=True)
     return vectors

@@ -33,7 +33,7 @@ import torch
 from tokenizers import processors
 from torch.amp import GradScaler
 
-from minitext.data.batching import PackCollator, load_batches
+from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.tokenizer import encode, train_tokenizer
 from minitext.evaluation.predict import predict_logits

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from minitext.data import tokenizer as tokens
-from minitext.data.tokenizer import TokenizerConfig, tokenizer_sha256, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data.tokenizer import TokenizerConfig, encode, load_tokenizer, pad_id, tokenizer_sha256, train_tokenizer
 from minitext.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

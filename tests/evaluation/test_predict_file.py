@@ -207,7 +207,7 @@ def test_only_one_chunk_of_rows_is_read_ahead(run, tmp_path, monkeypatch):
         return real(self, texts)
 
     monkeypatch.setattr(module, "CHUNK", 4)
-    monkeypatch.setattr(module, "read_rows", rows)
+    monkeypatch.setattr(module, "stream_texts", rows)
     monkeypatch.setattr(Predictor, "predict_proba", predict_proba)
     (tmp_path / "in.txt").write_text("not read")
     write(run, tmp_path / "in.txt", tmp_path / "out.csv")
