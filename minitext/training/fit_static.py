@@ -97,13 +97,13 @@ def minimize_logistic(
     first = torch.cat((layer.weight, layer.bias[:, None]), dim=1)  # (K, D + 1)
     small = first.numel() <= NEWTON_MAX_PARAMETERS
     method, tolerance = (newton, NEWTON_TOLERANCE) if small else (lbfgs, LBFGS_TOLERANCE)
+    tolerance *= objective.features.abs().max().item()  # the rounding error of the gradient grows with the inputs
     history: list[dict] = []
     for iteration, (parameters, gradient) in enumerate(islice(method(objective, first), iterations), start=1):
         layer.weight.copy_(parameters[:, :-1])
         layer.bias.copy_(parameters[:, -1])
         history.append({"iteration": iteration, "l2": l2} | losses(model, train, valid))
-        # the rounding error of the gradient grows with the inputs
-        converged = bool(gradient.abs().max() <= tolerance * objective.features.abs().max())
+        converged = gradient.abs().max().item() <= tolerance
         if converged:
             break
     history[-1]["best"] = True

