@@ -97,6 +97,8 @@ def train_one_seed(config: Config) -> None:
     dtype = pick_dtype(config.loop.precision, device)
     if config.init.vectors:
         locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read
+    if config.data.data == "sample":
+        notes.print("using the bundled sample; for real data: --data imdb")
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
