@@ -184,7 +184,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
     if is_main:
-        temperature = fit_temperature(splits.valid.labels, logits[1])
+        temperature = fit_temperature(valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
             model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,

@@ -140,7 +140,7 @@ def train_one_seed(config: Config) -> None:
     start = time.perf_counter()
     logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
-    temperature = fit_temperature(splits.valid.labels, logits[1])
+    temperature = fit_temperature(valid.labels, logits[1])
     fold_temperature(model.output, temperature)
     model.save(
         run.folder, class_names=splits.train.class_names, max_length=config.tokens.max_length,

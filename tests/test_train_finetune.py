@@ -310,7 +310,7 @@ def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, caps
     bare = damage(checkpoint, tmp_path / "bare")
     train_tokenizer([text[:100] for text, _ in TEXTS], 200).save(str(tmp_path / "bare" / "tokenizer.json"))
     cases += [
-        (("--model", large), "the two are not from one checkpoint"),
+        (("--model", large), "use the tokenizer of the checkpoint"),
         (("--model", bare), "no token before and after a text"),
         (("--model", "nobody/no-such-model"), "not in the Hub's cache"),
         (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
@@ -427,4 +427,4 @@ def test_each_seed_has_a_run_and_their_mean_is_written(train):
 def test_several_seeds_cannot_be_uploaded(train, capsys):
     status, folder = train("--num-seeds", "2", "--push-to-hub", "user/name")
     assert (status, folder.exists()) == (2, False)
-    assert "--push-to-hub uploads one run, --num-seeds makes several" in capsys.readouterr().err
+    assert "--push-to-hub uploads one run, but --num-seeds makes several" in capsys.readouterr().err
