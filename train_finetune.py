@@ -1,73 +1,74 @@
-"""A pretrained BERT, fine-tuned: tokens, encoder, a head on the first token, and a loop with every step in sight.
+"""Fine-tune a pretrained BERT: tokens, encoder, a classification head on the first token, and a hand-written loop.
 
-    python train_finetune.py                                                 the small BERT and the sample of minitext
+    python train_finetune.py                                                   the bundled BERT and the bundled sample
     python train_finetune.py --data imdb --model google-bert/bert-base-uncased
-    python train_finetune.py --data reviews.csv --model roberta-base         another of the family, your own texts
-    python train_finetune.py --data reviews.csv --model folder/ --resume     your own checkpoint; go on where it stopped
-    torchrun --nproc-per-node 8 train_finetune.py --data imdb                eight GPUs, the same update
+    python train_finetune.py --data reviews.csv --model FacebookAI/roberta-base    a relative of BERT, your own texts
+    python train_finetune.py --data reviews.csv --model folder/ --resume       continue an interrupted run
+    torchrun --nproc-per-node 8 train_finetune.py --data imdb                  eight GPUs, the same update
 
-Writes a run into <out>: scores, figures, predictions, a report, and the model as transformers and the Hub know it.
+Writes a run directory to <out>: scores, figures, predictions, a report, and the model in the Hub's format.
 """
 
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.dataset import DataConfig, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
-from minitext.data.tokenizer import TRUNCATIONS, digest, encode, pad_id, special_ids
+from minitext.data.tokenizer import TRUNCATIONS, describe_tokens, encode, special_ids, tokenizer_sha256
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import predict_logits, probabilities
+from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
 from minitext.evaluation.predictor import format_prediction
-from minitext.models.bert import init_weights
-from minitext.models.hf_checkpoint import check_vocabulary, load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.models.bert import BertClassifier, init_weights
+from minitext.models.hf_checkpoint import check_vocabulary, load_classifier, load_hub_tokenizer, save_model
 from minitext.models.hub import fetch_checkpoint, open_repository, push
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
-from minitext.training.device import pick_device, pick_precision
-from minitext.training.distributed import Distributed, join, leave
-from minitext.training.loop import fit, plan_steps
+from minitext.training.device import pick_device, pick_dtype
+from minitext.training.distributed import Distributed, destroy, init_distributed
+from minitext.training.loop import class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
-from minitext.utils import run_dir as run
+from minitext.utils import run_dir
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, exit_status
+from minitext.utils.io import read_json
+from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
-CPU_MICRO_BATCH = 8  # texts whose activations stay near a CPU's caches; a GPU is faster with the whole batch at once
+CPU_MICRO_BATCH_SIZE = 8  # texts whose activations fit the caches of a CPU; a GPU is faster with the whole batch
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """model"""
 
-    model: str = option("sample", "sample, a Hub id, id@revision, or a folder with a checkpoint")
-    max_length: int = option(256, "most tokens of a text; special tokens count as well")
-    truncate: str = option("head", "what is kept of longer texts", choices=TRUNCATIONS)
-    dropout: float | None = option(None, "of hidden states and head (default: the checkpoint's)")
-    attention_dropout: float = option(0.0, "of attention weights; above 0 no fast attention kernel serves")
-    reinit_layers: int = option(0, "top layers to draw anew (Zhang et al. 2021, arXiv:2006.05987, section 4)")
-    freeze_layers: int = option(0, "bottom layers, and the embeddings, that stay as they are")
-    layer_lr_decay: float = option(
-        1.0, "learning rate of a layer as a share of the next one's (Sun et al. 2019, 5.3.3)"
-    )
-    gradient_checkpointing: bool = option(False, "less memory, a third more work (Chen et al. 2016, arXiv:1604.06174)")
-    compile: bool = option(False, "let torch.compile fuse each layer's kernels; takes a minute to start")
+    model: str = option("sample", "sample (the bundled BERT), a Hub id, id@revision, or a folder with a checkpoint")
+    max_length: int = option(256, "maximum tokens per text, special tokens included")
+    truncate: str = option("head", "which tokens of a longer text are kept", choices=TRUNCATIONS)
+    dropout: float | None = option(None, "dropout of hidden states and head (default: the checkpoint's)")
+    attention_dropout: float = option(0.0, "dropout of attention weights; above 0 no variable-length kernel is used")
+    reinit_layers: int = option(0, "re-initialise the top N layers (Zhang et al. 2021, arXiv:2006.05987, section 4)")
+    freeze_layers: int = option(0, "freeze the embeddings and the bottom N layers")
+    layer_lr_decay: float = option(1.0, "layer-wise learning-rate decay factor (Sun et al. 2019, section 5.3.3)")
+    gradient_checkpointing: bool = option(False, "less memory for a third more work (Chen et al. 2016)")
+    compile: bool = option(False, "compile the layers with torch.compile; takes a minute to start")
     push_to_hub: str | None = option(None, "upload the finished run to this Hub repository, user/name")
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise UserError(f"--max-length {self.max_length}: at least 4")
+            raise UserError(f"--max-length must be at least 4 (got {self.max_length})")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: a share lies from 0 to below 1")
+                raise UserError(f"--{name.replace('_', '-')} must be in [0, 1) (got {getattr(self, name)})")
         if not 0 < self.layer_lr_decay <= 1:
-            raise UserError(f"--layer-lr-decay {self.layer_lr_decay}: above 0, at most 1")
+            raise UserError(f"--layer-lr-decay must be in (0, 1] (got {self.layer_lr_decay})")
         if min(self.reinit_layers, self.freeze_layers) < 0:
-            raise UserError("--reinit-layers and --freeze-layers are not below 0")
+            raise UserError("--reinit-layers and --freeze-layers must be >= 0")
 
 
 @dataclass(frozen=True)
@@ -75,171 +76,168 @@ class TrainConfig(loop.TrainConfig):
     """training"""
 
     epochs: int = option(4, "passes over the training texts")
-    batch_size: int = option(16, "texts that one update sees")
+    batch_size: int = option(16, "texts per optimizer update (over all GPUs and micro-batches)")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
-    lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, more for fewer)")
-    weight_decay: float = option(0.01, "of matrices; biases and norms do not decay")
+    lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
+    weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
     select_by: str = option(
-        "loss",
-        "what decides on the best check; of few texts the loss tells more",
-        choices=("accuracy", "macro_f1", "loss"),
+        "loss", "validation metric that selects the best checkpoint", choices=("accuracy", "macro_f1", "loss")
     )
 
 
 @dataclass(frozen=True)
-class RunConfig(run.RunConfig):
+class RunConfig(run_dir.RunConfig):
     """run"""
 
-    out: str = option("runs/finetune", "folder of the run")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
+    out: str = option("runs/finetune", "run directory")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
+    resume: bool = option(False, "resume an interrupted run in --out (bit-identical on the CPU)")
 
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of the script."""
+
     data: DataConfig
     model: ModelConfig
     loop: TrainConfig
     run: RunConfig
 
+    def __post_init__(self) -> None:
+        if self.model.push_to_hub and self.run.num_seeds > 1:
+            raise UserError("--push-to-hub uploads one run, but --num-seeds makes several; choose one with --seed")
+
 
 COURSE_REPORT = {
     "data": "imdb", "subset": (0.04, 0.02), "model": "google-bert/bert-base-uncased", "batch_size": 64, "epochs": 10,
-    "lr": 3e-5, "warmup": 0.1, "weight_decay": 0.01, "select_by": "accuracy", "precision": "fp16", "attention_dropout": 0.1,
+    "lr": 3e-5, "warmup": 0.1, "weight_decay": 0.01, "select_by": "accuracy", "precision": "fp16",
+    "attention_dropout": 0.1,
 }  # fmt: skip
 
 
 def main() -> None:
-    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
-    if options.model.push_to_hub and options.run.num_seeds > 1:
-        raise UserError("--push-to-hub uploads one run, --num-seeds makes several; choose the seed to push with --seed")
-    device = pick_device(options.run.device)
-    team = join(device)  # one process, or those that torchrun started
-    for once in for_each_seed(options):
-        train_one_seed(once, device, team)
-    if options.run.num_seeds > 1 and team.rank == 0:
-        run.log(summarize(options), options.run.quiet)
-    leave(team)
+    config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
+    device = pick_device(config.run.device)
+    distributed = init_distributed(device)  # one process, or those that torchrun started
+    for seed_config in for_each_seed(config):
+        train_one_seed(seed_config, device, distributed)
+    if config.run.num_seeds > 1 and distributed.rank == 0:
+        log(summarize(config), config.run.quiet)
+    destroy(distributed)
 
 
-def train_one_seed(options: Config, device: torch.device, team: Distributed) -> None:
-    precision = pick_precision(options.loop.precision, device)
-    job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
-    quiet = options.run.quiet or team.rank > 0
-    say = partial(run.log, quiet=quiet)
-    say(f"data: {options.data.data} · model: {options.model.model} · device: {device}, {precision}")
-    if "sample" in (options.data.data, options.model.model):
-        say("      (what travels with minitext; the real ones: --data imdb --model google-bert/bert-base-uncased)")
-    checkpoint = fetch_checkpoint(options.model.model)  # a wrong name fails now, not after the data has been read
-    if options.model.push_to_hub and team.rank == 0:
-        open_repository(options.model.push_to_hub)
+def train_one_seed(config: Config, device: torch.device, distributed: Distributed) -> None:
+    run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
+    seed, quiet, is_main = config.run.seed, config.run.quiet or distributed.rank > 0, distributed.rank == 0
+    notes, dtype = Notes(quiet), pick_dtype(config.loop.precision, device)
+    checkpoint = fetch_checkpoint(config.model.model)  # a wrong name fails before the data are read
+    if config.model.push_to_hub and is_main:
+        open_repository(config.model.push_to_hub)
 
-    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
-    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
-    say(f"texts: {run_notes['texts']}")
-    say(f"texts in two parts: {run_notes['texts in two parts']}")
+    # Data: training, validation and test texts. Test texts are scored once, at the end.
+    splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
+    class_names = splits.train.class_names
+    notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
+    notes.add("duplicates across splits", duplicates)
 
-    # Model. A head that is new, or a layer drawn anew, is drawn after seeding: the same seed gives the same weights.
-    torch.manual_seed(options.run.seed)
-    chosen = options.model
-    model, lines = load_classifier(checkpoint, splits.train.class_names, chosen.attention_dropout, chosen.dropout)
-    encoder = model.encoder
-    if (
-        max(chosen.reinit_layers, chosen.freeze_layers) > len(encoder.layers)
-        or chosen.max_length > model.config.longest
-    ):
-        raise UserError(f"{chosen.model}: has {len(encoder.layers)} layers (--reinit-layers, --freeze-layers) and room for texts of "
-                        f"{model.config.longest} tokens (--max-length)")  # fmt: skip
-    for layer in list(encoder.layers)[len(encoder.layers) - chosen.reinit_layers :]:
-        init_weights(layer, model.config.init_std)
-    if chosen.freeze_layers:
-        encoder.requires_grad_(False)
-        encoder.layers[chosen.freeze_layers :].requires_grad_(True)
-    encoder.checkpointing = chosen.gradient_checkpointing
-    model.to(device)
-    if chosen.compile:
-        for layer in encoder.layers:
-            layer.compile(dynamic=True)
-    for line in lines:
-        say(f"model: {line}")
+    # Model: new parameters are initialised after seeding, so that one seed gives one set of weights.
+    torch.manual_seed(seed)
+    model = build_model(config.model, checkpoint, class_names, notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    run_notes["model"] = f"{chosen.model}, {parameters:,} parameters"
-    say(f"model: {run_notes['model']}")
-
-    # Tokens, by the checkpoint's own tokenizer; each text is cut to what the encoder may see.
+    notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     start = time.perf_counter()
-    tokenizer = load_hub_tokenizer(checkpoint)
-    check_vocabulary(tokenizer, model.config, chosen.model)
-    if not all(special_ids(tokenizer)):
-        raise UserError(f"{chosen.model}: its tokenizer puts no token before and after a text, which the head needs")
-    encoded = [encode(tokenizer, part.texts, chosen.max_length, chosen.truncate, quiet) for part in splits]
-    run_notes["tokens"] = (
-        ", ".join(f"{name} {len(part.ids):,}" for name, part in zip(Splits._fields, encoded, strict=True))
-        + f"; {sum(len(part.ids) for part in encoded) / sum(map(len, (part.texts for part in splits))):.0f} a text"
-    )
-    say(f"tokens: {run_notes['tokens']}, {time.perf_counter() - start:.1f} s")
+    tokenizer = load_checkpoint_tokenizer(config.model, checkpoint, model)
+    tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
-    fixed = chosen.max_length if options.loop.pad == "fixed" else None
+    notes.add("tokens", describe_tokens(tokens))
     train, valid, test = (
-        PackCollator(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
-        for ids, corpus in zip(encoded, splits, strict=True)
+        PackCollator(ids, torch.from_numpy(part.labels)) for ids, part in zip(tokens, splits, strict=True)
     )
 
-    # Training. Every step is in minitext/training/loop.py; what cannot be trained is refused before there is a folder.
-    settings = options.loop
-    if settings.lr is None:
-        settings = replace(settings, lr=usual_rate(model.config.width))
-        run_notes["learning rate"] = f"{settings.lr:.2g}"
-    if settings.micro_batch_size is None and device.type == "cpu":
-        settings = replace(settings, micro_batch_size=min(CPU_MICRO_BATCH, settings.batch_size))
-    plan_steps(encoded[0].lengths().numpy(), settings, options.run.seed)
-    if team.rank == 0:
-        data_found = {
-            name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in splits._asdict().items()
-        }
-        more = {"tokenizer_sha256": digest(tokenizer), "processes": team.size}
-        job.start(run.run_settings(options, data_found, splits.train.class_names, **more))
-    team.wait()
-    groups = layer_groups(model, settings.weight_decay, chosen.layer_lr_decay)
-    progress = fit(
-        model, train, valid, settings, options.run.seed, device, precision, job.folder, say, quiet, team, groups
-    )
-    run_notes["kept"] = f"epoch {progress.best_epoch:g}, the best on validation by {settings.select_by}"
-    run_notes["trained in"] = f"{progress.seconds:.1f} s with checks, {progress.updates:,} updates"
+    # Training: every step is in minitext/training/step.py and loop.py.
+    settings = fill_defaults(config.loop, model.config.hidden_size, device)
+    notes.add("learning rate", f"{settings.lr:.2g}")
+    plan_steps(train.data.lengths().numpy(), settings, seed)  # what cannot be trained fails before a folder exists
+    if is_main:
+        run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
+                               processes=distributed.world_size, dtype=str(dtype)))  # fmt: skip
+    distributed.barrier()
 
-    # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    def predict(part: PackCollator) -> torch.Tensor:
+        texts = settings.micro_batch_size or settings.batch_size
+        return predict_logits(model, part, texts, device, dtype, distributed=distributed, quiet=quiet)
+
+    state = fit(
+        model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
+        seed=seed, device=device, dtype=dtype, run_dir=run.folder,
+        class_weights=class_weights_of(train.labels, len(class_names), settings.class_weights),
+        param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),
+        distributed=distributed, log=notes.print, quiet=quiet,
+    )  # fmt: skip
+    notes.add("best checkpoint", state.describe_best(settings.select_by))
+
+    # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
-    texts_at_once = settings.micro_batch_size or settings.batch_size
-    logits = [
-        predict_logits(model, part, texts_at_once, device, precision, distributed=team, quiet=quiet)
-        for part in (train, valid, test)
-    ]
-    predicting_seconds = time.perf_counter() - start
-    if team.rank == 0:
-        temperature = fit_temperature(valid.labels, logits[1])
+    logits = [predict(part) for part in (train, valid, test)]
+    cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
+    if is_main:
+        temperature = fit_temperature(splits.valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
-            model, tokenizer, job.folder, read_json(checkpoint / "config.json"), splits.train.class_names,
-            track="finetune", max_length=chosen.max_length, truncate=chosen.truncate,
+            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,
+            track="finetune", max_length=config.model.max_length, truncate=config.model.truncate,
         )  # fmt: skip
-        costs = run.Cost(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
-        scores = finish_run(job, splits, logits, temperature, run_notes, costs)
-        say(f"kept: {run_notes['kept']}; trained in {run_notes['trained in']}")
-        shown = probabilities(logits[-1][:1] / temperature)[0].tolist()
-        say(f"\n{format_prediction(splits.test.texts[0], splits.test.class_names, shown)}")
-        say(f"  the label: {splits.test.class_names[splits.test.labels[0]]}")
-        say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
-        if chosen.push_to_hub:
-            say(f"\npushed to {push(job.out, chosen.push_to_hub)}")
+        scores = finish_run(run, splits, logits, temperature, notes, cost)
+        example = probabilities(logits[-1][:1] / temperature)[0]
+        notes.print(f"\n{format_prediction(splits.test.texts[0], class_names, example.tolist())}")
+        notes.print(f"  label: {class_names[splits.test.labels[0]]}")
+        notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
+        if config.model.push_to_hub:
+            notes.print(f"\nuploaded to {push(run.out, config.model.push_to_hub)}")
 
 
-def usual_rate(width: int) -> float:
-    """BERT-base's 3e-5 (Devlin et al. 2019, A.3); narrower encoders need more.
+def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes) -> BertClassifier:
+    """The checkpoint's encoder with a head for the classes; layers re-initialised, frozen or compiled as configured."""
+    model, lines = load_classifier(checkpoint, class_names, config.attention_dropout, config.dropout)
+    for line in lines:
+        notes.print(f"model: {line}")
+    encoder = model.encoder
+    if max(config.reinit_layers, config.freeze_layers) > len(encoder.layers):
+        raise UserError(f"{config.model} has {len(encoder.layers)} layers; lower --reinit-layers or --freeze-layers")
+    if config.max_length > model.config.max_length:
+        raise UserError(f"{config.model} has {model.config.max_length} positions; lower --max-length")
+    for layer in encoder.layers[len(encoder.layers) - config.reinit_layers :]:
+        init_weights(layer, model.config.initializer_range)
+    if config.freeze_layers:
+        encoder.requires_grad_(False)
+        encoder.layers[config.freeze_layers :].requires_grad_(True)
+    encoder.checkpointing = config.gradient_checkpointing
+    if config.compile:
+        for layer in encoder.layers:
+            layer.compile(dynamic=True)
+    return model
 
-    On 4 % of IMDB 2e-4 was the best of four for 192 hidden units, 1e-4 of two for 384; the exponent lies between.
+
+def load_checkpoint_tokenizer(config: ModelConfig, checkpoint: Path, model: BertClassifier) -> Tokenizer:
+    """The checkpoint's tokenizer. It must add a token before and after a text: the head reads the first."""
+    tokenizer = load_hub_tokenizer(checkpoint)
+    check_vocabulary(tokenizer, model.config, config.model)
+    if not all(special_ids(tokenizer)):
+        raise UserError(f"{config.model}: the tokenizer adds no token before and after a text, which the head needs")
+    return tokenizer
+
+
+def fill_defaults(config: TrainConfig, hidden_size: int, device: torch.device) -> TrainConfig:
+    """The learning rate of this encoder, and micro-batches on a CPU, where none are given.
+
+    BERT-base's rate is 3e-5 (Devlin et al. 2019, A.3); narrower encoders need more. On 4 % of IMDB 2e-4 was the best of
+    four for 192 hidden units, 1e-4 of two for 384; the exponent 1.5 lies between.
     """
-    return 3e-5 * (768 / width) ** 1.5
+    if config.lr is None:
+        config = replace(config, lr=3e-5 * (768 / hidden_size) ** 1.5)
+    if config.micro_batch_size is None and device.type == "cpu":
+        config = replace(config, micro_batch_size=min(CPU_MICRO_BATCH_SIZE, config.batch_size))
+    return config
 
 
 if __name__ == "__main__":

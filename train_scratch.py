@@ -1,163 +1,169 @@
-"""A text classifier learned from nothing: WordPiece tokens, Embedding, mean, Linear, ReLU, Linear.
+"""Text classifier trained from random weights: WordPiece tokens, embedding, mean, Linear, ReLU, Linear.
 
-    python train_scratch.py                                        the sample that travels with minitext
-    python train_scratch.py --data imdb --ngrams 3 --binary-counts      all of IMDB, with hashed n-grams
-    python train_scratch.py --data reviews.csv                     your own
-    python train_scratch.py --data reviews.csv --resume            go on where a run was stopped
+    python train_scratch.py                                            the bundled sample
+    python train_scratch.py --data imdb --ngrams 3 --binary-counts     all of IMDB, with hashed n-grams
+    python train_scratch.py --data reviews.csv                         your own texts
+    python train_scratch.py --data reviews.csv --resume                continue an interrupted run
 
-Writes a run into <out>: scores, figures, predictions, a report, the model and its tokenizer.
+Writes a run directory to <out>: scores, figures, predictions, a report, the model and its tokenizer.
 """
 
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import torch
+from tokenizers import Tokenizer
 
-from minitext.data import word_vectors as glove
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, Splits, describe_splits, load
+from minitext.data.dataset import DataConfig, Dataset, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
-from minitext.data.tokenizer import TokenizerConfig, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data.tokenizer import (
+    TokenizerConfig,
+    describe_tokens,
+    encode,
+    load_tokenizer,
+    pad_id,
+    tokenizer_sha256,
+    train_tokenizer,
+)
+from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import predict_logits
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
-from minitext.training.device import pick_device, pick_precision
-from minitext.training.loop import TrainConfig, fit, plan_steps
-from minitext.utils import run_dir as run
+from minitext.training.device import pick_device, pick_dtype
+from minitext.training.distributed import refuse_torchrun
+from minitext.training.loop import TrainConfig, class_weights_of, fit, plan_steps
+from minitext.utils import run_dir
 from minitext.utils.config import option, parse
-from minitext.utils.errors import exit_status
+from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import write_text
+from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """start"""
+    """initialisation"""
 
-    vectors: str | None = option(None, "start the embedding from word vectors: sample, a name, or a file")
+    vectors: str | None = option(None, "initialise the embedding from word vectors: sample, a name, or a file")
 
 
 @dataclass(frozen=True)
-class RunConfig(run.RunConfig):
+class RunConfig(run_dir.RunConfig):
     """run"""
 
-    out: str = option("runs/scratch", "folder of the run")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    resume: bool = option(False, "go on with an unfinished run in --out, to the same result")
+    out: str = option("runs/scratch", "run directory")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
+    resume: bool = option(False, "resume an interrupted run in --out (bit-identical on the CPU)")
 
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of the script."""
+
     data: DataConfig
     tokens: TokenizerConfig
     network: NetworkConfig
-    start: InitConfig
+    init: InitConfig
     loop: TrainConfig
     run: RunConfig
+
+    def __post_init__(self) -> None:
+        if self.tokens.pad_to and (self.network.ngrams > 1 or self.network.binary_counts):
+            raise UserError("--pad-to pads token ids; it cannot be combined with --ngrams or --binary-counts")
 
 
 COURSE_REPORT = {
     "data": "imdb", "subset": (0.04, 0.02), "tokenizer": "google-bert/bert-base-uncased", "max_length": 512,
-    "pad": "fixed",
+    "pad_to": 512,
 }  # fmt: skip
 
 
 def main() -> None:
-    options = parse(Config, __doc__, {"course-report": COURSE_REPORT})
-    for once in for_each_seed(options):
-        train_one_seed(once)
-    if options.run.num_seeds > 1:
-        run.log(summarize(options), options.run.quiet)
+    config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
+    refuse_torchrun("train_scratch.py")
+    for seed_config in for_each_seed(config):
+        train_one_seed(seed_config)
+    if config.run.num_seeds > 1:
+        log(summarize(config), config.run.quiet)
 
 
-def train_one_seed(options: Config) -> None:
-    job = run.RunDir(options.run.folder(), options.run.overwrite, options.run.resume)
-    device = pick_device(options.run.device)
-    precision = pick_precision(options.loop.precision, device)
-    if options.start.vectors:
-        glove.locate(options.start.vectors)  # a wrong path should fail now, not after the data has been read
-    say = partial(run.log, quiet=options.run.quiet)
-    say(f"data: {options.data.data} · device: {device}, {precision}")
-    if options.data.data == "sample":
-        say("      (a small sample; the real thing: --data imdb)")
+def train_one_seed(config: Config) -> None:
+    run, notes = RunDir(config.run.folder(), config.run.overwrite, config.run.resume), Notes(config.run.quiet)
+    seed, quiet = config.run.seed, config.run.quiet
+    device = pick_device(config.run.device)
+    dtype = pick_dtype(config.loop.precision, device)
+    if config.init.vectors:
+        locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read
 
-    # Data. Three parts; texts that stand in two of them are counted before anything is trained.
-    splits, twins = check_duplicates(load(options.data, options.run.seed), options.data.drop_duplicates)
-    run_notes = {"texts": describe_splits(splits), "texts in two parts": twins}
-    say(f"texts: {run_notes['texts']}")
-    say(f"texts in two parts: {run_notes['texts in two parts']}")
-
-    # Tokens. A loaded tokenizer, or one trained on the training texts; a resumed run keeps the one it has.
+    # Data: training, validation and test texts. Test texts are scored once, at the end.
+    splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
+    notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
+    notes.add("duplicates across splits", duplicates)
     start = time.perf_counter()
-    saved = job.folder / "tokenizer.json"
-    source = str(saved) if job.resumes and saved.exists() else options.tokens.tokenizer
-    tokenizer = load_tokenizer(source) if source else train_tokenizer(splits.train.texts, options.tokens.vocab_size)
-    encoding = time.perf_counter()
-    encoded = [
-        encode(tokenizer, part.texts, options.tokens.max_length, options.tokens.truncate, options.run.quiet)
-        for part in splits
-    ]
-    run_notes["tokens"] = (
-        f"{tokenizer.get_vocab_size():,} word pieces; "
-        + ", ".join(f"{name} {len(part.ids):,}" for name, part in zip(Splits._fields, encoded, strict=True))
-        + " tokens"
-    )
-    say(f"tokens: {run_notes['tokens']}, {time.perf_counter() - start:.1f} s")
-    encoding_seconds = time.perf_counter() - encoding
-    fixed = options.tokens.max_length if options.loop.pad == "fixed" else None
-    train, valid, test = (
-        PackCollator(ids, torch.from_numpy(corpus.labels), pad_id(tokenizer), fixed)
-        for ids, corpus in zip(encoded, splits, strict=True)
-    )
+    tokenizer = build_tokenizer(config.tokens, splits.train, run)
+    tokens = [encode(tokenizer, part.texts, config.tokens.max_length, config.tokens.truncate, quiet) for part in splits]
+    notes.add("tokens", f"{tokenizer.get_vocab_size():,} word pieces; {describe_tokens(tokens)}")
 
-    # Model. Initialised after seeding, so that the same seed gives the same weights.
-    torch.manual_seed(options.run.seed)
-    model = EmbeddingBagClassifier(tokenizer.get_vocab_size(), len(splits.train.class_names), options.network)
-    if options.start.vectors:
-        vectors = glove.read(options.start.vectors, tokenizer.get_vocab())
-        run_notes["started from vectors"] = (
-            f"{model.start_from(tokenizer.get_vocab(), vectors.index, vectors.table):,} tokens"
-        )
-        say(f"started from vectors: {run_notes['started from vectors']}")
-    model.to(device)
+    # Model: initialised after seeding, so that one seed gives one set of weights.
+    torch.manual_seed(seed)
+    model = build_model(config, tokenizer, len(splits.train.class_names), notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"model: {parameters:,} parameters")
-
-    # Training. Every step is in minitext/training/loop.py; what cannot be trained is refused before there is a folder.
-    plan_steps(encoded[0].lengths().numpy(), options.loop, options.run.seed)
-    data_found = {
-        name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in splits._asdict().items()
-    }
-    job.start(run.run_settings(options, data_found, splits.train.class_names, tokenizer_sha256=digest(tokenizer)))
-    write_text(job.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    progress = fit(
-        model, train, valid, options.loop, options.run.seed, device, precision, job.folder, say, options.run.quiet
+    notes.add("model", f"{parameters:,} parameters on {device}, {dtype}")
+    train, valid, test = (
+        PackCollator(model.features(ids), torch.from_numpy(part.labels), model.embedding.padding_idx, config.tokens.pad_to)
+        for ids, part in zip(tokens, splits, strict=True)
     )
-    run_notes["kept"] = f"epoch {progress.best_epoch:g}, the best on validation by {options.loop.select_by}"
-    run_notes["trained in"] = f"{progress.seconds:.1f} s, {progress.updates:,} updates"
+    encoding_seconds = time.perf_counter() - start
 
-    # Evaluation. The one look at test; scores, figures, report and model go into the run's folder.
+    # Training: every step is in minitext/training/step.py and loop.py.
+    plan_steps(train.data.lengths().numpy(), config.loop, seed)  # what cannot be trained fails before a folder exists
+    run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer)))
+    write_text(run.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+
+    def predict(part: PackCollator) -> torch.Tensor:
+        return predict_logits(model, part, config.loop.batch_size, device, dtype, quiet=quiet)
+
+    state = fit(
+        model, train, lambda: classification_metrics(predict(valid), valid.labels), config.loop,
+        seed=seed, device=device, dtype=dtype, run_dir=run.folder,
+        class_weights=class_weights_of(train.labels, model.num_classes, config.loop.class_weights),
+        log=notes.print, quiet=quiet,
+    )  # fmt: skip
+    notes.add("best checkpoint", state.describe_best(config.loop.select_by))
+
+    # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
-    logits = [
-        predict_logits(model, part, options.loop.batch_size, device, precision, quiet=options.run.quiet)
-        for part in (train, valid, test)
-    ]
-    predicting_seconds = time.perf_counter() - start
-    temperature = fit_temperature(valid.labels, logits[1])
+    logits = [predict(part) for part in (train, valid, test)]
+    cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
+    temperature = fit_temperature(splits.valid.labels, logits[1])
     fold_temperature(model.output, temperature)
     model.save(
-        job.folder,
-        names=splits.train.class_names,
-        max_length=options.tokens.max_length,
-        truncate=options.tokens.truncate,
-    )
-    costs = run.Cost(parameters, progress.seconds, encoding_seconds + predicting_seconds, sum(map(len, splits)))
-    scores = finish_run(job, splits, logits, temperature, run_notes, costs)
-    say(f"kept: {run_notes['kept']}; trained in {run_notes['trained in']}")
-    say(f"\n{job.out}/report.md\n{text_table(score_rows(scores))}")
+        run.folder, class_names=splits.train.class_names, max_length=config.tokens.max_length,
+        truncate=config.tokens.truncate,
+    )  # fmt: skip
+    scores = finish_run(run, splits, logits, temperature, notes, cost)
+    notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
+
+
+def build_tokenizer(config: TokenizerConfig, train: Dataset, run: RunDir) -> Tokenizer:
+    """The tokenizer of a resumed run, the one that is named, or one trained on the training texts."""
+    saved = run.folder / "tokenizer.json"
+    source = str(saved) if run.resumes and saved.exists() else config.tokenizer
+    return load_tokenizer(source) if source else train_tokenizer(train.texts, config.vocab_size)
+
+
+def build_model(config: Config, tokenizer: Tokenizer, num_classes: int, notes: Notes) -> EmbeddingBagClassifier:
+    """New weights, or embeddings from word vectors where the tokens are words."""
+    padding = pad_id(tokenizer) if config.tokens.pad_to else None
+    model = EmbeddingBagClassifier(tokenizer.get_vocab_size(), num_classes, config.network, padding)
+    if config.init.vectors:
+        vectors = load_word_vectors(config.init.vectors, tokenizer.get_vocab())
+        count = model.load_embeddings(tokenizer.get_vocab(), vectors.index, vectors.table)
+        notes.add("initialised from word vectors", f"{count:,} of {tokenizer.get_vocab_size():,} tokens")
+    return model
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m minitext`: the `minitext` command."""
+"""`python -m minitext` runs the `minitext` command."""
 
 import sys
 

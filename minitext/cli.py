@@ -1,14 +1,16 @@
-"""`minitext` on the command line: what is done with runs and vectors once they are there."""
+"""The `minitext` command: predict, explain, compare, plot, pretrain, vectors."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from minitext import __version__
-from minitext.data import word_vectors as glove
-from minitext.data.table import TextRow, line_rows, read_rows
+from minitext.data.readers import TextRow, line_rows, stream_texts
+from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
 from minitext.evaluation.predictor import (
@@ -16,174 +18,189 @@ from minitext.evaluation.predictor import (
     format_prediction,
     format_skipped_row,
     json_prediction,
-    json_unread,
-    load_predictor,
+    json_skipped_row,
 )
-from minitext.pretraining.glove import TrainOptions, train_vectors
-from minitext.pretraining.mlm import PretrainConfig, PretrainRunConfig
-from minitext.pretraining.mlm import TrainConfig as PretrainTrainConfig
-from minitext.pretraining.mlm import pretrain as pretrain_bert
-from minitext.reporting.attribution_view import json_explanation, show
+from minitext.pretraining import mlm
+from minitext.pretraining.glove import GloveConfig, train_vectors
+from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
+from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE, check_finished
 
 CHUNK = 256  # texts predicted at once
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Class probabilities of the texts given as words on the command line, else of the rows of --input, else of each
-    line of stdin; printed, or with --output written to a file of any size.
+    """Predict class probabilities of the texts on the command line, else of the rows of --input, else of the lines of
+    stdin. Prints them, or writes them to --output.
     """
-    options = fill(PredictConfig, arguments)
-    if arguments.texts and options.input:
-        raise UserError(f"--input {options.input}: give texts or a file, not both")
-    if options.output:
+    config = fill(PredictConfig, arguments)
+    if arguments.texts and config.input:
+        raise UserError(f"--input {config.input}: pass texts or --input, not both")
+    if config.output:
         if arguments.json:
-            raise UserError("--json: prints; with --output, name a .jsonl file")
-        counts = predict_file(arguments.run, options)
-        predicted = counts.rows - counts.below - counts.unread
+            raise UserError("--json is for printed predictions; for a file, pass an --output that ends in .jsonl")
+        counts = predict_file(arguments.run, config, arguments.device)
+        resumed = f", {counts.resumed:,} resumed" if counts.resumed else ""
         print(
-            f"{options.output}: {counts.rows:,} rows, {predicted:,} predicted, {counts.below:,} below the threshold, "
-            f"{counts.unread:,} without a text"
+            f"{config.output}: {sum(counts):,} rows: {counts.predicted:,} predicted, {counts.below:,} below the "
+            f"threshold, {counts.no_text:,} without text{resumed}"
         )
         return
-    run = load_predictor(arguments.run)
+    predictor = Predictor.load(arguments.run, arguments.device)
     if arguments.texts:
-        predict_each(run, line_rows(arguments.texts), options.threshold, arguments.json)
-    elif options.input:
-        with open_input(Path(options.input)) as file:
-            rows = read_rows(Path(options.input), file, options.text_column)
-            predict_each(run, rows, options.threshold, arguments.json)
+        print_predictions(predictor, line_rows(arguments.texts), config.threshold, arguments.json)
+    elif config.input:
+        with open_input(Path(config.input)) as file:
+            rows = stream_texts(Path(config.input), file, config.text_column)
+            print_predictions(predictor, rows, config.threshold, arguments.json)
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-        predict_each(run, line_rows(sys.stdin), options.threshold, arguments.json)
+        print_predictions(predictor, line_rows(sys.stdin), config.threshold, arguments.json)
 
 
-def predict_each(run: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
-    """Print an answer for each row; one without a text gets its note instead."""
-    show = json_prediction if as_json else format_prediction
-    unread = json_unread if as_json else format_skipped_row
+def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
+    """Print the prediction of each row, or its note if it has no text."""
+    format_text = json_prediction if as_json else format_prediction
+    format_note = json_skipped_row if as_json else format_skipped_row
     while chunk := list(islice(rows, CHUNK)):
-        for row, probabilities in zip(chunk, run.predict([row.text for row in chunk]).tolist(), strict=True):
-            shown = (
-                unread(row.line, row.note) if row.note else show(row.text, run.class_names, probabilities, threshold)
-            )
-            print(shown, flush=True)
+        for row, values in zip(chunk, predictor.predict_proba([row.text for row in chunk]).tolist(), strict=True):
+            if row.note:
+                print(format_note(row.line, row.note), flush=True)
+            else:
+                print(format_text(row.text, predictor.class_names, values, threshold), flush=True)
 
 
 def explain_texts(arguments: argparse.Namespace) -> None:
-    """What each word of a text adds to a class's score: exact on mean vectors under a logistic regression, integrated
-    gradients elsewhere (Sundararajan et al. 2017).
+    """Show how much each word of a text contributes to a class: exactly for a logistic regression on mean vectors, by
+    integrated gradients (Sundararajan et al. 2017) for the other models.
     """
-    run = load_predictor(arguments.run)
-    if arguments.target is not None and arguments.target not in run.class_names:
-        raise UserError(f"--class {arguments.target}: the classes of {arguments.run} are {', '.join(run.class_names)}")
-    target = None if arguments.target is None else run.class_names.index(arguments.target)
+    predictor = Predictor.load(arguments.run, arguments.device)
+    names = predictor.class_names
+    if arguments.target is not None and arguments.target not in names:
+        raise UserError(f"--class {arguments.target}: not a class of {arguments.run}; pass one of {', '.join(names)}")
+    target = None if arguments.target is None else names.index(arguments.target)
     for row in line_rows(arguments.texts):
         if row.note:
-            raise UserError(f"text {row.line}: {row.note}; give at least one word")
-        explanation = explain(run, row.text, target)
+            raise UserError(f"text {row.line}: {row.note}; pass at least one word")
+        attribution = explain(predictor, row.text, target)
         if row.line > 1 and not arguments.json:
             print()
-        print(json_explanation(explanation) if arguments.json else show(explanation), flush=True)
-
-
-def nearest(arguments: argparse.Namespace) -> None:
-    """The words whose vectors point the same way."""
-    if arguments.k < 1:
-        raise UserError(f"-k {arguments.k}: at least 1")
-    vectors = glove.read(arguments.vectors)
-    for word, similarity in vectors.nearest(arguments.word, arguments.k):
-        print(f"{similarity:.3f}  {word}")
-
-
-def train(arguments: argparse.Namespace) -> None:
-    """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
-    train_vectors(fill(TrainOptions, arguments))
-
-
-def pretrain(arguments: argparse.Namespace) -> None:
-    """Train a masked language model on texts (Devlin et al. 2019); `train_finetune.py --model` takes the result."""
-    pretrain_bert(
-        fill(PretrainConfig, arguments), fill(PretrainTrainConfig, arguments), fill(PretrainRunConfig, arguments)
-    )
-
-
-def plot(arguments: argparse.Namespace) -> None:
-    """Draw a run's figures again from its saved numbers."""
-    from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and the other commands do without
-
-    load_predictor(arguments.run)
-    draw(Path(arguments.run))
+        print(json_attribution(attribution) if arguments.json else format_attribution(attribution), flush=True)
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Put finished runs on the same test texts side by side: a table here, and an HTML page that needs nothing else."""
-    from minitext.reporting.comparison import (
-        compare as compare_runs,  # here: with `explain` and `page`, it is slow to import
-    )
+    """Compare finished runs on the same test texts: a table here, and a self-contained HTML page."""
+    from minitext.reporting.comparison import compare as compare_runs  # here: slow to import
     from minitext.reporting.comparison import show_comparison
     from minitext.reporting.html import write_page
 
-    comparison = compare_runs(arguments.runs)
+    comparison = compare_runs(arguments.runs, arguments.device)
     print(show_comparison(comparison))
     write_page(comparison, Path(arguments.out))
     print(f"\npage: {arguments.out}")
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="minitext", description=__doc__)
-    top.add_argument("--version", action="version", version=__version__)
-    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+def plot(arguments: argparse.Namespace) -> None:
+    """Draw the figures of a finished run again, from its saved numbers."""
+    from minitext.reporting.plots import draw  # here: matplotlib is slow to import
 
-    command = commands.add_parser("predict", help="class probabilities of new texts", description=predict.__doc__)
+    check_finished(Path(arguments.run))
+    draw(Path(arguments.run))
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Train a masked language model on unlabeled texts (Devlin et al. 2019). `train_finetune.py --model` reads it."""
+    config = mlm.Config(**{group.name: fill(group.type, arguments) for group in fields(mlm.Config)})
+    mlm.pretrain(config, draw_curves)
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss and accuracy of each evaluation into `curves.png`."""
+    from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
+
+    save(curves(MetricsLog(folder / METRICS_FILE).evaluations()), folder / "curves.png")
+
+
+def train_word_vectors(arguments: argparse.Namespace) -> None:
+    """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
+    train_vectors(fill(GloveConfig, arguments))
+
+
+def nearest_words(arguments: argparse.Namespace) -> None:
+    """Print the words with the most similar vectors, by cosine similarity."""
+    if arguments.k < 1:
+        raise UserError(f"-k must be >= 1 (got {arguments.k})")
+    for word, similarity in load_word_vectors(arguments.vectors).nearest(arguments.word, arguments.k):
+        print(f"{similarity:.3f}  {word}")
+
+
+def add_command(
+    commands: Any, name: str, handler: Callable[[argparse.Namespace], None], help: str
+) -> argparse.ArgumentParser:
+    """Add a sub-command that calls `handler` with the parsed arguments; its docstring is the description."""
+    command = commands.add_parser(name, help=help, description=handler.__doc__, allow_abbrev=False)
+    command.set_defaults(handler=handler)
+    return command
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="without any, --input is read, or each line of stdin")
-    command.add_argument("--json", action="store_true", help="print a JSON object a line")
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(prog="minitext", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = add_command(commands, "predict", predict, "predict class probabilities of new texts")
+    add_run(command)
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: --input, or the lines of stdin)")
+    command.add_argument("--json", action="store_true", help="print one JSON object per line")
+    add_device(command)
     add_group(command, PredictConfig)
-    command.set_defaults(act=predict)
 
-    command = commands.add_parser("explain", help="what each word speaks for", description=explain_texts.__doc__)
-    command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
+    command = add_command(commands, "explain", explain_texts, "show what each word contributes to a class")
+    add_run(command)
     command.add_argument("texts", nargs="+", metavar="TEXT")
-    command.add_argument("--class", dest="target", metavar="NAME", help="the class to explain (default: the likeliest)")
-    command.add_argument("--json", action="store_true", help="print a JSON object a line")
-    command.set_defaults(act=explain_texts)
+    command.add_argument("--class", dest="target", metavar="NAME", help="class to explain (default: the predicted one)")
+    command.add_argument("--json", action="store_true", help="print one JSON object per line")
+    add_device(command)
 
-    vectors = commands.add_parser("vectors", help="train word vectors, look into them").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    command = vectors.add_parser("train", help="GloVe vectors from texts", description=train.__doc__)
-    add_group(command, TrainOptions)
-    command.set_defaults(act=train)
-    command = vectors.add_parser("nearest", help="the nearest words of a word", description=nearest.__doc__)
-    command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
-    command.add_argument("word")
-    command.add_argument("-k", type=int, default=10, metavar="COUNT", help="how many (default: 10)")
-    command.set_defaults(act=nearest)
-
-    command = commands.add_parser("pretrain", help="a BERT from texts without labels", description=pretrain.__doc__)
-    for settings in (PretrainConfig, PretrainTrainConfig, PretrainRunConfig):
-        add_group(command, settings)
-    command.set_defaults(act=pretrain)
-
-    command = commands.add_parser("compare", help="several runs side by side", description=compare.__doc__)
+    command = add_command(commands, "compare", compare, "compare several runs")
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")
     command.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
-    command.set_defaults(act=compare)
+    add_device(command)
 
-    command = commands.add_parser("plot", help="draw a run's figures again", description=plot.__doc__)
-    command.add_argument("run")
-    command.set_defaults(act=plot)
-    return top
+    add_run(add_command(commands, "plot", plot, "draw the figures of a run again"))
+
+    command = add_command(commands, "pretrain", pretrain, "train a BERT on unlabeled texts")
+    for group in fields(mlm.Config):
+        add_group(command, group.type)
+
+    vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
+    vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
+    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), GloveConfig)
+    command = add_command(vector_commands, "nearest", nearest_words, "print the most similar words")
+    command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
+    command.add_argument("word")
+    command.add_argument("-k", type=int, default=10, metavar="COUNT", help="number of words (default: 10)")
+    return parser
 
 
 def main() -> int:
-    top = parser()
-    arguments, rest = top.parse_known_args()
+    """Run the command; return its exit status."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args()
     if rest and (not hasattr(arguments, "texts") or any(word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # texts behind an option, which argparse does not join to those before it
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # texts after an option: argparse does not add them to those before it
         arguments.texts += rest
-    return exit_status(lambda: arguments.act(arguments))
+    return exit_status(lambda: arguments.handler(arguments))

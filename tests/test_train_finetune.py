@@ -17,7 +17,7 @@ from tokenizers import processors
 
 import train_finetune
 from minitext.data.tokenizer import train_tokenizer
-from minitext.evaluation.predictor import load_predictor
+from minitext.evaluation.predictor import Predictor
 from minitext.models.bert import BertClassifier, BertConfig
 from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
@@ -92,7 +92,7 @@ def test_a_run_leaves_a_whole_folder_that_predicts_what_it_says(train):
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} <= {"neg", "pos"}
-    probabilities = load_predictor(folder).predict(["a good film", ""])
+    probabilities = Predictor.load(folder).predict_proba(["a good film", ""])
     assert probabilities.shape == (2, 2) and torch.allclose(probabilities.sum(dim=1), torch.ones(2))
 
 
@@ -108,7 +108,7 @@ def test_transformers_opens_the_run_and_gives_the_same_probabilities_at_its_temp
     theirs = (logits / model.config.minitext["temperature"]).softmax(dim=1)
     assert model.config.id2label == {0: "neg", 1: "pos"}
     # float32, other order of sums
-    assert torch.allclose(load_predictor(folder).predict(texts), theirs, atol=1e-6)
+    assert torch.allclose(Predictor.load(folder).predict_proba(texts), theirs, atol=1e-6)
 
 
 THREE = ["sea", "sky", "city"]
@@ -159,7 +159,7 @@ def test_a_run_s_predictions_are_those_of_minitext_predict(train, topics, topics
     assert (status, written.shape) == (0, (len(texts), 3))
     assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
     # float32 in other batches
-    assert (load_predictor(folder).predict(texts) - written).abs().max() < 1e-6
+    assert (Predictor.load(folder).predict_proba(texts) - written).abs().max() < 1e-6
 
 
 @pytest.mark.oracle

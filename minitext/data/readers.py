@@ -1,131 +1,249 @@
-"""Where labelled texts come from: tables (CSV, TSV, JSONL), folders of text files, the IMDB archive.
+"""Readers of texts: tables (CSV, TSV, JSONL), one text per line, folders of text files, the IMDB archive.
 
-In: a path. Out: rows that know the place they came from, so that any later complaint can name it.
+Inputs: a path; `.gz` files are unpacked. Outputs: rows that carry their origin (file:line) for error messages.
+Tables are read as a stream. `read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a
+row for each row of the file, with a note if it has no text.
 """
 
 import csv
 import gzip
-import html
 import io
 import json
-import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from minitext.utils.download import Remote, fetch
+from minitext.data.imdb import clean_html, imdb_archive, read_imdb
 from minitext.utils.errors import UserError
-from minitext.utils.io import cache_folder
 
-IMDB = Remote(  # Maas et al. 2011, "Learning Word Vectors for Sentiment Analysis"
-    "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", 84_125_825, "7c2ac02c03563afcf9b574c7e56c153a"
-)
 SAMPLE = Path(__file__).parent / "sample" / "reviews.jsonl"
 TEXT_COLUMNS = ("text", "review", "sentence", "content")
 LABEL_COLUMNS = ("label", "sentiment", "class", "target")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLE_KINDS = (*TABLE_DELIMITERS, ".jsonl")
+MAX_FIELD = 1 << 26  # characters: a quote that is never closed stops here instead of filling the memory
 
 
 class Row(NamedTuple):
-    """One labelled text as it was found."""
+    """A labelled text."""
 
-    place: str  # "reviews.csv:17" or "test/pos/0_10.txt"
+    origin: str  # "reviews.csv:17" or "test/pos/0_10.txt"
     text: str
     label: str
-    split: str = ""  # "train", "valid", "test", or "" where the source does not say
-    tag: str = ""  # what kind of text it is, where a table has a column `tag`
+    split: str = ""  # "train", "valid", "test", or "" if the source has no splits
+    tag: str = ""  # the kind of text, from a table's column `tag`
+
+
+class TextRow(NamedTuple):
+    """A row of a file of texts."""
+
+    line: int  # where it begins, from 1
+    text: str
+    note: str = ""  # why there is no text; `text` is then ""
+    kept: tuple = ()  # the values of other columns; None where the row has no value
+
+
+class Record(NamedTuple):
+    """A row of a table."""
+
+    line: int  # where it begins, from 1
+    values: dict[str, Any]  # by column
+    problem: str = ""  # why it could not be read; `values` is then empty
+    remedy: str = ""
 
 
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
-    """Read every labelled text of `source`: `sample`, `imdb`, a table, a folder, or the IMDB archive."""
+    """Read all labelled texts of `source`: `sample`, `imdb`, a table, a folder, or the IMDB archive.
+
+    Raises:
+        UserError: with file and line, for a row that is not a labelled text.
+    """
     if source == "imdb":
-        return read_imdb_archive(imdb_archive())
+        return [Row(*review) for review in read_imdb(imdb_archive())]
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder; give a path, or one of: sample, imdb")
+        raise UserError(f"{path}: no such file or folder; give a path, or one of: sample, imdb")
     if path.is_dir():
         rows = read_folder(path)
     elif path.name.endswith((".tar.gz", ".tgz")):
-        rows = read_imdb_archive(path)
+        rows = [Row(*review) for review in read_imdb(path)]
     else:
-        rows = read_table(path, text_column, label_column)
+        rows = list(read_table(path, text_column, label_column))
     if not rows:
-        raise UserError(f"{path}: holds no labelled text")
+        raise UserError(f"{path}: has no labelled text; give a file with at least one row")
     return rows
 
 
-def imdb_archive() -> Path:
-    """The public IMDB archive in the cache, downloaded when it is not there."""
-    return fetch(IMDB, cache_folder() / "aclImdb_v1.tar.gz")
-
-
-# Tables
-
-
-def read_table(path: Path, text_column: str | None, label_column: str | None) -> list[Row]:
-    """Read a `.csv`, `.tsv` or `.jsonl` file, each optionally with `.gz`."""
-    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if kind not in (*TABLE_DELIMITERS, ".jsonl"):
-        raise UserError(f"{path}: unknown kind {kind!r}; minitext reads .csv, .tsv, .jsonl (each also .gz) and .tar.gz")
-    content = read_text(path)
-    records = json_records(path, content) if kind == ".jsonl" else csv_records(path, content, TABLE_DELIMITERS[kind])
-    rows, text_key, label_key = [], None, None
-    for line, record in records:
-        if text_key is None:  # the first record shows the columns
-            text_key = find_column(path, list(record), text_column, TEXT_COLUMNS, "--text-column")
-            label_key = find_column(path, list(record), label_column, LABEL_COLUMNS, "--label-column")
-            split_key, tag_key = (
-                next((name for name in record if name.lower() == column), None) for column in ("split", "tag")
-            )
-        place = f"{path.name}:{line}"
-        for key in (text_key, label_key):
-            if not isinstance(record.get(key), str | int | float):
-                raise UserError(f"{path}, line {line}: no value for {key!r}; complete the row or remove it")
-        label = str(record[label_key]).strip()
-        if not label:
-            raise UserError(f"{path}, line {line}: the label is empty; fill {label_key!r} or remove the row")
-        split = str(record.get(split_key) or "").strip().lower() if split_key else ""
-        if split and split not in SPLIT_NAMES:
-            raise UserError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLIT_NAMES)}")
-        tag = str(record.get(tag_key) or "").strip() if tag_key else ""
-        rows.append(Row(place, str(record[text_key]), label, SPLIT_NAMES.get(split, ""), tag))
-    return rows
-
-
-def csv_records(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, record) of a delimited table whose first row names the columns."""
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for record in reader:
-            if None in record:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: more fields than the {len(record) - 1} columns of the header; "
-                    "put quotes around texts that hold the delimiter"
+def read_table(path: Path, text_column: str | None, label_column: str | None) -> Iterator[Row]:
+    """Yield the rows of a `.csv`, `.tsv` or `.jsonl` file."""
+    if table_kind(path) not in TABLE_KINDS:
+        raise UserError(
+            f"{path}: unknown kind {path.suffix!r}; minitext reads .csv, .tsv, .jsonl (each also .gz) and .tar.gz"
+        )
+    text_key = None
+    with open(path, "rb") as file:
+        for line, values, problem, remedy in read_records(path, file, strict=True):
+            place = f"{path}, line {line}"
+            if problem:
+                raise UserError(f"{place}: {problem}; {remedy}")
+            if text_key is None:  # the first record has the columns
+                text_key = find_column(path, list(values), text_column, TEXT_COLUMNS, "--text-column")
+                label_key = find_column(path, list(values), label_column, LABEL_COLUMNS, "--label-column")
+                split_key, tag_key = (
+                    next((key for key in values if key.lower() == name), name) for name in ("split", "tag")
                 )
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error  # the line that could not be read
+            for key in (text_key, label_key):
+                if not isinstance(values.get(key), str | int | float):
+                    raise UserError(f"{place}: no value for {key!r}; complete the row or remove it")
+            label = str(values[label_key]).strip()
+            if not label:
+                raise UserError(f"{place}: the label is empty; fill {label_key!r} or remove the row")
+            split = str(values.get(split_key) or "").strip().lower()
+            if split and split not in SPLIT_NAMES:
+                raise UserError(f"{place}: split {split!r} is none of {', '.join(SPLIT_NAMES)}; fix the row")
+            tag = str(values.get(tag_key) or "").strip()
+            yield Row(f"{path.name}:{line}", str(values[text_key]), label, SPLIT_NAMES.get(split, ""), tag)
 
 
-def json_records(path: Path, content: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, record) of a file with one JSON object a line; blank lines are passed over."""
-    for line, string in enumerate(content.split("\n"), start=1):  # splitlines would break at U+2028 inside a string
-        if not string.strip():
+def stream_texts(
+    path: Path, file: BinaryIO, text_column: str | None = None, keep: Sequence[str] = ()
+) -> Iterator[TextRow]:
+    """Yield a row for each row of `file`, opened from `path`; bytes that are not UTF-8 become U+FFFD.
+
+    Args:
+        path: its name decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`.
+        text_column: the column with the text; by default one of the usual names.
+        keep: other columns whose values are kept in `TextRow.kept`.
+
+    Raises:
+        UserError: a column does not exist, or the end of a row cannot be found (a quote that is not closed, a gzip
+            file that is cut short).
+    """
+    if table_kind(path) == ".txt" and (text_column or keep):
+        raise UserError(f"{path}: has one text per line and no columns; drop --text-column and --keep-columns")
+    text_key, kept_keys = None, []
+    for line, values, problem, _ in read_records(path, file, strict=False):
+        if problem:
+            yield TextRow(line, "", problem, (None,) * len(keep))
             continue
+        if text_key is None:  # the first record has the columns
+            text_key = find_column(path, list(values), text_column, TEXT_COLUMNS, "--text-column")
+            kept_keys = [find_column(path, list(values), name, (), "--keep-columns") for name in keep]
+        yield text_row(line, values.get(text_key), tuple(to_cell(values.get(key)) for key in kept_keys))
+
+
+def line_rows(lines: Iterable[str]) -> Iterator[TextRow]:
+    """Yield a row for each line, which is a text."""
+    for number, line in enumerate(lines, start=1):
+        yield text_row(number, line.rstrip("\n"))
+
+
+def text_row(line: int, text: Any, kept: tuple = ()) -> TextRow:
+    """A row whose text may be missing (None, a list: "no text") or have nothing but white space ("empty text")."""
+    if not isinstance(text, str | int | float):
+        return TextRow(line, "", "no text", kept)
+    text = str(text)
+    if not text.isascii():  # JSON can contain half a character ("\ud83d"), which tokenizers and files do not accept
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return TextRow(line, text, "", kept) if text.strip() else TextRow(line, "", "empty text", kept)
+
+
+def to_cell(value: Any) -> str | int | float | None:
+    """A JSON value that fits into a cell of a table: a list or an object as its JSON."""
+    return value if isinstance(value, str | int | float | None) else json.dumps(value, ensure_ascii=False)
+
+
+# Records of a file
+
+
+def table_kind(path: Path) -> str:
+    """`.csv`, `.tsv` or `.jsonl`, with or without `.gz`; otherwise `.txt`, one text per line."""
+    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return kind if kind in TABLE_KINDS else ".txt"
+
+
+def read_records(path: Path, file: BinaryIO, strict: bool) -> Iterator[Record]:
+    """Yield the records of `file`, opened from `path`. If `strict`, bytes that are not UTF-8 are an error."""
+    kind = table_kind(path)
+    data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+    # csv needs line ends as they are, for those inside quotes; JSON ends at \n alone; texts end at \n, \r\n and \r
+    newline = {".txt": None, ".jsonl": "\n"}.get(kind, "")
+    errors = "surrogateescape" if strict else "replace"
+    stream = io.TextIOWrapper(data, encoding="utf-8-sig", errors=errors, newline=newline)
+    lines = check_utf8(path, stream) if strict else stream
+    try:
+        if kind == ".jsonl":
+            yield from json_records(lines)
+        elif kind in TABLE_DELIMITERS:
+            yield from csv_records(path, lines, TABLE_DELIMITERS[kind])
+        else:
+            yield from (Record(number, {"text": line.rstrip("\n")}) for number, line in enumerate(lines, start=1))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
+    finally:
+        if not file.closed:
+            stream.detach()  # otherwise `file`, which belongs to the caller, would be closed with it
+
+
+def check_utf8(path: Path, lines: TextIO) -> Iterator[str]:
+    """Yield the lines, decoded with "surrogateescape". Raises UserError for a line that is not UTF-8."""
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(string)
+            line.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(line[error.start]) - 0xDC00
+            raise UserError(f"{path}, line {number}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
+        yield line
+
+
+def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Record]:
+    """Yield the records of a table whose first row has the column names. Blank lines are skipped, except in a table of
+    one column, where they are empty texts.
+    """
+    csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise UserError(f"{path}, line {line}: {error}; fix the quotes of the row that begins there") from error
+        if not columns:
+            columns = fields
+        elif len(fields) > len(columns):  # it is unknown which of them is the text
+            problem = f"{len(fields)} fields for {len(columns)} columns"
+            yield Record(line, {}, problem, "put quotes around texts that contain the delimiter")
+        elif fields:
+            yield Record(line, dict(zip_longest(columns, fields)))
+        elif len(columns) == 1:
+            yield Record(line, {columns[0]: ""})
+    if not columns:
+        raise UserError(f"{path}, line 1: no column names; write them into the first line")
+
+
+def json_records(lines: Iterable[str]) -> Iterator[Record]:
+    """Yield the records of a file with one JSON object per line; blank lines are skipped."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        problem, remedy = "not a JSON object", 'expected an object such as {"text": …, "label": …}'
+        try:
+            values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {line}: not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(record, dict):
-            raise UserError(f'{path}, line {line}: expected an object such as {{"text": …, "label": …}}')
-        yield line, record
+            values, remedy = None, f"{error.msg} at column {error.colno}"
+        except (ValueError, RecursionError):  # a number of more digits, or deeper lists, than Python reads
+            values = None
+        yield Record(number, values) if isinstance(values, dict) else Record(number, {}, problem, remedy)
 
 
 def find_column(path: Path, columns: list[str], wanted: str | None, usual: tuple[str, ...], flag: str) -> str:
-    """The column named by the user, else the first of the usual names that the table has."""
+    """The column that the user names, otherwise the first of the usual names; case does not matter."""
     by_lower_name = {column.lower(): column for column in reversed(columns)}
     for name in (wanted,) if wanted else usual:
         if name.lower() in by_lower_name:
@@ -134,27 +252,7 @@ def find_column(path: Path, columns: list[str], wanted: str | None, usual: tuple
     raise UserError(f"{path}, line 1: no column {sought} among: {', '.join(columns)}; name it with {flag}")
 
 
-def read_text(path: Path) -> str:
-    """A whole file, gunzipped by its name, as UTF-8 with or without a byte-order mark."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); copy or compress it again") from error
-    return decode(str(path), data)
-
-
-def decode(place: str, data: bytes) -> str:
-    """UTF-8 with or without a byte-order mark; the error names `place` and the line in it."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{place}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-# Folders
+# Folders and text files
 
 
 def read_folder(folder: Path) -> list[Row]:
@@ -172,66 +270,32 @@ def read_folder(folder: Path) -> list[Row]:
                 text = clean_html(read_text(path)) if imdb else read_text(path)
                 rows.append(Row(path.relative_to(folder).as_posix(), text, class_folder.name, split))
     if not rows:
-        raise UserError(f"{folder}: holds no .txt file in a folder per class (such as {folder}/positive/1.txt)")
+        raise UserError(f"{folder}: has no .txt file in a folder per class (such as {folder}/positive/1.txt)")
     return rows
 
 
-# The IMDB archive
-
-TAR_BLOCK = 512  # bytes
-IMDB_MEMBER = re.compile(r"(?:.*/)?((train|test)/(pos|neg|unsup)/[^/]+\.txt)")
-
-
-def read_imdb_archive(path: Path) -> list[Row]:
-    """The 50,000 labelled reviews of `aclImdb_v1.tar.gz`, in the archive's order."""
-    rows = [
-        Row(place, clean_html(text), label, split) for place, split, label, text in imdb_members(path, {"pos", "neg"})
-    ]
-    if not rows:
-        raise UserError(f"{path}: holds no reviews (members such as aclImdb/train/pos/0_9.txt)")
-    return rows
-
-
-def read_imdb_unlabelled(path: Path) -> list[str]:
-    """The 50,000 reviews without a label, for word vectors and language models."""
-    return [clean_html(text) for _, _, _, text in imdb_members(path, {"unsup"})]
-
-
-def imdb_members(path: Path, labels: set[str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (place, split, label, text) of an archive that is read as a stream: nothing is unpacked to disk."""
+def read_text(path: Path) -> str:
+    """A whole file as UTF-8, with or without a byte-order mark; unpacked if its name ends in `.gz`."""
     try:
-        with gzip.open(path) as stream:
-            for name, content in tar_files(stream):
-                if name.startswith("/") or ".." in name.split("/"):
-                    raise UserError(f"{path}: member {name!r} points outside; this is not the IMDB archive")
-                match = IMDB_MEMBER.fullmatch(name)
-                if match and match[3] in labels:
-                    yield match[1], match[2], match[3], decode(f"{path}, {match[1]}", content)
-            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
-                pass
-    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole tar.gz archive ({error}); download it again") from error
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from error
 
 
-def tar_files(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the regular files of a tar stream (POSIX.1-1988 "ustar" headers of 512 bytes).
-
-    Python's `tarfile` spends 1.7 s on the headers of IMDB's 100,000 members, this 0.1 s. Links, folders and extended
-    headers are passed over; nothing is written, so that no name can do harm. Raises ValueError for another format.
-    """
-    while (header := stream.read(TAR_BLOCK)).strip(b"\0"):  # a block of zeros ends the archive
-        if len(header) < TAR_BLOCK or header[257:262] != b"ustar":
-            raise ValueError("no tar header where one should be")
-        size = int(header[124:136].strip(b" \0") or b"0", 8)
-        content = stream.read(size)
-        stream.read(-size % TAR_BLOCK)  # members are padded to whole blocks
-        if header[156:157] in (b"0", b"\0"):
-            prefix, name = (header[part].split(b"\0")[0].decode() for part in (slice(345, 500), slice(0, 100)))
-            yield f"{prefix}/{name}" if prefix else name, content
-    if len(header) < TAR_BLOCK:
-        raise ValueError("no end mark")
+# Output
 
 
-def clean_html(text: str) -> str:
-    """IMDB's reviews were cut from web pages: `<br />` becomes a space, `&amp;` becomes `&`."""
-    return html.unescape(re.sub(r"<br\s*/?>", " ", text)) if "<" in text or "&" in text else text
+def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
+    if kind == ".jsonl":
+        records = (dict(zip(columns, row, strict=True)) for row in rows)
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
+    return buffer.getvalue()

@@ -31,12 +31,11 @@ def predict_logits(
     With several processes each one computes its shard of the batches, and all get all logits.
     """
     model.eval()
-    num_texts = len(collator.data.offsets) - 1
+    num_texts, num_classes = len(collator.data.offsets) - 1, model.output.out_features
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
-    if not num_texts:
-        return torch.empty(0, model.output.out_features)
-    indices, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, model.output.out_features, device=device)]
-    loaded = load_batches(collator, batches)
+    # empty parts, for a process without batches
+    indices, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, num_classes, device=device)]
+    loaded = load_batches(collator, batches, pin=device.type == "cuda")
     for batch in tqdm(loaded, "predicting", len(batches), leave=False, disable=quiet or None):
         indices.append(batch.indices)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -44,13 +43,17 @@ def predict_logits(
     order, values = torch.cat(indices), torch.cat(logits)
     if distributed.world_size == 1:
         return values.cpu()[order.argsort()]
-    everything = values.new_zeros(num_texts, values.shape[1])
+    everything = values.new_zeros(num_texts, num_classes)
     everything[order.to(device)] = values
     return distributed.all_reduce_sum(everything).cpu()
 
 
 def probabilities(logits: Tensor) -> np.ndarray:
-    """`(B, C)` float64 softmax. In float64 the largest probability is always that of the largest float32 logit."""
+    """`(B, C)` float64 softmax of float32 logits.
+
+    In float64, different logits (of at least 1e-6 in size) have different probabilities, so that the most probable
+    class is the argmax of the logits. In float32, rounding makes some of them equal.
+    """
     return logits.double().softmax(dim=1).numpy()
 
 

@@ -1,23 +1,25 @@
-"""A finished run to class probabilities for new texts.
+"""A finished run as a classifier for new texts.
 
-In: a run's folder and texts. Out: `(texts, classes)` probabilities, and how a person or a program reads them.
+Inputs: a run's folder, and texts. Outputs: logits, probabilities and class names; lines for a terminal or a program.
+Shapes: B texts, C classes.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from minitext.data.batching import PackCollator
-from minitext.data.tokenizer import encode, load_tokenizer, pad_id
-from minitext.evaluation.predict import predict_logits
+from minitext.data.tokenizer import encode, load_tokenizer
+from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.models.bert import BertClassifier
 from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
@@ -25,40 +27,14 @@ from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
 from minitext.training.device import pick_device
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
 
-PREDICTION_BATCH = 8  # texts in a forward pass
-TOKEN_CHUNK = 1024  # texts of a stream that are sorted by length together: 128 batches, so that hardly any is padded
-BAR = 30  # characters of a probability of 1
-BELOW_THRESHOLD = "below threshold"  # why a run abstains
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained classifier, whatever its track."""
-
-    class_names: tuple[str, ...]
-    model: nn.Module  # a StaticClassifier, EmbeddingBagClassifier or BertClassifier
-    logits: Callable[[Sequence[str]], Tensor]  # texts to (B, C)
-    temperature: float = 1.0  # what logits are divided by (Guo et al. 2017, section 4.2)
-    tokens: "TokenSettings | None" = None  # None: the model reads words
-
-    def predict(self, texts: Sequence[str]) -> Tensor:
-        """`(B, C)` probabilities."""
-        return (self.logits(texts) / self.temperature).softmax(dim=1)
-
-    def predict_in_chunks(self, texts: Iterable[str]) -> Iterator[Tensor]:
-        """`(B, C)` probabilities of a stream of texts, a chunk at a time and in order; only a few chunks are taken in
-        ahead. Where a chunk ends depends on the number of texts alone, so that a stream that goes on behind a chunk
-        gives the same bits.
-        """
-        if self.tokens is None:
-            logits = static_logits_in_chunks(self.model, texts)
-        else:
-            texts = iter(texts)
-            logits = map(self.logits, iter(lambda: list(islice(texts, TOKEN_CHUNK)), []))
-        for some in logits:
-            yield (some / self.temperature).softmax(dim=1)
+BATCH_SIZE = 32  # texts per forward pass
+EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
+BAR_WIDTH = 30  # characters of the bar of probability 1
+TEXT_WIDTH = 100  # characters of a text that a terminal shows
+BELOW_THRESHOLD = "below threshold"  # the note of a text without a predicted class
 
 
 class TokenSettings(NamedTuple):
@@ -69,98 +45,141 @@ class TokenSettings(NamedTuple):
     truncate: str
 
 
-def load_predictor(folder: str | Path) -> Predictor:
-    """The classifier of a finished run. Raises UserError when the folder is no run, unfinished, or damaged."""
-    folder = Path(folder)
-    check_finished(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        track = config["minitext"]["track"] if "minitext" in config else config["track"]
-        return {"static": load_static, "scratch": load_scratch, "finetune": load_finetune}[track](folder, config)
-    # a file that is missing or not JSON, a setting or tensor that is missing or of the wrong shape
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged ({first_line(error)}); train it again") from error
+@dataclass(frozen=True)
+class Predictor:
+    """A trained classifier of any track, on its device."""
+
+    class_names: tuple[str, ...]
+    model: nn.Module  # a StaticClassifier, EmbeddingBagClassifier or BertClassifier, in evaluation mode
+    device: torch.device
+    tokens: TokenSettings | None = None  # None: the model reads words
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> "Predictor":
+        """Load the classifier of a finished run.
+
+        Args:
+            folder: the folder that a training script wrote (`--out`).
+            device: "auto" (cuda, then mps, then cpu) or a device of torch, such as "cuda:1". Static models stay on the
+                CPU: looking up words takes most of their time.
+        Raises:
+            UserError: the folder holds no finished run or a corrupt one, or the device is missing or too small.
+        """
+        folder = Path(folder)
+        check_finished(folder)
+        torch_device = pick_device(device)
+        try:
+            config = read_json(folder / "config.json")
+            settings = config.get("minitext", config)
+            load_track = {"static": load_static, "scratch": load_scratch, "finetune": load_finetune}[settings["track"]]
+            class_names, model, tokens = load_track(folder, config)
+        # a file is missing or not JSON; a setting or tensor is missing or has another type or shape
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+            raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+        if tokens is None:
+            torch_device = torch.device("cpu")
+        try:
+            model.to(torch_device).eval()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
+        return cls(class_names, model, torch_device, tokens)
+
+    def predict_logits(self, texts: Sequence[str]) -> Tensor:
+        """Return `(B, C)` float32 logits on the CPU."""
+        if self.tokens is None:
+            with one_thread():
+                return self.model.logits(texts)
+        tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
+        labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
+        if isinstance(self.model, EmbeddingBagClassifier):
+            collator = PackCollator(self.model.features(tokens), labels)
+        else:
+            collator = PackCollator(tokens, labels, EMPTY_TEXT_ID)
+        return predict_logits(self.model, collator, BATCH_SIZE, self.device, torch.float32)
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Return `(B, C)` float64 probabilities; columns are in the order of `class_names`."""
+        return probabilities(self.predict_logits(texts))
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the name of the most probable class of each text."""
+        return [self.class_names[c] for c in self.predict_logits(texts).argmax(dim=1).tolist()]
 
 
-def load_static(folder: Path, config: dict) -> Predictor:
-    model = StaticClassifier.load(folder)
-    return Predictor(tuple(config["names"]), model, model.logits, config.get("temperature", 1.0))
-
-
-@torch.no_grad()
-def static_logits_in_chunks(model: StaticClassifier, texts: Iterable[str]) -> Iterator[Tensor]:
-    """`(B, C)` logits of a chunk after the other, while other processes look up the words of the next ones."""
-    model.eval()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: on small operations two took twice the CPU time, and longer on busy cores."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the cores are taken: more threads wait for each other, at twice the processor time
+    torch.set_num_threads(1)
     try:
-        for encoded in model.encoder.encode_in_chunks(texts):
-            yield model.classifier(encoded.vectors)
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def load_scratch(folder: Path, config: dict) -> Predictor:
-    return token_predictor(tuple(config["names"]), EmbeddingBagClassifier.load(folder), folder, config)
+LoadedTrack = tuple[tuple[str, ...], nn.Module, TokenSettings | None]
 
 
-def load_finetune(folder: Path, config: dict) -> Predictor:
-    names = tuple(config["id2label"][str(row)] for row in range(len(config["id2label"])))
-    model = BertClassifier(read_config(config, str(folder)), len(names))
+def load_static(folder: Path, config: dict) -> LoadedTrack:
+    model = StaticClassifier.load(folder)
+    return model.class_names, model, None
+
+
+def load_scratch(folder: Path, config: dict) -> LoadedTrack:
+    model = EmbeddingBagClassifier.load(folder)
+    return tuple(config["class_names"]), model, load_token_settings(folder, config)
+
+
+def load_finetune(folder: Path, config: dict) -> LoadedTrack:
+    class_names = tuple(config["id2label"][str(c)] for c in range(len(config["id2label"])))
+    model = BertClassifier(read_config(config, str(folder)), len(class_names))
     new, _ = load_weights(model, folder, family_of(config, str(folder)))
-    if new:  # drawn at random: no answer is better than a guess
-        raise UserError(f"{folder}: damaged (its weights lack {new[0]} for {len(names)} classes); train it again")
-    return token_predictor(names, model, folder, config["minitext"])
+    if new:  # newly initialised weights would predict at random
+        raise ValueError(f"its weights lack {new[0]} for {len(class_names)} classes")
+    return class_names, model, load_token_settings(folder, config["minitext"])
 
 
-def token_predictor(names: tuple[str, ...], model: nn.Module, folder: Path, settings: dict) -> Predictor:
-    """A run on tokens: tokenizer, padded batches, logits; on a GPU if there is one."""
-    tokens = TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
-    device = pick_device("auto")
-    model.to(device)
-
-    def logits(texts: Sequence[str]) -> Tensor:
-        ids = encode(tokens.tokenizer, texts, tokens.max_length, tokens.truncate)
-        data = PackCollator(ids, torch.zeros(len(texts), dtype=torch.int64), pad_id(tokens.tokenizer))
-        return predict_logits(model, data, PREDICTION_BATCH, device, torch.float32)
-
-    return Predictor(names, model, logits, settings.get("temperature", 1.0), tokens)
+def load_token_settings(folder: Path, settings: dict) -> TokenSettings:
+    return TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
 
 
-def predict_class(probabilities: Sequence[float], threshold: float) -> int | None:
-    """The likeliest class; None where no class is as probable as `threshold`."""
-    highest = max(probabilities)
-    return probabilities.index(highest) if highest >= threshold else None
+def predict_class(class_probabilities: Sequence[float], threshold: float) -> int | None:
+    """Return the most probable class, or None if its probability is below `threshold`."""
+    highest = max(class_probabilities)
+    return class_probabilities.index(highest) if highest >= threshold else None
 
 
-def format_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
-    """Lines for a terminal: the text, then a bar for each class, the likeliest marked if it reaches `threshold`."""
-    best = predict_class(probabilities, threshold)
+def format_prediction(text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0) -> str:
+    """Format a prediction for a terminal: the text, one bar per class, the predicted class marked with `>`.
+
+    `values` are the C probabilities. No class is marked if all are below `threshold`.
+    """
+    best = predict_class(values, threshold)
     width = max(map(len, names))
-    lines = [text if len(text) <= 100 else text[:99] + "…"]
-    for c, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
-        bar = "█" * round(BAR * probability)
-        lines.append(f"  {'>' if c == best else ' '} {name:<{width}} {probability:7.2%} {bar}")
+    lines = [text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…"]
+    for c, (name, value) in enumerate(zip(names, values, strict=True)):
+        lines.append(f"  {'>' if c == best else ' '} {name:<{width}} {value:7.2%} {'█' * round(BAR_WIDTH * value)}")
     return "\n".join(lines if best is not None else [*lines, f"  abstains: {BELOW_THRESHOLD}"])
 
 
-def json_prediction(text: str, names: Sequence[str], probabilities: Sequence[float], threshold: float = 0.0) -> str:
-    """One JSON object on one line: text, class (null below `threshold`), probabilities by name, note."""
-    best = predict_class(probabilities, threshold)
+def json_prediction(text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0) -> str:
+    """Format a prediction as one line of JSON: text, class (null below `threshold`), probabilities by name, note."""
+    best = predict_class(values, threshold)
     record = {
         "text": text,
         "class": None if best is None else names[best],
-        "probabilities": dict(zip(names, probabilities, strict=True)),
+        "probabilities": dict(zip(names, values, strict=True)),
         "note": BELOW_THRESHOLD if best is None else "",
     }
     return json.dumps(record, ensure_ascii=False)
 
 
 def format_skipped_row(line: int, note: str) -> str:
-    """A line for a terminal in place of an answer, where a row holds no text."""
+    """Format the note of an input row without a text for a terminal."""
     return f"line {line}: {note}"
 
 
-def json_unread(line: int, note: str) -> str:
-    """The JSON object for a row that holds no text."""
+def json_skipped_row(line: int, note: str) -> str:
+    """Format the note of an input row without a text as one line of JSON."""
     return json.dumps({"text": "", "class": None, "probabilities": None, "note": f"line {line}: {note}"})

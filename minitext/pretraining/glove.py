@@ -1,13 +1,12 @@
-"""Word vectors from raw texts (Pennington, Socher & Manning 2014, "GloVe: Global Vectors for Word Representation").
+"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global WordVectors for Word Representation").
 
-In: texts without labels. Out: `Vectors`, in a text file, most frequent word first. Letters: V words, D vector width,
-N ordered pairs of words that occur together, B pairs in a batch, U distinct words among one side of a batch.
+Inputs: texts without labels. Outputs: `WordVectors`, in a text file, most frequent word first.
+Shapes: V words, D vector width, N co-occurring pairs, B pairs in a batch, U distinct words in one column of a batch.
 """
 
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,88 +19,86 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.readers import imdb_archive, read_imdb_unlabelled, read_rows, read_text
-from minitext.data.word_vectors import Vectors
+from minitext.data.imdb import imdb_archive, read_imdb_unlabelled
+from minitext.data.readers import read_rows, read_text
+from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.io import atomic
+from minitext.utils.run_dir import log
 
-BLOCK = 4096  # pairs scored at once: their vectors stay in the cache of the processor
-NOT_IN_A_CHECKPOINT = ("data", "out", "epochs", "digits", "resume", "quiet")  # these may differ when a run goes on
+BLOCK = 4096  # pairs scored at once, so that their vectors stay in the CPU cache
+NOT_IN_FINGERPRINT = ("data", "out", "epochs", "digits", "resume", "quiet")  # may change when training is resumed
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """word vectors from texts"""
+class GloveConfig:
+    """word vectors"""
 
     data: tuple[str, ...] = option(
-        ("sample",),
-        "labelled texts as train_static.py reads them, or .txt files (or .gz) with a text a line",
-        metavar="DATA",
+        ("sample",), "labelled texts (without their test part), or .txt files with one text per line", metavar="DATA"
     )
-    out: str = option("vectors.txt.gz", "the file to write, .txt or .txt.gz")
-    width: int = option(100, "numbers in a vector")
-    window: int = option(10, "words on either side that count as context")
-    min_count: int = option(5, "rarer words get no vector")
-    vocab_size: int = option(400_000, "the most words that get a vector; the most frequent ones do")
+    out: str = option("vectors.txt.gz", "output file, .txt or .txt.gz")
+    embedding_dim: int = option(100, "dimension of the vectors")
+    window: int = option(10, "context words on either side")
+    min_count: int = option(5, "minimum number of occurrences of a word")
+    vocab_size: int = option(400_000, "maximum vocabulary size (most frequent words)")
     epochs: int = option(20, "passes over all pairs of words")
     lr: float = option(0.05, "learning rate")
-    x_max: float = option(100.0, "co-occurrences from which on a pair has full weight")
-    alpha: float = option(0.75, "exponent of the weight below x_max")
-    batch_size: int = option(65_536, "pairs of words in one update")
+    x_max: float = option(100.0, "x_max of the GloVe weighting function (eq. 9)")
+    alpha: float = option(0.75, "alpha of the GloVe weighting function (eq. 9)")
+    batch_size: int = option(65_536, "pairs of words per update")
     digits: int = option(4, "significant digits in the file")
-    seed: int = option(0, "of the first vectors and the order of the pairs")
-    resume: bool = option(False, "go on from the last whole epoch of a run that died")
+    seed: int = option(0, "random seed for the initial vectors and the order of the pairs")
+    resume: bool = option(False, "resume an interrupted training after its last complete epoch")
     quiet: bool = option(False, "print nothing but errors")
 
     def __post_init__(self) -> None:
         if not self.out.endswith((".txt", ".txt.gz")):
-            raise UserError(f"--out {self.out}: give a name that ends in .txt or .txt.gz")
+            raise UserError(f"--out must end in .txt or .txt.gz (got {self.out})")
         for name, value in asdict(self).items():
-            if type(value) in (int, float) and name != "seed" and not value > 0:  # "not" catches NaN as well
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
+            if type(value) in (int, float) and name != "seed" and not value > 0:  # "not" rejects NaN as well
+                raise UserError(f"--{name.replace('_', '-')} must be > 0 (got {value})")
         if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: must not be negative")
+            raise UserError(f"--seed must be >= 0 (got {self.seed})")
 
 
 class State(NamedTuple):
-    """What training changes. A column for each bias makes the model's score one product (equation 7):
+    """The parameters and AdaGrad's sums. One product of a word and a context row is the model's score (eq. 7):
     [w, b, 1] . [w~, 1, b~] = w . w~ + b + b~.
     """
 
     word: Tensor  # (V, D + 2) float32, [w, b, 1]
     context: Tensor  # (V, D + 2) float32, [w~, 1, b~]
-    word_squares: Tensor  # (V, D + 2) float32, AdaGrad's sums
+    word_squares: Tensor  # (V, D + 2) float32, sums of squared gradients
     context_squares: Tensor  # (V, D + 2) float32
 
 
-def train_vectors(options: TrainOptions) -> Vectors:
-    """Count, train, write `options.out`, and return the vectors.
+def train_vectors(config: GloveConfig) -> WordVectors:
+    """Count pairs, train, write `config.out`, and return the vectors.
 
-    One seed gives the same vectors on one machine, however often the run was killed and resumed.
+    They are a function of the texts and the settings (on one machine), whether or not training was resumed. Raises
+    UserError if no two words co-occur, or the loss is not finite.
     """
-    out, sources = Path(options.out), ", ".join(options.data)
+    out = Path(config.out)
     if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}; make it first")
-    texts = [text for source in options.data for text in read_texts(source)]
-    names = frequent_words(texts, options.min_count, options.vocab_size)
-    ids, offsets = word_ids(texts, {name: number for number, name in enumerate(names)})
-    pairs = count_pairs(ids, offsets, len(names), options.window, options.quiet)
+        raise UserError(f"{out}: no such folder {out.parent}; create it first")
+    texts = [text for source in config.data for text in read_texts(source)]
+    vocab = frequent_words(texts, config.min_count, config.vocab_size)
+    ids, offsets = word_ids(texts, {word: number for number, word in enumerate(vocab)})
+    pairs = count_pairs(ids, offsets, len(vocab), config.window, config.quiet)
     if not len(pairs.counts):
         raise UserError(
-            f"{sources}: in {len(texts):,} texts no two words that occur at least {options.min_count} times stand "
-            "in one text; give more texts or a lower --min-count"
+            f"{', '.join(config.data)}: no two words with at least {config.min_count} occurrences share a text "
+            f"({len(texts):,} texts); give more texts or lower --min-count"
         )
-    if not options.quiet:
-        print(
-            f"{len(texts):,} texts, {len(ids):,} words, {len(names):,} vectors, {len(pairs.counts):,} pairs", flush=True
-        )
+    log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
     checkpoint = out.with_name(out.name + ".checkpoint")
-    state = fit(pairs, names, options, checkpoint)
-    vectors = Vectors(names, (state.word + state.context)[:, : options.width].contiguous())  # section 4.2
-    vectors.write(out, options.digits)
+    state = fit(pairs, vocab, config, checkpoint)
+    vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
+    vectors.write(out, config.digits)
     checkpoint.unlink(missing_ok=True)
     return vectors
 
@@ -110,52 +107,50 @@ def train_vectors(options: TrainOptions) -> Vectors:
 
 
 def read_texts(source: str) -> list[str]:
-    """The texts to learn from: never those that the source itself puts into validation or test."""
+    """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabelled ones."""
     if source.endswith((".txt", ".txt.gz")):
         if not Path(source).is_file():
-            raise UserError(f"{source}: there is no such file")
-        return read_text(Path(source)).splitlines()
+            raise UserError(f"{source}: no such file")
+        return [line for line in read_text(Path(source)).split("\n") if line.strip()]
     texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
     if source == "imdb":
         source = str(imdb_archive())
     return texts + read_imdb_unlabelled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
 
 
-def frequent_words(texts: Sequence[str], min_count: int, most: int) -> list[str]:
-    """The `most` most frequent words, most frequent first; of two equally frequent ones, the one that came first."""
-    tally: Counter[str] = Counter()
+def frequent_words(texts: Sequence[str], min_count: int, vocab_size: int) -> list[str]:
+    """The most frequent words, most frequent first; equally frequent ones in order of first appearance."""
+    counts: Counter[str] = Counter()
     for text in texts:
-        tally.update(words(text))
-    return [word for word, count in tally.most_common(most) if count >= min_count]
+        counts.update(words(text))
+    return [word for word, count in counts.most_common(vocab_size) if count >= min_count]
 
 
 # Training
 
 
-def fit(pairs: Pairs, names: Sequence[str], options: TrainOptions, checkpoint: Path) -> State:
-    """All epochs, with a checkpoint after each; with `options.resume`, from where `checkpoint` stands."""
-    identity = fingerprint(pairs, names, options)
-    state, done = initial_state(len(names), options.width, options.seed), 0
-    if options.resume and checkpoint.exists():
+def fit(pairs: Pairs, vocab: Sequence[str], config: GloveConfig, checkpoint: Path) -> State:
+    """Train all epochs with a checkpoint after each; with `config.resume`, continue from `checkpoint`."""
+    identity = fingerprint(pairs, vocab, config)
+    state, done = initial_state(len(vocab), config.embedding_dim, config.seed), 0
+    if config.resume and checkpoint.exists():
         state, done = load_checkpoint(checkpoint, identity)
-    total, seen = options.epochs * len(pairs.counts), done * len(pairs.counts)
-    with tqdm(None, "vectors", total, initial=seen, unit="pair", unit_scale=True, disable=options.quiet or None) as bar:
-        for epoch in range(done + 1, options.epochs + 1):
-            begun = time.perf_counter()
-            loss = train_epoch(state, pairs, options, epoch, bar)
+    total, seen = config.epochs * len(pairs.counts), done * len(pairs.counts)
+    with tqdm(None, "vectors", total, initial=seen, unit="pair", unit_scale=True, disable=config.quiet or None) as bar:
+        for epoch in range(done + 1, config.epochs + 1):
+            loss = train_epoch(state, pairs, config, epoch, bar)
             if not np.isfinite(loss):
-                raise UserError(f"epoch {epoch}: the loss is {loss}; give a lower --lr than {options.lr}")
-            if not options.quiet:
-                speed = len(pairs.counts) / (time.perf_counter() - begun)
-                bar.write(f"epoch {epoch}: loss {loss:.5f}, {speed / 1e6:.2f} million updates/s")
+                raise UserError(f"epoch {epoch}: the loss is {loss}; lower --lr (now {config.lr})")
+            if not config.quiet:
+                bar.write(f"epoch {epoch}: loss {loss:.5f}")
             save_checkpoint(checkpoint, state, epoch, identity)
     return state
 
 
-def initial_state(vocabulary: int, width: int, seed: int) -> State:
-    """As the authors' program begins: vectors and biases uniform in (-0.5, 0.5) / D, squared gradients at 1."""
-    generator = torch_generator(seed, 0)
-    word, context = ((torch.rand(vocabulary, width + 2, generator=generator) - 0.5) / width for _ in range(2))
+def initial_state(vocab_size: int, embedding_dim: int, seed: int) -> State:
+    """As in the authors' program: vectors and biases uniform in (-0.5, 0.5) / D, squared gradients 1."""
+    generator, shape = torch_generator(seed, 0), (vocab_size, embedding_dim + 2)
+    word, context = ((torch.rand(shape, generator=generator) - 0.5) / embedding_dim for _ in range(2))
     word[:, -1] = context[:, -2] = 1
     return State(word, context, torch.ones_like(word), torch.ones_like(context))
 
@@ -164,70 +159,71 @@ def torch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.default_rng([seed, epoch]).integers(2**63)))
 
 
-def train_epoch(state: State, pairs: Pairs, options: TrainOptions, epoch: int, bar: tqdm) -> float:
-    """Every pair once, in an order that depends on (seed, epoch) alone; returns the mean loss."""
-    order = torch.randperm(len(pairs.counts), generator=torch_generator(options.seed, epoch))
-    loss, seen = 0.0, 0
-    for chosen in order.split(options.batch_size):
-        chosen = chosen.sort().values  # pairs lie by row, so each batch does as well
-        batch = Pairs(*(part.index_select(0, chosen) for part in pairs))
-        loss += train_step(state, batch, options.lr, options.x_max, options.alpha)
-        seen += len(chosen)
-        bar.set_postfix(epoch=epoch, loss=f"{loss / seen:.5f}", refresh=False)
-        bar.update(len(chosen))
-    return loss / seen
+def train_epoch(state: State, pairs: Pairs, config: GloveConfig, epoch: int, bar: tqdm) -> float:
+    """Update with every pair once, in an order that is a function of (seed, epoch); returns the mean loss."""
+    order = torch.randperm(len(pairs.counts), generator=torch_generator(config.seed, epoch))
+    loss = 0.0
+    for indices in order.split(config.batch_size):
+        indices = indices.sort().values  # pairs are sorted by row, so each batch is sorted too
+        batch = Pairs(*(part.index_select(0, indices) for part in pairs))
+        loss += train_step(state, batch, config.lr, config.x_max, config.alpha)
+        bar.update(len(indices))
+    return loss / len(pairs.counts)
 
 
 def train_step(state: State, batch: Pairs, lr: float, x_max: float, alpha: float) -> float:
-    """One AdaGrad update with B pairs, sorted by row; returns the sum of their losses f(X) * error^2 (equation 8).
-
-    All gradients are taken at the same point, the values before the step.
-    """
+    """One AdaGrad update with B pairs, sorted by row; returns the sum of their losses f(X) * error^2 (eq. 8)."""
     rows, columns, counts = batch
-    weights = (counts / x_max).clamp(max=1) ** alpha  # equation 9
-    scores = torch.cat(  # (B,), a cache-sized block at a time; index_select is faster on the CPU than brackets
+    weights = (counts / x_max).clamp(max=1) ** alpha  # eq. 9
+    scores = torch.cat(  # (B,); index_select is faster on the CPU than indexing by brackets
         [
             state.word.index_select(0, row_block).mul_(state.context.index_select(0, column_block)).sum(dim=1)
             for row_block, column_block in zip(rows.split(BLOCK), columns.split(BLOCK), strict=True)
         ]
     )
     errors = scores - counts.log()
-    pulls = lr * weights * errors  # (B,), as in the authors' program: lr inside AdaGrad's sums, no factor 2
+    factors = lr * weights * errors  # (B,), as in the authors' program: lr inside AdaGrad's sums, no factor 2
     by_column = columns.argsort(stable=True)
-    word_slopes = slopes(rows, columns, pulls, state.context)
-    context_slopes = slopes(columns[by_column], rows[by_column], pulls[by_column], state.word)
-    descend(state.word, state.word_squares, *word_slopes, constant=-1)
-    descend(state.context, state.context_squares, *context_slopes, constant=-2)
+    # all gradients are computed before the first update
+    word_gradients = gradients(rows, columns, factors, state.context)
+    context_gradients = gradients(columns[by_column], rows[by_column], factors[by_column], state.word)
+    adagrad_step(state.word, state.word_squares, *word_gradients, constant=-1)
+    adagrad_step(state.context, state.context_squares, *context_gradients, constant=-2)
     return (weights * errors.square()).sum().item()
 
 
-def slopes(own: Tensor, other: Tensor, pulls: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A pair's gradient for its vector is its pull times the other vector. `own` (B,) is sorted, `others` (V, D + 2).
+def gradients(own: Tensor, other: Tensor, factors: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the pairs' gradients per row: each is its factor times the other vector.
 
-    Returns the distinct numbers in `own` (U,), the sums of their gradients, and of the squares of these (U, D + 2).
-    `embedding_bag` is a weighted sum of rows in one kernel: no (B, D + 2) array, and the same bits every time.
+    `own` (B,) is sorted, `others` is (V, D + 2). Returns the distinct rows (U,), the sums of their gradients and of the
+    squared gradients, both (U, D + 2). `embedding_bag` needs no (B, D + 2) array and is deterministic.
     """
-    touched, sizes = torch.unique_consecutive(own, return_counts=True)
+    unique, sizes = torch.unique_consecutive(own, return_counts=True)
     starts = (sizes.cumsum(0) - sizes).int()
-    gradients = F.embedding_bag(other, others, starts, mode="sum", per_sample_weights=pulls)
-    squares = F.embedding_bag(other, others.square(), starts, mode="sum", per_sample_weights=pulls.square())
-    return touched, gradients, squares
+    sums = F.embedding_bag(other, others, starts, mode="sum", per_sample_weights=factors)
+    squares = F.embedding_bag(other, others.square(), starts, mode="sum", per_sample_weights=factors.square())
+    return unique, sums, squares
 
 
-def descend(table: Tensor, sums: Tensor, touched: Tensor, gradients: Tensor, squares: Tensor, constant: int) -> None:
-    """AdaGrad (Duchi et al. 2011): add each pair's squares, then step by gradient / sqrt(sums). `constant` stays 1."""
-    gradients[:, constant] = 0
-    sums.index_add_(0, touched, squares)
-    table.index_add_(0, touched, gradients.div_(sums.index_select(0, touched).sqrt_()), alpha=-1)
+def adagrad_step(
+    table: Tensor, squares: Tensor, rows: Tensor, gradient_sums: Tensor, gradient_squares: Tensor, constant: int
+) -> None:
+    """AdaGrad (Duchi et al. 2011): add the squared gradients, then step by gradient / sqrt(squares).
+
+    The column `constant` stays 1.
+    """
+    gradient_sums[:, constant] = 0
+    squares.index_add_(0, rows, gradient_squares)
+    table.index_add_(0, rows, gradient_sums.div_(squares.index_select(0, rows).sqrt_()), alpha=-1)
 
 
 # Checkpoints
 
 
-def fingerprint(pairs: Pairs, names: Iterable[str], options: TrainOptions) -> str:
-    """A SHA-256 over the words, the pairs and the settings that training depends on."""
-    settings = {name: value for name, value in asdict(options).items() if name not in NOT_IN_A_CHECKPOINT}
-    digest = hashlib.sha256(repr((settings, list(names))).encode())
+def fingerprint(pairs: Pairs, vocab: Sequence[str], config: GloveConfig) -> str:
+    """SHA-256 of the words, the pairs and the settings that the result depends on."""
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_IN_FINGERPRINT}
+    digest = hashlib.sha256(repr((settings, list(vocab))).encode())
     for part in pairs:
         digest.update(part.numpy())
     return digest.hexdigest()
@@ -239,13 +235,13 @@ def save_checkpoint(path: Path, state: State, epoch: int, identity: str) -> None
 
 
 def load_checkpoint(path: Path, identity: str) -> tuple[State, int]:
-    """The state after the last whole epoch, and that epoch's number."""
+    """The state after the last complete epoch, and its number."""
     try:
         with safe_open(path, "pt") as file:
-            notes = file.metadata()
+            metadata = file.metadata()
             state = State(*(file.get_tensor(name) for name in State._fields))
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); start again without --resume") from error
-    if notes["identity"] != identity:
-        raise UserError(f"{path}: is from other texts or settings; give the same ones, or leave --resume away")
-    return state, int(notes["epoch"])
+        raise UserError(f"{path}: corrupt ({error}); start again without --resume") from error
+    if metadata["identity"] != identity:
+        raise UserError(f"{path}: made from other texts or settings; restore them or drop --resume")
+    return state, int(metadata["epoch"])

@@ -1,96 +1,84 @@
-"""Texts to the cloze test of Devlin et al. 2019, section 3.1: some tokens are hidden, and the model has to name them.
+"""Masked-language-model batches (BERT, Devlin et al. 2019, section 3.1).
 
-In: ragged ids of texts. Out: blocks of one length, packed full, and of them batches in which 15 % of the tokens are
-chosen anew in each epoch. Letters: B blocks, T tokens of a block, M chosen tokens.
+Inputs: tokenized texts. Outputs: blocks of one length, and packed batches of blocks in which tokens are masked.
+Shapes: B blocks, N tokens of a batch, M masked tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, processors
 from torch import Tensor
 
-from minitext.data.batching import PackCollator
-from minitext.data.tokenizer import TokenizedTexts
+from minitext.data.batching import Batch, PackCollator
+from minitext.data.tokenizer import TokenizedTexts, encode, special_ids
+from minitext.models.hf_checkpoint import mask_id
+from minitext.utils.errors import UserError
 
-MASK_PROB, MASKED, RANDOM = 0.15, 0.8, 0.1  # of all tokens; of the chosen ones: replaced by [MASK], by any token
-
-
-class MLMBatch(NamedTuple):
-    """What one forward pass sees; the same verbs as `Batch`."""
-
-    ids: Tensor  # (B, T) int64, some of them replaced
-    mask: Tensor  # (B, T) bool, True is a real token
-    chosen: Tensor  # (B, T) bool, the tokens to predict
-    labels: Tensor  # (M,) int64, what stood there, in reading order
-    rows: Tensor  # (B,) int64
-
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.ids, self.mask, self.chosen
-
-    def to(self, device: torch.device) -> "MLMBatch":
-        return MLMBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-    def split(self, blocks: int) -> "list[MLMBatch]":
-        """In batches of at most `blocks`."""
-        if len(self.rows) <= blocks:
-            return [self]
-        counts = [int(part.sum()) for part in self.chosen.split(blocks)]
-        parts = [tensor.split(blocks) for tensor in (self.ids, self.mask, self.chosen)]
-        parts += [self.labels.split(counts), self.rows.split(blocks)]
-        return [MLMBatch(*part) for part in zip(*parts, strict=True)]
+MASK_PROB = 0.15  # fraction of all tokens that are masked, that is, predicted
+MASK_TOKEN_SHARE = 0.8  # fraction of the masked tokens that are replaced by [MASK]
+RANDOM_TOKEN_SHARE = 0.1  # fraction that are replaced by a random token; the rest keep their token
+NO_TRUNCATION = 1 << 30  # tokens; blocks are cut, not texts
 
 
 @dataclass(frozen=True)
 class MLMCollator:
-    """Rows to a MLMBatch. What is chosen is a function of (seed, epoch, row), whatever batch the row is in."""
+    """Packs blocks and masks tokens: `batch.masked` are their indices in the batch, `batch.labels` the true ids.
 
-    padder: PackCollator
+    What is masked is a function of (seed, epoch, index of the block), whatever batch the block is in.
+    """
+
+    data: TokenizedTexts  # blocks of at least one token
     seed: int
     mask_id: int
-    special: tuple[int, ...]  # ids that are never chosen, nor put in a chosen one's place
-    vocabulary: int
-    epoch: int = 0
-    summary: bool = False  # a block's first token has to name one of the hidden tokens, too
+    special_ids: tuple[int, ...]  # ids that are neither masked nor used as random tokens
+    vocab_size: int  # V
+    cls_objective: bool = False  # the first token of a block also has to predict one of the block's masked tokens
 
     @cached_property
-    def ordinary(self) -> Tensor:
-        """Ids that may be put in a chosen one's place."""
-        return torch.tensor(sorted(set(range(self.vocabulary)) - set(self.special)))
+    def pack(self) -> PackCollator:
+        """Makes batches of unchanged blocks."""
+        return PackCollator(self.data, torch.zeros(len(self.data.offsets) - 1, dtype=torch.int64))
 
-    @property
-    def data(self) -> TokenizedTexts:
-        return self.padder.data
+    @cached_property
+    def ordinary_ids(self) -> Tensor:
+        """All ids that are not special, int32."""
+        return torch.tensor(sorted(set(range(self.vocab_size)) - set(self.special_ids)), dtype=torch.int32)
 
-    def at_epoch(self, epoch: int) -> "MLMCollator":
-        return replace(self, epoch=epoch)
+    def __call__(self, indices: np.ndarray, epoch: int = 0) -> Batch:
+        batch = self.pack(indices)
+        draws = [
+            np.random.default_rng([self.seed, epoch, index]).random((3, length))
+            for index, length in zip(batch.indices.tolist(), batch.lengths, strict=True)
+        ]
+        select_draw, action_draw, token_draw = torch.from_numpy(np.concatenate(draws, axis=1))  # each (N,), in [0, 1)
+        # special tokens come after all others: one is masked only in a block that has nothing else
+        select_draw = select_draw + torch.isin(batch.ids, torch.tensor(self.special_ids, dtype=torch.int32))
+        first_index = batch.cu_seqlens[:-1].long()  # (B,)
+        lowest = torch.stack([part.argmin() for part in select_draw.split(batch.lengths)])  # (B,), index in the block
+        target_index = first_index + lowest
+        is_masked = select_draw < MASK_PROB
+        is_masked[target_index] = True  # at least one token per block
 
-    def __call__(self, rows: Sequence[int]) -> MLMBatch:
-        ids, mask, _, places = self.padder(rows)
-        draws = np.zeros((len(places), 3, ids.shape[1]))
-        for draw, row, length in zip(draws, places.tolist(), mask.sum(dim=1).tolist(), strict=True):
-            draw[:, :length] = np.random.default_rng([self.seed, self.epoch, row]).random((3, length))
-        which, how, what = torch.from_numpy(draws).unbind(dim=1)  # each (B, T), from 0 to below 1
-        special = torch.isin(ids, torch.tensor(self.special))
-        chosen = mask & ~special & (which < MASK_PROB)
-        # one a block at least, as BERT does: a special one only where there is no other, padding never
-        chosen[torch.arange(len(places)), (which + special.int() + 2 * ~mask).argmin(dim=1)] = True
-        hidden = torch.where(how < MASKED, self.mask_id, ids)
-        hidden = torch.where(how >= 1 - RANDOM, self.ordinary[(what * len(self.ordinary)).long()], hidden)
-        hidden, labels = torch.where(chosen, hidden, ids), ids.clone()
-        if self.summary:
-            one = which.masked_fill(~chosen, 1.0).argmin(dim=1)  # (B,) any of the block's hidden tokens, as likely
-            labels[:, 0], chosen[:, 0] = ids[torch.arange(len(ids)), one], True
-        return MLMBatch(hidden, mask, chosen, labels[chosen], places)
+        random_ids = self.ordinary_ids[(token_draw * len(self.ordinary_ids)).long()]
+        corrupted = torch.where(action_draw < MASK_TOKEN_SHARE, self.mask_id, batch.ids)
+        corrupted = torch.where(action_draw >= 1 - RANDOM_TOKEN_SHARE, random_ids, corrupted)
+        corrupted = torch.where(is_masked, corrupted, batch.ids)
+        true_ids = batch.ids.clone()
+        if self.cls_objective:
+            true_ids[first_index] = batch.ids[target_index]  # each masked token of the block is equally likely
+            is_masked[first_index] = True
+        masked = is_masked.nonzero().flatten()
+        return batch._replace(ids=corrupted, labels=true_ids[masked].long(), masked=masked)
 
 
 def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after: Sequence[int]) -> TokenizedTexts:
-    """Texts end to end, each followed by `after`, cut into blocks of `length` tokens that begin with `before` and end
-    with `after`. Only the last block is shorter; nothing is padded, and no token is lost.
+    """Concatenate texts, each followed by `after`, and cut them into blocks of `length` tokens.
+
+    Each block begins with `before` and ends with `after`. Only the last block is shorter; no token is lost.
     """
     ids = texts.ids.numpy()
     pieces = []
@@ -98,7 +86,32 @@ def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after
         pieces += [ids[start:end], after]
     stream = np.concatenate([*pieces, np.empty(0, dtype=np.int32)]).astype(np.int32)
     room = length - len(before) - len(after)
-    blocks = [np.concatenate([before, stream[first : first + room], after]).astype(np.int32)
-              for first in range(0, len(stream), room)]  # fmt: skip
+    blocks = [
+        np.concatenate([before, stream[first : first + room], after]).astype(np.int32)
+        for first in range(0, len(stream), room)
+    ]
     offsets = torch.tensor([0, *map(len, blocks)], dtype=torch.int64).cumsum(0)
     return TokenizedTexts(torch.from_numpy(np.concatenate([*blocks, np.empty(0, dtype=np.int32)])), offsets)
+
+
+def encode_untruncated(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> TokenizedTexts:
+    """Ids of whole texts without the special tokens around a text: blocks have their own."""
+    bare = Tokenizer.from_str(tokenizer.to_str())
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return encode(bare, texts, NO_TRUNCATION, "head", quiet)
+
+
+def make_collator(
+    tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int, cls_objective: bool = False, quiet: bool = True
+) -> MLMCollator:
+    """A collator of the blocks of `length` tokens of texts. Raises UserError if the tokenizer does not fit."""
+    mask, (before, after) = mask_id(tokenizer), special_ids(tokenizer)
+    if mask is None:
+        raise UserError("the tokenizer has no [MASK] or <mask> token; use that of a masked language model")
+    if cls_objective and not before:
+        raise UserError("--cls-objective needs a tokenizer that adds a token before a text, such as [CLS]; drop it")
+    blocks = pack_blocks(encode_untruncated(tokenizer, texts, quiet), length, before, after)
+    if not len(blocks.ids):
+        raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
+    special = sorted(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), cls_objective)

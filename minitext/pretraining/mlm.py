@@ -1,51 +1,39 @@
-"""Pretrain a BERT on texts without labels, from nothing or going on from a checkpoint (`minitext pretrain`).
+"""Masked-language-model pretraining of a BERT, new or from a checkpoint (`minitext pretrain`).
 
-In: texts. Out: a folder in the Hub's format that `train_finetune.py --model` takes and transformers opens. The masked
-language model of Devlin et al. 2019 on the loop of the three scripts; going on from a checkpoint on the texts of the
-task is within-task further pretraining (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
+Inputs: texts. Outputs: a folder in the Hub's format, for `train_finetune.py --model` and for transformers.
+Method: Devlin et al. 2019, without next-sentence prediction. From a checkpoint, on the texts of a task: within-task
+further pretraining (Sun et al. 2019, section 5.4; Gururangan et al. 2020).
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 from torch import nn
 
-from minitext.data import word_vectors as glove
-from minitext.data.batching import PackCollator, evaluation_batches, load_batches
-from minitext.data.tokenizer import TokenizedTexts, digest, encode, pad_id, special_ids, train_tokenizer
+from minitext.data.batching import evaluation_batches, load_batches
+from minitext.data.tokenizer import TokenizedTexts, tokenizer_sha256
 from minitext.models.bert import BertConfig, BertMaskedLM
-from minitext.models.hf_checkpoint import (
-    check_vocabulary,
-    load_hub_tokenizer,
-    load_weights,
-    mask_id,
-    read_json,
-    save_model,
-)
-from minitext.models.hf_names import FAMILIES, family_of, read_config, write_config
-from minitext.models.hub import fetch_checkpoint
+from minitext.models.hf_checkpoint import save_model
 from minitext.pretraining.glove import read_texts
-from minitext.pretraining.masking import MLMCollator, pack_blocks
-from minitext.pretraining.starts import init_output_bias, init_positions, start_from
-from minitext.training import loop
-from minitext.training.device import pick_device, pick_precision
-from minitext.training.distributed import join, leave
-from minitext.training.loop import fit, plan_steps
+from minitext.pretraining.init import build_new, init_output_bias, load_existing
+from minitext.pretraining.masking import MLMCollator, make_collator
+from minitext.training.device import pick_device, pick_dtype
+from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
+from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
-from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import OutputConfig, RunDir, log
+from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, log, run_settings
 
-MIN_TEXTS = 20  # texts; fewer cannot spare any to check on
-NO_TRUNCATION = 1 << 30  # tokens; a text is not cut, the blocks are
-EVAL_EPOCH = 1 << 30  # the same tokens are hidden at each check, and others than in any epoch of training
+MIN_TEXTS = 20  # texts; fewer cannot be split into training and evaluation
+EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from those of all training epochs
 
 
 @dataclass(frozen=True)
@@ -53,204 +41,190 @@ class PretrainConfig:
     """pretraining"""
 
     data: tuple[str, ...] = option(
-        ("sample",), "labelled texts (their test part is left out) or .txt files with a text a line", metavar="DATA"
+        ("sample",), "labeled data, without its test part, or .txt files with one text per line", metavar="DATA"
     )
-    model: str | None = option(None, "go on from this checkpoint: Hub id or folder (default: from nothing)")
-    vocab_size: int = option(4096, "word pieces of a new tokenizer")
-    width: int = option(256, "hidden units of a new encoder")
-    layers: int = option(4, "layers of a new encoder")
-    heads: int = option(4, "attention heads of a new encoder")
-    positions: int = option(512, "longest text that a new encoder can read, in tokens")
-    vectors: str | None = option(None, "start a new encoder's tokens from word vectors of its width: a name, or a file")
-    max_length: int = option(128, "tokens of a block; texts are packed end to end")
-    dropout: float = option(0.0, "while pretraining; what a new encoder tells fine-tuning is BERT's 0.1")
-    cls_objective: bool = option(
-        False, "a block's first token, which classifiers read, learns to name a hidden one, too"
+    model: str | None = option(None, "continue from this checkpoint: Hub id or folder (default: a new encoder)")
+    vocab_size: int = option(4096, "vocabulary size of a new tokenizer")
+    hidden_size: int = option(256, "hidden size of a new encoder")
+    num_layers: int = option(4, "layers of a new encoder")
+    num_heads: int = option(4, "attention heads of a new encoder")
+    max_positions: int = option(512, "maximum input length of a new encoder, in tokens")
+    vectors: str | None = option(
+        None, "initialize the tokens of a new encoder from word vectors of its hidden size: a name or a file"
     )
-    save_fp16: bool = option(False, "keep the result in half precision, in half the space")
-    valid_fraction: float = option(0.01, "share of the texts that is only checked on")
+    max_length: int = option(128, "tokens per block; texts are packed end to end")
+    dropout: float = option(0.0, "dropout during pretraining (the saved config keeps BERT's 0.1)")
+    cls_objective: bool = option(False, "also train [CLS] to predict one of its block's masked tokens")
+    save_fp16: bool = option(False, "save the weights in float16")
+    valid_fraction: float = option(0.01, "fraction of the texts that is held out for evaluation")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "layers", "heads", "positions", "max_length"):
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions", "max_length"):
             least = {"vocab_size": 100, "max_length": 8}.get(name, 1)
             if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}")
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least} (got {getattr(self, name)})")
         if self.vectors and self.model:
-            raise UserError("--vectors start a new encoder; --model goes on with one that has its own")
+            raise UserError(f"--vectors {self.vectors} initializes a new encoder; drop it or --model {self.model}")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout {self.dropout}: a share lies from 0 to below 1")
+            raise UserError(f"--dropout must be in [0, 1) (got {self.dropout})")
         if not 0 < self.valid_fraction < 1:
-            raise UserError(f"--valid-fraction {self.valid_fraction}: a share between 0 and 1")
+            raise UserError(f"--valid-fraction must be strictly between 0 and 1 (got {self.valid_fraction})")
 
 
 @dataclass(frozen=True)
-class TrainConfig(loop.LoopConfig):
+class PretrainTrainConfig(LoopConfig):
     """training"""
 
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(5e-4, "peak learning rate")
-    weight_decay: float = option(0.01, "of matrices; biases and norms do not decay")
-    select_by: str = option("loss", "what decides on the best check", choices=("accuracy", "loss"))
+    weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
+    select_by: str = option("loss", "validation metric that selects the best checkpoint", choices=("accuracy", "loss"))
 
 
 @dataclass(frozen=True)
 class PretrainRunConfig(OutputConfig):
     """run"""
 
-    out: str = option("runs/pretrain", "folder of the checkpoint")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    resume: bool = option(False, "go on with an unfinished one in --out, to the same result")
+    out: str = option("runs/pretrain", "directory of the checkpoint")
+    resume: bool = option(False, "resume an interrupted run in --out (bit-identical on the CPU)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
 
 
-def pretrain(options: PretrainConfig, settings: TrainConfig, run: PretrainRunConfig) -> None:
-    """Read, tokenize, pack, train, and write `run.out`, which is there whole or not at all."""
-    device = pick_device(run.device)
-    precision = pick_precision(settings.precision, device)
-    team = join(device)
-    quiet = run.quiet or team.rank > 0
-    out = Path(run.out)
-    if (out / "scores.json").exists():
-        raise UserError(f"{out}: exists and is the run of a classifier; pass another --out")
-    job = RunDir(out, run.overwrite, run.resume, final_file="metrics.jsonl")
-    folder = job.folder
+@dataclass(frozen=True)
+class Config:
+    """All settings of a pretraining run."""
 
-    texts = [text for source in options.data for text in read_texts(source) if text.strip()]
-    if len(texts) < MIN_TEXTS:
-        raise UserError(
-            f"{', '.join(options.data)}: {len(texts)} texts are too few to train on; give {MIN_TEXTS} or more"
-        )
-    order = np.random.default_rng(run.seed).permutation(len(texts))
-    held = min(max(round(options.valid_fraction * len(texts)), 1), len(texts) - 1)
-    parts = [[texts[row] for row in rows] for rows in (order[held:], order[:held])]
+    pretrain: PretrainConfig
+    loop: PretrainTrainConfig
+    run: PretrainRunConfig
 
-    torch.manual_seed(run.seed)
-    if options.model:
-        model, tokenizer, config = load_existing(options.model, options.dropout)
-    else:
-        model, tokenizer, config = build_new(options, parts[0])
-    if options.max_length > model.config.longest:
-        raise UserError(f"--max-length {options.max_length}: the encoder has {model.config.longest} positions")
-    before, after = special_ids(tokenizer)
-    if options.cls_objective and not before:
-        raise UserError("--cls-objective: the tokenizer puts no token before a text")
-    encoded = [encode_untruncated(tokenizer, part, quiet) for part in parts]
-    blocks = [pack_blocks(ids, options.max_length, before, after) for ids in encoded]
-    if not all(len(part.ids) for part in blocks):
-        raise UserError(f"{', '.join(options.data)}: the tokenizer finds no tokens in the texts")
-    if not options.model:
-        init_output_bias(model, blocks[0].ids)
-    train, valid = (make_collator(ids, tokenizer, run.seed) for ids in blocks)
-    train = replace(train, summary=options.cls_objective)
+
+def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path:
+    """Pretrain and write the checkpoint to `config.run.out`, complete or not at all; returns that folder.
+
+    `draw` may add figures to the folder before it is complete.
+    """
+    seed, device = config.run.seed, pick_device(config.run.device)
+    dtype = pick_dtype(config.loop.precision, device)
+    distributed = init_distributed(device)
+    is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
+    run = open_run(config.run)
+    train_texts, valid_texts = split_texts(config.pretrain, seed)
+
+    torch.manual_seed(seed)
+    model, tokenizer, hub_config = start_model(config.pretrain, train_texts)
+    length = config.pretrain.max_length
+    train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
+    valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
+    if not config.pretrain.model:
+        init_output_bias(model, train.data.ids)
     log(
-        f"{len(texts):,} texts, {len(blocks[0].ids):,} tokens in {len(blocks[0].offsets) - 1:,} blocks to learn from, "
-        f"{len(blocks[1].ids):,} held out; {sum(p.numel() for p in model.parameters()):,} parameters; {device}, "
-        f"{precision}",
+        f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out; "
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters; {device}, {dtype}",
         quiet,
     )
-    plan_steps(blocks[0].lengths().numpy(), settings, run.seed)
-    if team.rank == 0:
-        job.start(
-            {"pretrain": asdict(options), "loop": asdict(settings), "seed": run.seed, "tokenizer": digest(tokenizer),
-             "tokens": [hashlib.sha256(part.ids.numpy().tobytes()).hexdigest() for part in blocks]},
-        )  # fmt: skip
-    team.wait()
+    plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
+    if is_main:
+        data_found = {"train": describe(train.data), "valid": describe(valid.data)}
+        more = {"tokenizer": tokenizer_sha256(tokenizer), "processes": distributed.world_size, "dtype": str(dtype)}
+        run.start(run_settings(config, data_found, class_names=(), **more))
+    distributed.barrier()
     model.to(device)
-    progress = fit(
-        model, train, valid, settings, run.seed, device, precision, folder, lambda line: log(line, quiet), quiet, team,
-        task=loop.Task(
-            lambda: evaluate_mlm(model, valid.at_epoch(EVAL_EPOCH), settings, device, precision),
-            torch.ones(model.config.vocabulary),
-        ),
-    )  # fmt: skip
-    if team.rank == 0:
-        if options.save_fp16:
-            model.half()
-        save_model(model, tokenizer, folder, config, track="pretrain", updates=progress.updates)
-        draw_curves(folder)
-        job.commit()
-    log(f"{out}: epoch {progress.best_epoch:g}, the best of {progress.epoch}; {progress.seconds:.0f} s", quiet)
-    leave(team)
-
-
-def build_new(options: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaskedLM, Tokenizer, dict]:
-    """A new encoder of BERT's shape, and a WordPiece tokenizer for `texts` that adds `[CLS]` and `[SEP]` as BERT's."""
-    tokenizer = train_tokenizer(texts, options.vocab_size)
-    if tokenizer.get_vocab_size() < options.vocab_size:
-        raise UserError(
-            f"--vocab-size {options.vocab_size}: the texts allow {tokenizer.get_vocab_size():,} word pieces; ask for "
-            "fewer, or give more texts"
-        )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )  # fmt: skip
-    config = BertConfig(
-        tokenizer.get_vocab_size(), options.width, options.layers, options.heads, 4 * options.width, options.positions
+    batch_size = config.loop.micro_batch_size or config.loop.batch_size
+    state = fit(
+        model,
+        train,
+        partial(evaluate_mlm, model, valid, batch_size, device, dtype, distributed),
+        config.loop,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        run_dir=run.folder,
+        class_weights=torch.ones(model.config.vocab_size),
+        distributed=distributed,
+        log=partial(log, quiet=quiet),
+        quiet=quiet,
     )
-    model = BertMaskedLM(with_dropout(config, options.dropout))
-    init_positions(model)
-    if options.vectors:
-        start_from(model, tokenizer, glove.read(options.vectors, tokenizer.get_vocab()))
-    return model, tokenizer, write_config(config)
+    if is_main:
+        if config.pretrain.save_fp16:
+            model.half()
+        save_model(model, tokenizer, run.folder, hub_config, track="pretrain", updates=state.updates)
+        if draw is not None:
+            draw(run.folder)
+        run.commit()
+    best = f"epoch {state.best_epoch:g} (by validation {config.loop.select_by})"
+    log(f"{run.out}: best checkpoint: {best}; {state.updates:,} updates in {state.seconds:.1f} s", quiet)
+    destroy(distributed)
+    return run.out
 
 
-def with_dropout(config: BertConfig, share: float) -> BertConfig:
-    return replace(config, dropout=share, attention_dropout=share)
+def open_run(config: PretrainRunConfig) -> RunDir:
+    """The run directory. Raises UserError if `config.out` is anything but a pretrained checkpoint to be replaced."""
+    if (Path(config.out) / "scores.json").exists():
+        raise UserError(f"{config.out}: contains a classifier; pass another --out")
+    return RunDir(config.out, config.overwrite, config.resume, final_file=METRICS_FILE)
 
 
-def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer, dict]:
-    """The encoder of a checkpoint, its masked-LM head where it has one, and its tokenizer."""
-    folder = fetch_checkpoint(source)
-    config = read_json(folder / "config.json")
-    family = family_of(config, source)
-    if family.masked_lm is None:
-        raise UserError(f"{source}: a {config['model_type']} is no masked language model; these are: "
-                        f"{', '.join(kind for kind, member in FAMILIES.items() if member.masked_lm)}")  # fmt: skip
-    model = BertMaskedLM(with_dropout(read_config(config, source), dropout))
-    load_weights(model, folder, family)
-    tokenizer = load_hub_tokenizer(folder)
-    check_vocabulary(tokenizer, model.config, source)
-    return model, tokenizer, config
+def split_texts(config: PretrainConfig, seed: int) -> tuple[list[str], list[str]]:
+    """The texts for training and those that are held out, at least one of each, in random order."""
+    texts = [text for source in config.data for text in read_texts(source) if text.strip()]
+    if len(texts) < MIN_TEXTS:
+        raise UserError(f"{', '.join(config.data)}: expected at least {MIN_TEXTS} texts, found {len(texts)}; add texts")
+    shuffled = [texts[index] for index in np.random.default_rng(seed).permutation(len(texts))]
+    num_valid = min(max(round(config.valid_fraction * len(texts)), 1), len(texts) - 1)
+    return shuffled[num_valid:], shuffled[:num_valid]
 
 
-def encode_untruncated(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> TokenizedTexts:
-    """Ids of texts, nothing cut, without the tokens that stand around a text: the blocks have their own."""
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return encode(bare, texts, NO_TRUNCATION, "head", quiet)
+def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaskedLM, Tokenizer, dict]:
+    """Model, tokenizer and Hub config, from `config.model` or new. Raises UserError if --max-length is too large."""
+    if config.model:
+        model, tokenizer, hub_config = load_existing(config.model, config.dropout)
+    else:
+        shape = BertConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            intermediate_size=4 * config.hidden_size,
+            max_positions=config.max_positions,
+        )
+        model, tokenizer, hub_config = build_new(shape, texts, config.dropout, config.vectors)
+    if config.max_length > model.config.max_length:
+        raise UserError(
+            f"--max-length {config.max_length}: the encoder has {model.config.max_length} positions; lower it"
+        )
+    return model, tokenizer, hub_config
 
 
-def make_collator(blocks: TokenizedTexts, tokenizer: Tokenizer, seed: int) -> MLMCollator:
-    """Blocks to a source of batches with hidden tokens."""
-    mask = mask_id(tokenizer)
-    if mask is None:
-        raise UserError("the tokenizer has no [MASK] or <mask>; it is not one of a masked language model")
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    labels = torch.zeros(len(blocks.offsets) - 1, dtype=torch.int64)
-    padder = PackCollator(blocks, labels, pad_id(tokenizer))
-    return MLMCollator(padder, seed, mask, tuple(sorted(special)), tokenizer.get_vocab_size())
+def describe(blocks: TokenizedTexts) -> dict[str, int | str]:
+    """Size and fingerprint of the data, for `settings.json`."""
+    fingerprint = hashlib.sha256(blocks.ids.numpy().tobytes()).hexdigest()
+    return {"blocks": len(blocks.offsets) - 1, "tokens": len(blocks.ids), "fingerprint": fingerprint}
 
 
 @torch.inference_mode()
 def evaluate_mlm(
-    model: nn.Module, data: MLMCollator, settings: TrainConfig, device: torch.device, precision: torch.dtype
+    model: nn.Module,
+    collator: MLMCollator,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    distributed: Distributed = SINGLE,
 ) -> dict[str, float]:
-    """Mean loss in nats a hidden token, the share of them that is named right, and the perplexity, exp(loss)."""
+    """Loss in nats, accuracy and perplexity, exp(loss), on masked tokens of all blocks.
+
+    With several processes each one computes its shard of the batches, and all get the same scores.
+    """
     model.eval()
-    loss, right, count = 0.0, 0, 0
-    plan = evaluation_batches(data.data.lengths().numpy(), settings.micro_batch_size or settings.batch_size)
-    for batch in load_batches(data, plan):
+    batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
+    sums, count = [torch.zeros(2, device=device)], 0  # of each batch: loss, correct predictions
+    for batch in load_batches(collator, batches, [EVAL_EPOCH] * len(batches)):
         batch = batch.to(device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits = model(*batch.inputs).float()  # (M, V)
-        loss += F.cross_entropy(logits, batch.labels, reduction="sum").item()
-        right += int((logits.argmax(dim=1) == batch.labels).sum())
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = model(batch).float()  # (M, V)
+        correct = (logits.argmax(dim=1) == batch.labels).sum()
+        sums.append(torch.stack((F.cross_entropy(logits, batch.labels, reduction="sum"), correct)))
         count += len(batch.labels)
-    return {"loss": loss / count, "accuracy": right / count, "perplexity": math.exp(min(loss / count, 700))}
-
-
-def draw_curves(folder: Path) -> None:
-    """Loss and accuracy at each check."""
-    from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
-
-    save(curves(MetricsLog(folder / "metrics.jsonl").evaluations()), folder / "curves.png")
+    totals = torch.stack(sums).sum(dim=0)
+    loss, correct, count = distributed.all_reduce_sum(torch.cat((totals, totals.new_tensor([count])))).tolist()
+    return {"loss": loss / count, "accuracy": correct / count, "perplexity": math.exp(min(loss / count, 700))}

@@ -1,6 +1,6 @@
-"""An explanation for people: coloured words in a terminal or a page, a table of the strongest, JSON.
+"""Views of an attribution: colored text for a terminal or a page, a table of the strongest words, JSON.
 
-In: an `Attribution`. Out: strings; whatever comes from a text is escaped.
+Inputs: an `Attribution`. Outputs: strings. Text is escaped, so that it cannot add HTML tags or control a terminal.
 """
 
 import html
@@ -9,102 +9,112 @@ import os
 import sys
 from collections.abc import Iterator
 
-from minitext.evaluation.attribution import COMPLETE, Attribution, Word
+from minitext.evaluation.attribution import Attribution, WordAttribution
+from minitext.evaluation.integrated_gradients import MAX_ERROR
 
-STRONGEST = 10  # words in a table
-GREEN, PINK = 28, 127  # of a terminal's 256 colours: told apart by colour-blind readers, legible on black and on white
-CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+TABLE_WORDS = 10
+BAR_WIDTH = 20  # characters of the longest bar
+GREEN, PINK = 28, 127  # of a terminal's 256 colors: distinct for color-blind readers, legible on black and on white
+# the least share of the largest contribution: the style. Colored text, colored background, the same in bold
+STYLES = ((0.75, "1;97;48;5;{}"), (0.4, "97;48;5;{}"), (0.15, "38;5;{}"))
+DIM = "2"
+CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def segments(explanation: Attribution) -> Iterator[tuple[str, Word | None]]:
-    """The whole text in order: words, and what stands between them."""
+def segments(attribution: Attribution) -> Iterator[tuple[str, WordAttribution | None]]:
+    """Yield the whole text in order: words, and what is between them (with None)."""
     end = 0
-    for word in explanation.words:
-        yield explanation.text[end : word.start], None
-        yield explanation.text[word.start : word.end], word
+    for word in attribution.words:
+        yield attribution.text[end : word.start], None
+        yield attribution.text[word.start : word.end], word
         end = word.end
-    yield explanation.text[end:], None
+    yield attribution.text[end:], None
 
 
-def strongest(explanation: Attribution) -> float:
-    """The largest absolute contribution; 1 where no word contributes."""
-    return max((abs(word.contribution) for word in explanation.words), default=0.0) or 1.0
+def max_contribution(attribution: Attribution) -> float:
+    """Return the largest absolute contribution, or 1 if no word contributes."""
+    return max((abs(word.contribution) for word in attribution.words), default=0.0) or 1.0
 
 
-def html_words(explanation: Attribution) -> str:
-    """An HTML fragment: the text, escaped, each word in a span of class `w` whose variable `--c` is its contribution as
-    a share of the largest, from -1 to 1 (positive: for the target); class `w unseen` is for words that were not seen.
+def html_words(attribution: Attribution) -> str:
+    """Return the text as an HTML fragment with one `<span class="w">` per word.
+
+    The CSS variable `--c` of a span is its contribution divided by the largest one, from -1 to 1 (positive: for the
+    target class). Words that the model does not see have the class `w unseen`.
     """
-    largest, pieces = strongest(explanation), []
-    for piece, word in segments(explanation):
+    largest, pieces = max_contribution(attribution), []
+    for piece, word in segments(attribution):
         piece = html.escape(piece)
         if word is None:
             pieces.append(piece)
             continue
-        share = round(word.contribution / largest, 2) + 0.0  # no "-0.00"
-        pieces.append(f'<span class="{"w" if word.seen else "w unseen"}" style="--c:{share:.2f}">{piece}</span>')
+        strength = round(word.contribution / largest, 2) + 0.0  # no "-0.00"
+        pieces.append(f'<span class="{"w" if word.seen else "w unseen"}" style="--c:{strength:.2f}">{piece}</span>')
     return "".join(pieces)
 
 
-def show(explanation: Attribution) -> str:
-    """For a person: the probabilities; the text in colours on a terminal (unless NO_COLOR is set, see no-color.org),
-    else its strongest words; what the numbers mean.
+def format_attribution(attribution: Attribution) -> str:
+    """Format an attribution for a terminal: probabilities, colored text, strongest words, and what the numbers mean.
+
+    Colors are left out where stdout is no terminal or NO_COLOR is set (no-color.org).
     """
-    order = sorted(range(len(explanation.class_names)), key=lambda c: -explanation.probabilities[c])
-    lines = [" · ".join(f"{explanation.class_names[c]} {explanation.probabilities[c]:.1%}" for c in order)]
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    lines += [colored_text(explanation), ""] if coloured else []
-    lines += word_table(explanation)
-    name = explanation.class_names[explanation.target]
-    score = f"log-odds of {name}" if len(order) == 2 else f"logit of {name}, less the other classes' mean"
+    names = attribution.class_names
+    order = sorted(range(len(names)), key=lambda c: -attribution.probabilities[c])
+    lines = [" · ".join(f"{names[c]} {attribution.probabilities[c]:.1%}" for c in order)]
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        lines += [colored_text(attribution), ""]
+    lines += word_table(attribution)
+    name = names[attribution.target]
+    score = f"log-odds of {name}" if len(names) == 2 else f"logit of {name} minus the mean of the others"
     lines.append(
-        f"+ speaks for {name}, - against: what a word adds to the {score}. "
-        f"Without the words {explanation.baseline:+.2f}, with them {explanation.total:+.2f} ({explanation.method})."
+        f"contributions to the {score} (+ for, - against {name}); without the words "
+        f"{attribution.baseline_margin:+.2f}, with them {attribution.margin:+.2f} ({attribution.method})"
     )
-    if explanation.gap >= COMPLETE:
-        lines.append(f"Not to be trusted: the words add up to {explanation.gap:.1%} more or less than they should.")
+    if attribution.completeness_error >= MAX_ERROR:
+        lines.append(f"unreliable: the contributions miss their sum by {attribution.completeness_error:.1%}")
     return "\n".join(lines)
 
 
-def colored_text(explanation: Attribution) -> str:
-    """Weak words as they are, then in colour, on colour, on colour and bold; dim: not seen."""
-    largest, pieces = strongest(explanation), []
-    for piece, word in segments(explanation):
-        share = word.contribution / largest if word else 0.0
-        colour, strength = GREEN if share > 0 else PINK, abs(share)
-        styles = {0.15: f"38;5;{colour}", 0.4: f"97;48;5;{colour}", 0.75: f"1;97;48;5;{colour}"}
-        style = "2" if word and not word.seen else next((styles[s] for s in sorted(styles)[::-1] if strength >= s), "")
-        piece = piece.translate(CONTROLS)  # a text must not steer the terminal
+def colored_text(attribution: Attribution) -> str:
+    """Return the text with ANSI colors by sign and strength; words that the model does not see are dim."""
+    largest, pieces = max_contribution(attribution), []
+    for piece, word in segments(attribution):
+        strength = word.contribution / largest if word else 0.0
+        color = GREEN if strength > 0 else PINK
+        style = next((style.format(color) for least, style in STYLES if abs(strength) >= least), "")
+        if word and not word.seen:
+            style = DIM
+        piece = piece.translate(CONTROL_CHARACTERS)
         pieces.append(f"\x1b[{style}m{piece}\x1b[0m" if style else piece)
     return "".join(pieces)
 
 
-def word_table(explanation: Attribution) -> list[str]:
-    """The strongest words, equal ones together, and how many there are besides."""
-    sums: dict[str, list[float]] = {}
-    for word in explanation.words:
+def word_table(attribution: Attribution) -> list[str]:
+    """Return lines with the strongest words, equal ones added up, and the number and sum of the others."""
+    found: dict[str, list[float]] = {}
+    for word in attribution.words:
         if word.seen:
-            sums.setdefault(explanation.text[word.start : word.end].lower(), []).append(word.contribution)
-    ranked = sorted(sums.items(), key=lambda item: -abs(sum(item[1])))
-    largest = abs(sum(ranked[0][1])) if ranked else 0.0
+            text = attribution.text[word.start : word.end].lower()
+            found.setdefault(text, []).append(word.contribution)
+    ranked = sorted(((sum(values), len(values), text) for text, values in found.items()), key=lambda row: -abs(row[0]))
+    largest = (abs(ranked[0][0]) if ranked else 0.0) or 1.0
     lines = []
-    for text, found in ranked[:STRONGEST]:
-        bar = "█" * round(20 * abs(sum(found)) / (largest or 1.0))
-        times = f" ×{len(found)}" if len(found) > 1 else ""
-        lines.append(f"  {sum(found):+8.3f} {bar:<20} {text.translate(CONTROLS)}{times}")
-    if len(ranked) > STRONGEST:
-        rest = sum(sum(found) for _, found in ranked[STRONGEST:])
-        lines.append(f"  {rest:+8.3f} {'':20} {len(ranked) - STRONGEST} other words")
-    if unseen := sum(not word.seen for word in explanation.words):
-        lines.append(f"  {unseen} of {len(explanation.words)} words not seen: unknown, or behind the cut")
-    return lines or ["  no word in this text"]
+    for total, count, text in ranked[:TABLE_WORDS]:
+        bar = "█" * round(BAR_WIDTH * abs(total) / largest)
+        times = f" ×{count}" if count > 1 else ""
+        lines.append(f"  {total:+8.3f} {bar:<{BAR_WIDTH}} {text.translate(CONTROL_CHARACTERS)}{times}")
+    if others := ranked[TABLE_WORDS:]:
+        lines.append(f"  {sum(row[0] for row in others):+8.3f} {'':{BAR_WIDTH}} {len(others)} other words")
+    if unseen := sum(not word.seen for word in attribution.words):
+        lines.append(f"  {unseen} of {len(attribution.words)} words not seen: unknown or truncated")
+    return lines or ["  no words in this text"]
 
 
-def json_explanation(explanation: Attribution) -> str:
-    """One JSON object on one line."""
-    record = explanation._asdict() | {
-        "class": explanation.class_names[explanation.target],
-        "probabilities": dict(zip(explanation.class_names, explanation.probabilities, strict=True)),
-        "words": [{"word": explanation.text[word.start : word.end]} | word._asdict() for word in explanation.words],
+def json_attribution(attribution: Attribution) -> str:
+    """Return one line of JSON with all fields of the attribution."""
+    record = attribution._asdict() | {
+        "class": attribution.class_names[attribution.target],
+        "probabilities": dict(zip(attribution.class_names, attribution.probabilities, strict=True)),
+        "words": [{"word": attribution.text[word.start : word.end]} | word._asdict() for word in attribution.words],
     }
     return json.dumps(record, ensure_ascii=False)

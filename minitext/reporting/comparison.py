@@ -1,11 +1,11 @@
-"""Several runs on the same test texts, side by side.
+"""Comparison of runs on the same test texts.
 
-In: folders of finished runs. Out: each run's scores, what every two of them differ by, and whether that may be chance;
-as numbers, and as lines for a terminal. `page` makes HTML of them.
+Inputs: folders of finished runs. Outputs: scores of each run, paired tests between runs, mean and deviation over seeds,
+texts on which runs disagree; as numbers and as tables of strings for the terminal and for `html`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,54 +14,52 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.evaluation import significance
-from minitext.evaluation.calibration import expected_calibration_error
 from minitext.evaluation.metrics import RESAMPLES
-from minitext.evaluation.significance import (
-    BootstrapEstimate,
-    McNemar,
-    difference,
-    mcnemar,
-    paired_scores,
-    train_test_gap,
-)
+from minitext.evaluation.significance import BootstrapEstimate, McNemar, difference, mcnemar, paired_scores
 from minitext.evaluation.subgroups import accuracy_of, by_value
 from minitext.reporting.disagreements import Disagreement, attach_texts, find_disagreements
-from minitext.reporting.report import IN_PERCENT, format_mean, format_score, text_table
+from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, format_score, text_table
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
 SEED = 0  # of the resamples that all runs share
-DASH = "–"
-INTERVALS = (
-    "Brackets: 95 % bootstrap intervals over the texts. Differences are resampled in pairs, the same texts for both "
-    f"runs, {RESAMPLES:,} times."
-)
-CORRECTED = (
-    "p: McNemar's exact test, two-sided; corrected for all pairs by Holm's method where there are several. "
-    "Bootstrap p: two-sided, from the same resamples, not corrected."
+MISSING = "–"
+SCORES_NOTE = "Brackets: 95 % bootstrap intervals over the test texts."
+PAIRS_NOTE = (
+    f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar's test: exact, "
+    "two-sided, p corrected for the number of pairs (Holm)."
 )
 
 
 class PairwiseTest(NamedTuple):
-    """Two runs, as places in the list of runs."""
+    """The difference between two runs, given as indices in the list of runs."""
 
     first: int
     second: int
-    changed_settings: dict[str, BootstrapEstimate]  # first less second; accuracy, macro_f1, log_loss
-    test: McNemar
-    corrected: float  # the test's p, corrected for the number of pairs
+    differences: dict[str, BootstrapEstimate]  # first minus second: accuracy, macro_f1, log_loss
+    mcnemar: McNemar
+    corrected_p: float  # McNemar's p, corrected for the number of pairs (Holm)
+
+    def interval(self, key: str) -> dict[str, float]:
+        """A difference as `value`, `low` and `high`."""
+        low, high = self.differences[key].interval()
+        return {"value": self.differences[key].value, "low": low, "high": high}
 
     @property
-    def differ(self) -> bool:
-        return self.corrected < significance.SIGNIFICANT
+    def significant(self) -> bool:
+        return self.corrected_p < significance.SIGNIFICANT
+
+    @property
+    def verdict(self) -> str:
+        return f"{'' if self.significant else 'not '}significant (p {format_p(self.corrected_p)})"
 
 
 class SeedGroup(NamedTuple):
-    """Runs that differ by their seed."""
+    """Runs that differ in their seed only."""
 
     name: str
     runs: list[int]
-    scores: dict[str, tuple[float, float | None]]  # mean, deviation
+    scores: dict[str, tuple[float, float | None]]  # mean and standard deviation
 
 
 @dataclass(frozen=True)
@@ -69,38 +67,34 @@ class Comparison:
     """Everything that the terminal and the page show."""
 
     runs: list[SavedRun]
-    scores: list[dict]  # per run {"accuracy": {"value", "low", "high"}, "macro_f1", "log_loss", "ece"}
-    gaps: list[BootstrapEstimate]  # per run: accuracy on train less on test
     best: int  # the most accurate run
     pairs: list[PairwiseTest]
     seeds: list[SeedGroup]
     disagreements: list[Disagreement]
-    remarks: list[str]  # why texts or colours are missing, for people
+    remarks: list[str]  # why texts or colors are missing
 
 
-def compare(folders: Sequence[str | Path]) -> Comparison:
-    """Compare finished runs. Raises UserError where a folder is no finished run, or two did not see the same test."""
+def compare(folders: Sequence[str | Path], device: str = "auto") -> Comparison:
+    """Compare finished runs.
+
+    Args:
+        folders: of finished runs; a folder with subfolders `seed<N>` means the runs in them.
+        device: where the models compute the contributions of words.
+
+    Raises:
+        UserError: a folder is not a finished run, or two runs were tested on different texts.
+    """
     runs = read_runs(folders)
     for other in runs[1:]:
         check_same_test(runs[0], other)
-    labels = runs[0].labels
-    paired = paired_scores(labels, [run.predicted for run in runs], [run.probabilities for run in runs], SEED)
+    paired = paired_scores(runs[0].labels, [run.predicted for run in runs], [run.probabilities for run in runs], SEED)
     best = max(range(len(runs)), key=lambda i: (paired[i]["accuracy"].value, -paired[i]["log_loss"].value))
-    disagreements, remarks = attach_texts(runs, find_disagreements(runs, best))
-    return Comparison(
-        runs=runs,
-        scores=[overview_scores(run) for run in runs],
-        gaps=[gap_of(run) for run in runs],
-        best=best,
-        pairs=pairwise_tests(runs, paired),
-        seeds=seed_groups(runs, paired),
-        disagreements=disagreements,
-        remarks=remarks,
-    )
+    disagreements, remarks = attach_texts(runs, find_disagreements(runs, best), device)
+    return Comparison(runs, best, pairwise_tests(runs, paired), seed_groups(runs, paired), disagreements, remarks)
 
 
 def check_same_test(first: SavedRun, other: SavedRun) -> None:
-    """Raises UserError, naming what is different, unless both runs were tested on the same texts."""
+    """Raises UserError, naming the difference, unless both runs were tested on the same texts and classes."""
     if first.class_names != other.class_names:
         raise UserError(
             f"{other.folder}: its classes are {', '.join(other.class_names)}, those of {first.folder} are "
@@ -108,42 +102,28 @@ def check_same_test(first: SavedRun, other: SavedRun) -> None:
         )
     if first.fingerprint == other.fingerprint and np.array_equal(first.labels, other.labels):
         return
-    was, now = ({**run.settings.get("data", {}), "seed": run.settings["run"]["seed"]} for run in (first, other))
-    found = [f"{key} {now.get(key)} against {was.get(key)}" for key in was if now.get(key) != was.get(key)]
+    old, new = ({**run.settings["data"], "seed": run.settings["run"]["seed"]} for run in (first, other))
+    found = [f"{key} {new.get(key)} against {old.get(key)}" for key in old if new.get(key) != old.get(key)]
     if len(first.ids) != len(other.ids):
         found.append(f"{len(other.ids):,} texts against {len(first.ids):,}")
     row = next((i for i, (a, b) in enumerate(zip(first.ids, other.ids, strict=False)) if a != b), None)
     if row is not None:
         found.append(f"text {row + 1} is {other.ids[row]} against {first.ids[row]}")
     if not found:
-        found.append("the same places hold other texts or labels")
+        found.append("same ids, other texts or labels")
     raise UserError(
         f"{other.folder}: other test texts than {first.folder} ({'; '.join(found)}); train both with the same data, "
         "--subset and --seed"
     )
 
 
-def overview_scores(run: SavedRun) -> dict:
-    """The scores of the overview; the calibration error without interval where the run did not keep one."""
-    test = run.scores["test"]
-    scores = {name: test[name] for name in COMPARED}
-    error = {"value": expected_calibration_error(run.labels, run.probabilities), "low": None, "high": None}
-    return {**scores, "ece": test.get("ece", error)}
-
-
-def gap_of(run: SavedRun) -> BootstrapEstimate:
-    train, test = (np.array(run.scores[part]["confusion"]) for part in ("train", "test"))
-    return train_test_gap(train, test, run.settings["run"]["seed"])  # as in the run's own report
-
-
 def pairwise_tests(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEstimate]]) -> list[PairwiseTest]:
+    """Every two runs: differences of their scores, and McNemar's test."""
     run_pairs = list(combinations(range(len(runs)), 2))
-    tests = [mcnemar(runs[i].right, runs[j].right) for i, j in run_pairs]
+    tests = [mcnemar(runs[i].correct, runs[j].correct) for i, j in run_pairs]
     corrected = significance.holm([test.p for test in tests])
     return [
-        PairwiseTest(
-            i, j, {name: difference(paired[i][name], paired[j][name]) for name in significance.SCORES}, test, p
-        )
+        PairwiseTest(i, j, {key: difference(paired[i][key], paired[j][key]) for key in significance.SCORES}, test, p)
         for (i, j), test, p in zip(run_pairs, tests, corrected, strict=True)
     ]
 
@@ -154,132 +134,92 @@ def seed_groups(runs: Sequence[SavedRun], paired: Sequence[dict[str, BootstrapEs
     for i, run in enumerate(runs):
         if re.fullmatch(r"seed\d+", run.folder.resolve().name):
             groups.setdefault(run.folder.resolve().parent, []).append(i)
-    return [
-        SeedGroup(
-            folder.name,
-            members,
-            {name: significance.mean_and_std([paired[i][name].value for i in members]) for name in significance.SCORES},
-        )
-        for folder, members in groups.items()
-        if len(members) > 1
-    ]
+    result = []
+    for folder, members in groups.items():
+        if len(members) > 1:
+            values = {key: [paired[i][key].value for i in members] for key in significance.SCORES}
+            scores = {key: significance.mean_and_std(of_seeds) for key, of_seeds in values.items()}
+            result.append(SeedGroup(folder.name, members, scores))
+    return result
 
 
-# What a person reads
+# Tables: a header and rows of strings
 
 
 def show_comparison(comparison: Comparison) -> str:
     """Lines for a terminal."""
-    blocks = [f"{counted(len(comparison.runs), 'run')} on {counted(len(comparison.runs[0].labels), 'test text')}"]
-    blocks.append(text_table(overview(comparison)))
-    if comparison.runs[0].tags is not None:
-        blocks.append(text_table(tag_rows(comparison)))
+    blocks = [title(comparison), text_table(overview_scores(comparison)), SCORES_NOTE]
+    if comparison.runs[0].tags:
+        blocks.append(text_table(tag_scores(comparison)))
     if comparison.pairs:
-        blocks.append("\n".join(show_pair(comparison, pair) for pair in comparison.pairs))
-    if comparison.seeds:
-        blocks.append("\n".join(show_seeds(seeds) for seeds in comparison.seeds))
-    blocks.append(f"{INTERVALS}\n{CORRECTED}" if comparison.pairs else INTERVALS)
-    return "\n\n".join(blocks)
+        blocks += [text_table(pair_rows(comparison)), PAIRS_NOTE]
+    return "\n\n".join([*blocks, *(format_seeds(group) for group in comparison.seeds)])
 
 
-def overview(comparison: Comparison) -> list[list[str]]:
-    """A header and a row a score, with a column for each run."""
-    runs, scores = comparison.runs, comparison.scores
+def title(comparison: Comparison) -> str:
+    count = len(comparison.runs)
+    return f"{count} {'run' if count == 1 else 'runs'} on {len(comparison.runs[0].labels):,} test texts"
+
+
+def overview_scores(comparison: Comparison) -> list[list[str]]:
+    """One row per score, one column per run; a star marks the best value."""
+    runs = comparison.runs
+    rows = [["", *(run.name for run in runs)]]
+    for key in COMPARED:
+        values = [run.scores[key]["value"] for run in runs]
+        best = max(values) if key in ("accuracy", "macro_f1") else min(values)
+        stars = [" ★" if len(runs) > 1 and value == best else "" for value in values]
+        scores = [format_score(run.scores[key], key in IN_PERCENT) for run in runs]
+        rows.append([METRIC_LABELS[key], *map("".join, zip(scores, stars, strict=True))])
+    gaps = [run.scores["generalization_gap"] for run in runs]
+    signs = [", significant" if gap["significant"] else "" for gap in gaps]
+    gap_cells = [format_signed(gap, 100) for gap in gaps]
     return [
-        ["", *(run.name for run in runs)],
-        ["accuracy", *(format_score(score["accuracy"], True) for score in scores)],
-        ["F1 (macro)", *(format_score(score["macro_f1"], True) for score in scores)],
-        ["log-loss (nats)", *(format_score(score["log_loss"], False) for score in scores)],
-        ["calibration error", *(format_score(score["ece"], True) for score in scores)],
-        ["train - test", *(show_gap(gap) for gap in comparison.gaps)],
-        ["parameters", *(count_or_dash(run.costs.get("parameters")) for run in runs)],
-        ["training", *(time_or_dash(run.costs.get("train_seconds")) for run in runs)],
-        ["texts a second", *(count_or_dash(texts_a_second(run)) for run in runs)],
-        ["size on disk", *(show_bytes(run.size) for run in runs)],
+        *rows,
+        ["train - test (points)", *map("".join, zip(gap_cells, signs, strict=True))],
+        ["parameters", *(format_number(run.costs.get("parameters")) for run in runs)],
+        ["training time (s)", *(format_number(run.costs.get("train_seconds"), 1) for run in runs)],
+        ["texts per second", *(format_number(run.texts_per_second()) for run in runs)],
+        ["model size (MB)", *(format_number(run.model_bytes() / 1e6, 1) for run in runs)],
     ]
 
 
-def tag_rows(comparison: Comparison) -> list[list[str]]:
-    """A header and a row a kind of text, with a column for each run."""
-    rows = [["accuracy on", *(run.name for run in comparison.runs)]]
-    for kind, count, scores in by_kind(comparison.runs):
-        rows.append([f"{kind} ({count:,})", *(format_score(score, True) for score in scores)])
+def tag_scores(comparison: Comparison) -> list[list[str]]:
+    """One row per tag with the accuracy on its texts (Wilson interval), one column per run; no rows without tags."""
+    rows = [["tag", *(run.name for run in comparison.runs)]]
+    for tag, chosen in by_value(np.array(comparison.runs[0].tags or [], dtype=object)):
+        scores = [accuracy_of(run.correct[chosen]) for run in comparison.runs]
+        rows.append([f"{tag} ({chosen.sum():,})", *(format_score(score, True) for score in scores)])
     return rows
 
 
-def by_kind(runs: Sequence[SavedRun]) -> list[tuple[str, int, list[dict[str, float]]]]:
-    """For each tag its number of texts, and of each run the accuracy on them with Wilson's interval; nothing at all
-    where the data have no tags.
-    """
-    return [
-        (tag, int(chosen.sum()), [accuracy_of(run.right[chosen]) for run in runs])
-        for tag, chosen in by_value(np.array(runs[0].tags or [], dtype=object))
-    ]
+def pair_rows(comparison: Comparison) -> list[list[str]]:
+    """One row per pair of runs."""
+    rows = [["", "accuracy (points)", "McNemar's test", "only one correct", "F1 (points)", "log-loss (nats)"]]
+    for pair in comparison.pairs:
+        names = f"{comparison.runs[pair.first].name} - {comparison.runs[pair.second].name}"
+        accuracy, f1 = (format_signed(pair.interval(key), 100) for key in ("accuracy", "macro_f1"))
+        counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
+        rows.append([names, accuracy, pair.verdict, counts, f1, format_signed(pair.interval("log_loss"), 1)])
+    return rows
 
 
-def show_pair(comparison: Comparison, pair: PairwiseTest) -> str:
-    first, second = (comparison.runs[i].name for i in (pair.first, pair.second))
-    verdict = "more than chance" if pair.differ else "may be chance"
-    corrected = "" if pair.corrected == pair.test.p else f" (corrected {show_p(pair.corrected)})"
-    return (
-        f"{first} - {second}: accuracy {show_points(pair.differences['accuracy'])}, "
-        f"log-loss {show_signed(pair.differences['log_loss'])} "
-        f"(bootstrap p {show_p(pair.differences['log_loss'].p_value())}); p {show_p(pair.test.p)}{corrected}: {verdict}"
-    )
+def format_seeds(group: SeedGroup) -> str:
+    """`mlp, mean (standard deviation) of 5 seeds: accuracy 84.0 % (2.4), …`."""
+    parts = [f"{METRIC_LABELS[key]} {format_mean(*score, key in IN_PERCENT)}" for key, score in group.scores.items()]
+    return f"{group.name}, mean (standard deviation) of {len(group.runs)} seeds: {', '.join(parts)}"
 
 
-def show_seeds(seeds: SeedGroup) -> str:
-    """`mlp, 5 seeds: accuracy 84.0 % (2.4), macro F1 83.9 % (2.5), log-loss 0.391 (0.021)`."""
-    parts = [f"{label} {format_mean(*seeds.scores[name], name in IN_PERCENT)}" for name, label in SEED_SCORES.items()]
-    return f"{seeds.name}, mean (deviation) over {len(seeds.runs)} seeds: {', '.join(parts)}"
+def format_signed(score: Mapping[str, float], factor: int) -> str:
+    """`+1.3 [-0.4, +3.0]` in points (`factor` 100), or `+0.013 [-0.004, +0.030]`."""
+    digits = 1 if factor == 100 else 3
+    value, low, high = (f"{factor * score[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
-SEED_SCORES = {"accuracy": "accuracy", "macro_f1": "F1 (macro)", "log_loss": "log-loss"}
+def format_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def show_points(sampled: BootstrapEstimate) -> str:
-    """`+1.3 points [-0.4, 3.0]`."""
-    low, high = sampled.interval()
-    return f"{100 * sampled.value:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def show_signed(sampled: BootstrapEstimate) -> str:
-    low, high = sampled.interval()
-    return f"{sampled.value:+.3f} [{low:.3f}, {high:.3f}]"
-
-
-def show_gap(gap: BootstrapEstimate) -> str:
-    return show_points(gap) + (", generalization gap significant" if significance.is_significant_gap(gap) else "")
-
-
-def show_p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "under 0.001"
-
-
-def texts_a_second(run: SavedRun) -> float | None:
-    seconds = run.costs.get("predict_seconds")
-    return run.costs["texts"] / seconds if seconds else None
-
-
-def count_or_dash(count: float | None) -> str:
-    return DASH if count is None else f"{count:,.0f}"
-
-
-def time_or_dash(seconds: float | None) -> str:
-    """`6.7 s`, `12 min`, `3.4 h`."""
-    if seconds is None:
-        return DASH
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def show_bytes(size: int) -> str:
-    """`742 kB`, `86.9 MB`."""
-    if size < 1e6:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+def format_number(value: float | None, digits: int = 0) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"

@@ -1,48 +1,66 @@
-"""The page that compares runs: one HTML file that needs nothing else, neither script nor network.
+"""The comparison page: one HTML file without scripts that needs neither network nor other files.
 
-In: a `Comparison`. Out: HTML text, everything from outside escaped. Each section is a function from the comparison to
-HTML, and is empty where there is nothing to show.
+Inputs: a `Comparison`. Outputs: HTML text, everything from outside escaped. Figures are SVG from `plots`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from minitext.evaluation.calibration import reliability_bins
-from minitext.evaluation.significance import is_significant_gap
-from minitext.reporting import charts, svg
-from minitext.reporting.comparison import Comparison, PairwiseTest, counted, show_seeds
+from matplotlib.figure import Figure
+
+from minitext.reporting import comparison as tables
+from minitext.reporting import plots
+from minitext.reporting.comparison import Comparison, PairwiseTest
 from minitext.reporting.disagreements import Disagreement, RunPrediction
-from minitext.reporting.report import temperature_line
-from minitext.reporting.style import STYLE
-from minitext.reporting.tables import by_tag, changed_settings, name, scores, section
+from minitext.reporting.saved_run import SavedRun
 from minitext.utils.io import write_text
+
+RUN_FIGURES: tuple[tuple[str, str, Callable[[SavedRun], Figure]], ...] = (
+    (
+        "Calibration",
+        "Below the dotted line, a run is overconfident. Bars: 95 % intervals; point area: number of texts.",
+        lambda run: plots.reliability(run.labels, {"": run.probabilities}),
+    ),
+    (
+        "Predicted probabilities",
+        "Correct and wrong predictions on test, stacked.",
+        lambda run: plots.histogram(run.probabilities, run.correct, run.class_names),
+    ),
+    (
+        "Confusion matrices",
+        "True classes in rows, predicted classes in columns; shaded by the fraction of the true class.",
+        lambda run: plots.confusion(run.confusion, run.class_names),
+    ),
+    (
+        "Learning curves",
+        "Train: training batches, during the epoch. Dotted: the best evaluation, whose weights were kept.",
+        lambda run: plots.curves(run.evaluations, stacked=True),
+    ),
+)
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
-    """Write the page; what stood there is replaced."""
+    """Write the page; an existing file is replaced."""
     write_text(path, page(comparison))
 
 
 def page(comparison: Comparison) -> str:
     """The whole page."""
-    runs = comparison.runs
-    title = f"{counted(len(runs), 'run')} on {counted(len(runs[0].labels), 'test text')}"
-    sections = (
-        scores, changed_settings, against_time, by_tag, reliability, confusion, learning, texts, commands
-    )  # fmt: skip
-    data, classes = runs[0].settings["data"]["data"], ", ".join(runs[0].class_names)
-    subtitle = f"{data} · classes {classes} · compared on {datetime.now(UTC).date()}"
+    run = comparison.runs[0]
+    title = escape(tables.title(comparison))
+    date = datetime.now(UTC).date()
+    subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
+    sections = (scores, differences, tags, figures_of_runs, disagreements, commands)
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">{escape(subtitle)}</p>',
+            f"<title>{title}</title><style>{Path(__file__).with_name('page.css').read_text(encoding='utf-8')}</style>",
+            f'</head><body><h1>{title}</h1><p class="soft">{escape(subtitle)}</p>',
             verdict(comparison),
             *(section(comparison) for section in sections),
             "</body></html>\n",
@@ -50,155 +68,119 @@ def page(comparison: Comparison) -> str:
     )
 
 
-def verdict(comparison: Comparison) -> str:
-    """What the numbers come to, in a sentence for each other run."""
-    best, value = comparison.best, comparison.scores[comparison.best]["accuracy"]["value"]
-    most = "; no run has more" if len(comparison.runs) > 1 else ""
-    lines = [f'<li class="lead">{name(comparison, best)} has {100 * value:.1f} % of the texts right{most}.</li>']
-    for pair in comparison.pairs:
-        if best in (pair.first, pair.second):
-            lines.append(f"<li>{behind(comparison, pair, pair.second if pair.first == best else pair.first)}</li>")
-    overfitted = [name(comparison, run) for run, gap in enumerate(comparison.gaps) if is_significant_gap(gap)]
-    if overfitted:
-        lines.append(f'<li>{", ".join(overfitted)}: <span class="flag">overfitted</span>, better on the texts seen in '
-                     "training by more than a point, and by more than chance.</li>")  # fmt: skip
-    lines += [f"<li>{escape(show_seeds(seeds))}.</li>" for seeds in comparison.seeds]
-    return f'<ul class="verdict">{"".join(lines)}</ul>'
+def section(title: str, note: str, *parts: str) -> str:
+    """A part of the page; `note` is text, `parts` are HTML."""
+    return f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(parts)}</section>'
 
 
-def behind(comparison: Comparison, pair: PairwiseTest, other: int) -> str:
-    points = 100 * abs(pair.differences["accuracy"].value)
-    if not points:
-        return f"{name(comparison, other)} has as many right."
-    chance = '<span class="sure">more than chance</span>' if pair.differ else "which may be chance"
-    return f"{name(comparison, other)} is {points:.1f} points behind, {chance}."
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows of text; the first column names the rows. It scrolls in its box where it is too wide."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in rows[1:]
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def against_time(comparison: Comparison) -> str:
-    """Accuracy against training time, of the runs whose time was measured."""
-    points = [
-        charts.Point(
-            i, run.name, run.costs["train_seconds"], *(score["accuracy"][key] for key in ("value", "low", "high"))
-        )
-        for i, (run, score) in enumerate(zip(comparison.runs, comparison.scores, strict=True))
-        if run.costs.get("train_seconds")
-    ]
-    if not points:
-        return ""
-    note = "Accuracy on test with its 95 % interval, against the time that training took, in powers of ten."
-    return section("What accuracy costs", note, f"<figure>{charts.scatter(points)}</figure>")
+def figure(drawing: Figure, title: str) -> str:
+    return f"<figure>{plots.to_svg(drawing, title)}</figure>"
 
 
-def texts(comparison: Comparison) -> str:
-    """Texts that one run has right and another wrong, their words coloured."""
-    if not comparison.disagreements:
-        return ""
-    alone = len(comparison.runs) == 1
-    title = "Its most confident mistakes" if alone else "Who is right where another is wrong"
-    coloured = any(side.words for shown in comparison.disagreements for side in shown.sides)
-    note = " ".join(
-        [
-            "" if alone else "The most accurate run against each other one: texts that tell them apart most clearly.",
-            "Blue words speak for what the run predicts, striped orange ones against it, the stronger the more; words "
-            "with a dotted line the model has not seen." if coloured else "",
-            *comparison.remarks,
+def figures_of_runs(comparison: Comparison) -> str:
+    """A section for each of RUN_FIGURES, with one figure per run, all on the same scales."""
+    sections = []
+    for title, note, draw in RUN_FIGURES:
+        drawings = [draw(run) for run in comparison.runs]
+        plots.share_scales(drawings)
+        cells = [
+            f"<div><h3>{escape(run.name)}</h3>{figure(drawing, f'{title}: {run.name}')}</div>"
+            for run, drawing in zip(comparison.runs, drawings, strict=True)
         ]
-    ).strip()  # fmt: skip
-    return section(title, note, *(one_text(comparison, shown) for shown in comparison.disagreements))
+        width = "grid wide" if drawings[0].get_figwidth() > 1.5 * plots.PANEL else "grid"
+        sections.append(section(title, note, f'<div class="{width}">{"".join(cells)}</div>'))
+    return "\n".join(sections)
+
+
+def verdict(comparison: Comparison) -> str:
+    """The result in one sentence per run."""
+    best = comparison.runs[comparison.best]
+    highest = " the highest" if len(comparison.runs) > 1 else ""
+    lines = [f"<b>{escape(best.name)}</b> has{highest} accuracy: {best.scores['accuracy']['value']:.1%}"]
+    lines += [lead(comparison, pair) for pair in comparison.pairs if comparison.best in (pair.first, pair.second)]
+    overfitted = [escape(run.name) for run in comparison.runs if run.scores["generalization_gap"]["significant"]]
+    if overfitted:
+        gap = "generalization gap significant (&gt; 1 point)"
+        lines.append(f'{", ".join(overfitted)}: <span class="bad">overfitted</span>, {gap}')
+    lines += [escape(tables.format_seeds(group)) for group in comparison.seeds]
+    return f'<ul class="verdict">{"".join(f"<li>{line}.</li>" for line in lines)}</ul>'
+
+
+def lead(comparison: Comparison, pair: PairwiseTest) -> str:
+    """How far the best run is ahead of the other one of the pair."""
+    other = comparison.runs[pair.second if pair.first == comparison.best else pair.first]
+    points = f"{100 * abs(pair.differences['accuracy'].value):.1f} points lower"
+    style = "good" if pair.significant else "soft"
+    return f'<b>{escape(other.name)}</b>: {points}, <span class="{style}">{escape(pair.verdict)}</span>'
+
+
+def scores(comparison: Comparison) -> str:
+    names, accuracies = zip(*((run.name, run.scores["accuracy"]) for run in comparison.runs), strict=True)
+    drawing = plots.intervals(names, accuracies, "accuracy on test (%)")
+    note = f"On the test set. {tables.SCORES_NOTE} ★ marks the best value, significant or not."
+    return section("Scores", note, table(tables.overview_scores(comparison)), figure(drawing, "Accuracy on test"))
+
+
+def differences(comparison: Comparison) -> str:
+    if not comparison.pairs:
+        return ""
+    rows = tables.pair_rows(comparison)
+    values = [pair.interval("accuracy") for pair in comparison.pairs]
+    drawing = plots.intervals([row[0] for row in rows[1:]], values, "difference in accuracy (points)", zero=True)
+    return section("Differences", tables.PAIRS_NOTE, table(rows), figure(drawing, "Differences in accuracy"))
+
+
+def tags(comparison: Comparison) -> str:
+    rows = tables.tag_scores(comparison)
+    note = "On test, with 95 % intervals (Wilson). Numbers of texts in parentheses."
+    return section("Accuracy by tag", note, table(rows)) if len(rows) > 1 else ""
+
+
+def disagreements(comparison: Comparison) -> str:
+    """Texts that one run has right and another wrong; for a single run, its most confident errors."""
+    shown = comparison.disagreements
+    if not shown:
+        return ""
+    single = len(comparison.runs) == 1
+    notes = [] if single else ["The best run against every other one: the largest differences in probability."]
+    if any(side.words for text in shown for side in text.sides):
+        notes.append("Blue words support the prediction, striped orange words oppose it, underlined ones are unknown.")
+    title = "Most confident errors" if single else "Disagreements"
+    return section(title, " ".join([*notes, *comparison.remarks]), *(one_text(comparison, text) for text in shown))
 
 
 def one_text(comparison: Comparison, shown: Disagreement) -> str:
-    sides = "".join(one_side(comparison, shown, side) for side in shown.sides)
+    sides = "".join(one_side(comparison.runs[side.run].name, side, shown.label) for side in shown.sides)
     text = ""
     if shown.text is not None and not any(side.words for side in shown.sides):
         text = f'<div class="words">{escape(shown.text)}</div>'
-    return (
-        f'<div class="text"><h3>{escape(shown.label)} <span class="soft">· {escape(shown.place)}</span></h3>'
-        f'<div class="sides">{sides}</div>{text}</div>'
-    )
+    head = f'<h3>{escape(shown.label)} <span class="soft">· {escape(shown.text_id)}</span></h3>'
+    return f'<div class="text">{head}<div class="sides">{sides}</div>{text}</div>'
 
 
-def one_side(comparison: Comparison, shown: Disagreement, side: RunPrediction) -> str:
-    right = side.predicted == shown.label
-    sign = '<span class="sure">✓ right</span>' if right else '<span class="flag">✗ wrong</span>'
+def one_side(name: str, side: RunPrediction, label: str) -> str:
+    mark = '<span class="good">✓ correct</span>' if side.predicted == label else '<span class="bad">✗ wrong</span>'
     words = f'<div class="words">{side.words}</div>' if side.words else ""
-    said = f"{escape(side.predicted)}, {100 * side.probability:.1f} %"
-    return f"<div>{name(comparison, side.run)} says {said} {sign}{words}</div>"
-
-
-def learning(comparison: Comparison) -> str:
-    """Loss and accuracy at each check, on the same scales for all runs."""
-    checks = [[row for row in run.journal if "valid" in row] for run in comparison.runs]
-    drawn = [rows for rows in checks if len(rows) > 1]
-    if not drawn:
-        return ""
-    parts = [row[part] for rows in drawn for row in rows for part in ("train", "valid") if part in row]
-    reach = {key: svg.spread([part[key] for part in parts], 0.05) for key in ("loss", "accuracy")}
-    blocks = []
-    for i, rows in enumerate(checks):
-        inside = learning_curves(i, rows, reach) if len(rows) > 1 else single_check(rows)
-        blocks.append(f"<div><h3>{name(comparison, i)}</h3>{inside}</div>")
-    note = (
-        "Solid: validation. Dashed: training texts, as they were met. The dotted line marks the check that was kept. "
-        "The scales are the same for all runs."
-    )
-    return section("Learning", note, f'<div class="grid">{"".join(blocks)}</div>')
-
-
-def learning_curves(run: int, rows: Sequence[dict], reach: dict[str, tuple[float, float]]) -> str:
-    unit = "epoch" if "epoch" in rows[0] else "iteration"
-    kept = next((row[unit] for row in reversed(rows) if row.get("best")), None)
-    figures = []
-    for key, title, form in (("loss", "loss (nats)", svg.number), ("accuracy", "accuracy", svg.percent)):
-        series = [
-            charts.Curve(label, [(row[unit], row[part][key]) for row in rows if part in row])
-            for part, label in (("train", "train"), ("valid", "validation"))
-        ]
-        drawn = [curve for curve in series if curve.points]
-        figures.append(f"<figure>{charts.curves(run, title, unit, drawn, reach[key], kept, form)}</figure>")
-    return "".join(figures)
-
-
-def single_check(rows: Sequence[dict]) -> str:
-    if not rows:
-        return '<p class="soft">No check was written down.</p>'
-    valid = rows[0]["valid"]
-    return (
-        f'<p class="soft">Checked once, at the end: validation accuracy {100 * valid["accuracy"]:.1f} %, '
-        f"loss {valid['loss']:.3f}.</p>"
-    )
-
-
-def confusion(comparison: Comparison) -> str:
-    figures = []
-    for i, run in enumerate(comparison.runs):
-        drawing = charts.confusion(i, run.scores["test"]["confusion"], run.class_names)
-        figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}</figure>")
-    note = "True classes in rows, predicted ones in columns; per cent of the true class."
-    small = "grid small" if len(comparison.runs[0].class_names) <= 3 else "grid"
-    return section("Which classes are taken for which", note, f'<div class="{small}">{"".join(figures)}</div>')
-
-
-def reliability(comparison: Comparison) -> str:
-    figures = []
-    for i, run in enumerate(comparison.runs):
-        drawing = charts.reliability(i, reliability_bins(run.labels, run.probabilities), len(run.class_names))
-        test = run.scores["test"]
-        told = (
-            f'<figcaption class="soft">{escape(temperature_line(test))}</figcaption>' if "ece_if_calibrated" in test else ""
-        )
-        figures.append(f"<figure><h3>{name(comparison, i)}</h3>{drawing}{told}</figure>")
-    note = (
-        "How often a prediction is right, against the probability that the run gave it: on the dashed line, these "
-        "mean what they say; below it, the run is too sure. Bars: how many texts, of 15 bins of equal width."
-    )
-    return section("Whether probabilities can be believed", note, f'<div class="grid">{"".join(figures)}</div>')
+    predicted = f"{escape(side.predicted)}, {side.probability:.1%}"
+    return f"<div><b>{escape(name)}</b> predicts {predicted} {mark}{words}</div>"
 
 
 def commands(comparison: Comparison) -> str:
     rows = []
-    for i, run in enumerate(comparison.runs):
-        about = f"{run.settings['started']}, {run.settings['machine']}, torch {run.settings['versions']['torch']}"
-        rows.append(f"<dt>{name(comparison, i)}</dt><dd><code>{escape(run.settings['command'])}</code>"
-                    f'<br><span class="soft">{escape(about)}; {escape(str(run.folder))}</span></dd>')  # fmt: skip
-    return section("How each was made", "The command of each run, when and where it ran.", f"<dl>{''.join(rows)}</dl>")
+    for run in comparison.runs:
+        settings = run.settings
+        about = f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}; {run.folder}"
+        command = f"<code>{escape(settings['command'])}</code>"
+        rows.append(f'<dt>{escape(run.name)}</dt><dd>{command}<br><span class="soft">{escape(about)}</span></dd>')
+    note = "The command of each run, with its start and machine."
+    return section("Commands and environments", note, f"<dl>{''.join(rows)}</dl>")

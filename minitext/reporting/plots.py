@@ -1,159 +1,188 @@
-"""Figures from a run's saved numbers, so that each can be drawn again without training.
+"""Figures of runs, drawn from saved numbers.
 
-In: `metrics.jsonl`, `predictions.csv` and `scores.json` of a run's folder. Out: `curves.png`, `confusion.png`,
-`probabilities.png` and `reliability.png` beside them. Colours are from the palette of Okabe & Ito 2008, which
-colour-blind readers can tell apart.
+Inputs: evaluations of `metrics.jsonl`, labels (N,), probabilities (N, C), confusion matrices (C, C).
+Outputs: matplotlib figures; PNG files for a run, SVG text for the comparison page. N test texts, C classes.
+Colors: the palette of Okabe & Ito 2008, which color-blind readers can tell apart.
 """
 
-import csv
-import json
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from matplotlib.figure import Figure  # no pyplot: it would look for a screen and keep every figure alive
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # no pyplot: it would look for a display and keep every figure alive
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
+from minitext.reporting.saved_run import read_run
 from minitext.utils.io import atomic
-from minitext.utils.metrics_log import MetricsLog
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 DPI = 160
-BINS = 20
+PROBABILITY_BINS = 20
+PANEL = 4.5  # width of one plot in inches
+MAX_ANNOTATED = 20  # classes; more have no room for numbers in the cells
+MAX_NAMED = 60  # classes; more have no room for names beside the rows
 
 
 def draw(folder: Path) -> None:
-    """Draw every figure of a finished run."""
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
-        predictions = list(csv.DictReader(file))
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    names = list(scores["test"]["per_class"])
-    save(curves(MetricsLog(folder / "metrics.jsonl").evaluations()), folder / "curves.png")
-    save(confusion(np.array(scores["test"]["confusion"]), names), folder / "confusion.png")
-    probabilities = np.array([[float(row[f"p({name})"]) for name in names] for row in predictions])  # (N, C)
-    labels = np.array([names.index(row["label"]) for row in predictions], dtype=np.int64)  # (N,)
-    right = np.array([row["label"] == row["predicted"] for row in predictions])  # (N,)
-    save(histogram(probabilities, right, names), folder / "probabilities.png")
-    temperature = scores["test"]["before_temperature"]["temperature"]
-    save(reliability(labels, probabilities, temperature), folder / "reliability.png")
+    """Draw `curves.png`, `confusion.png`, `probabilities.png` and `reliability.png` of a finished run.
+
+    Raises UserError where the run's files are missing or corrupt.
+    """
+    run = read_run(folder)
+    save(curves(run.evaluations), folder / "curves.png")
+    save(confusion(run.confusion, run.class_names), folder / "confusion.png")
+    save(histogram(run.probabilities, run.correct, run.class_names), folder / "probabilities.png")
+    panels = {"before calibration": run.uncalibrated(), f"temperature {run.temperature:.2f}": run.probabilities}
+    save(reliability(run.labels, panels), folder / "reliability.png")
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png")
 
 
-def new_figure(columns: int, width: float, height: float) -> tuple[Figure, list]:
+def to_svg(figure: Figure, title: str) -> str:
+    """An `<svg>` element for a page: as wide as its box, transparent, black lines in the color of the page's text."""
+    buffer = io.StringIO()
+    # the salt makes the ids the same in each call, and different in each figure of a page
+    settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.sans-serif": ["DejaVu Sans", "Arial"]}
+    with matplotlib.rc_context(settings):
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    drawing = buffer.getvalue()
+    drawing = re.sub(r"<style.*?</style>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
+    drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)  # such ids occur in every figure and nothing refers to them
+    drawing = drawing.replace("stroke: #000000", "stroke: currentColor")
+    head, body = drawing.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    label, width = escape(title), round(1.35 * 72 * figure.get_figwidth())
+    return f'{head} role="img" aria-label="{label}" style="max-width: {width}px"><title>{label}</title>{body}'.strip()
+
+
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    return figure, axes
 
 
-def curves(rows: list[dict]) -> Figure:
-    """Loss and accuracy by epoch on train and validation; a dotted line marks the best check, which was kept."""
-    figure, axes = new_figure(2, 9, 3.6)
-    unit = "epoch" if "epoch" in rows[0] else "iteration"
-    kept = next((row[unit] for row in reversed(rows) if row.get("best")), None)  # later ones replaced earlier ones
-    for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
-        for part, colour, marker in (("train", BLUE, "o"), ("valid", ORANGE, "s")):
-            points = [(row[unit], row[part][key]) for row in rows if part in row]
-            few = len(points) <= 30
-            axis.plot(*zip(*points, strict=True), color=colour, marker=marker if few else None, markersize=4,
-                      label="validation" if part == "valid" else part)  # fmt: skip
-        if kept is not None:
-            axis.axvline(kept, color=GREY, linestyle=":", label="kept")
-    label_curves(axes, unit)
+def curves(evaluations: Sequence[Mapping], stacked: bool = False) -> Figure:
+    """Training and validation loss and accuracy of one run, side by side or `stacked`.
+
+    A dotted line marks the best evaluation, whose weights were kept.
+    """
+    figure = spread_curves([evaluations], stacked)
+    unit = unit_of(evaluations)
+    best = next((row[unit] for row in reversed(evaluations) if row.get("best")), None)  # later ones replaced earlier
+    for axis in figure.axes if best is not None else ():
+        axis.axvline(best, color=GREY, linestyle=":", label="best")
+    figure.axes[0].legend(frameon=False)
     return figure
 
 
-def spread_curves(runs: list[list[dict]]) -> Figure:
-    """Loss and accuracy by epoch of several seeds: a thin line each, and a thick one through their means."""
-    figure, axes = new_figure(2, 9, 3.6)
-    unit = "epoch" if "epoch" in runs[0][0] else "iteration"
+def spread_curves(runs: Sequence[Sequence[Mapping]], stacked: bool = False) -> Figure:
+    """Loss and accuracy of several seeds: a thin line for each, a thick one for the mean where all were evaluated."""
+    figure, axes = new_figure(2, 1, PANEL, 5.2) if stacked else new_figure(1, 2, 2 * PANEL, 3.4)
+    unit, suffix = unit_of(runs[0]), f", mean of {len(runs)}" if len(runs) > 1 else ""
     for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
-        for part, colour, style in (("train", BLUE, "-"), ("valid", ORANGE, "--")):
-            at: dict[float, list[float]] = {}
-            for rows in runs:
-                points = [(row[unit], row[part][key]) for row in rows if part in row]
-                axis.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=0.7, alpha=0.5)
-                for place, value in points:
-                    at.setdefault(place, []).append(value)
-            shared = sorted(place for place, values in at.items() if len(values) == len(runs))  # where none has stopped
-            axis.plot(shared, [np.mean(at[place]) for place in shared], color=colour, linestyle=style, linewidth=2,
-                      label=f"{'validation' if part == 'valid' else part}, mean of {len(runs)}")  # fmt: skip
-    label_curves(axes, unit)
-    return figure
-
-
-def label_curves(axes: list, unit: str) -> None:
-    """Loss on the left, accuracy on the right, both against epochs or iterations."""
-    for axis, label in zip(axes, ("loss (nats)", "accuracy"), strict=True):
-        axis.set(xlabel=unit, ylabel=label)
+        for part, label, color, marker in (("train", "train", BLUE, "o"), ("valid", "validation", ORANGE, "s")):
+            lines = [{row[unit]: row[part][key] for row in run if part in row} for run in runs]
+            for line in lines if len(runs) > 1 else ():
+                axis.plot(list(line), list(line.values()), color=color, linewidth=0.7, alpha=0.5)
+            common = sorted(set.intersection(*map(set, lines)))
+            means = [np.mean([line[x] for line in lines]) for x in common]
+            style = {"color": color, "linewidth": 2, "marker": marker if len(common) <= 30 else "", "markersize": 4}
+            if common:
+                axis.plot(common, means, label=label + suffix, **style)
+        axis.set(xlabel=unit, ylabel="loss (nats)" if key == "loss" else key)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes[0].legend(frameon=False)
-
-
-def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
-    """(C, C) counts, shaded by the share of the true class."""
-    names = [plain(name) for name in names]
-    size = max(3.6, 0.7 * len(names) + 2)
-    figure, (axis,) = new_figure(1, size + 0.6, size)
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(shares):
-        axis.text(j, i, f"{matrix[i, j]:,}\n{share:.1%}", ha="center", va="center",
-                  color="white" if share > 0.55 else "black", fontsize=9)  # fmt: skip
-    axis.set(xlabel="predicted class", ylabel="true class")
-    axis.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
-    axis.set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(1), label="share of the true class")
     return figure
 
 
-def histogram(probabilities: np.ndarray, right: np.ndarray, names: list[str]) -> Figure:
-    """Predicted probabilities on test, (N, C), right predictions below and wrong ones on top of them.
+def unit_of(evaluations: Sequence[Mapping]) -> str:
+    return "epoch" if "epoch" in evaluations[0] else "iteration"
+
+
+def share_scales(figures: Sequence[Figure]) -> None:
+    """Give the plots at the same position of each figure the same y-axis."""
+    for axes in zip(*(figure.axes for figure in figures), strict=True):
+        lows, highs = zip(*(axis.get_ylim() for axis in axes), strict=True)
+        for axis in axes:
+            axis.set_ylim(min(lows), max(highs))
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+    """(C, C) counts, true classes in rows, shaded by the fraction of the true class. The size is bounded."""
+    classes = len(names)
+    size = min(2.6 + 0.6 * classes, 9)
+    annotated = classes <= MAX_ANNOTATED
+    figure, (axis,) = new_figure(1, 1, size + (0 if annotated else 1), size)
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="none")
+    for (i, j), fraction in np.ndenumerate(fractions) if annotated else ():
+        text = f"{matrix[i, j]:,}\n{fraction:.1%}" if classes <= 8 else f"{matrix[i, j]:,}"
+        color = "white" if fraction > 0.55 else "#111111"
+        axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9 if classes <= 8 else 7)
+    axis.set(xlabel="predicted class", ylabel="true class")
+    if classes <= MAX_NAMED:
+        labels = [plain(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
+        font = min(10, 360 / classes)
+        axis.set_xticks(range(classes), labels, fontsize=font, rotation=90 if classes > 4 else 0)
+        axis.set_yticks(range(classes), labels, fontsize=font)
+    if not annotated:
+        bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(1))
+        bar.set_label("fraction of the true class")
+    return figure
+
+
+def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[str]) -> Figure:
+    """Predicted probabilities, (N, C), of correct predictions and, on top of them, of wrong ones; `correct` is (N,).
 
     Two classes: the probability of the second. More: that of the predicted class.
     """
-    figure, (axis,) = new_figure(1, 6, 3.6)
-    two = len(names) == 2
-    values = probabilities[:, 1] if two else probabilities.max(1)
-    bins = np.linspace(0 if two else 1 / len(names), 1, BINS + 1)
-    axis.hist([values[right], values[~right]], bins=bins, stacked=True, color=[BLUE, ORANGE],
-              label=[f"right ({right.mean():.1%})", f"wrong ({1 - right.mean():.1%})"],
-              edgecolor="white", linewidth=0.5)  # fmt: skip
-    axis.set(xlabel=f"predicted probability of '{plain(names[1])}'" if two else "probability of the predicted class",
-             ylabel="test texts", xlim=(bins[0], 1))  # fmt: skip
+    figure, (axis,) = new_figure(1, 1, PANEL, 3.2)
+    binary = len(names) == 2
+    values = probabilities[:, 1] if binary else probabilities.max(1)
+    bins = np.linspace(0 if binary else 1 / len(names), 1, PROBABILITY_BINS + 1)
+    labels = [f"correct ({correct.mean():.1%})", f"wrong ({1 - correct.mean():.1%})"]
+    parts = [values[correct], values[~correct]]
+    axis.hist(parts, bins=bins, stacked=True, color=[BLUE, ORANGE], label=labels, rwidth=0.92)
+    xlabel = f"predicted probability of '{plain(names[1])}'" if binary else "probability of the predicted class"
+    axis.set(xlabel=xlabel, ylabel="test texts", xlim=(bins[0], 1))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: float) -> Figure:
-    """Accuracy by confidence on test, before and after the temperature: on the diagonal, probabilities mean what they
-    say. Bars are 95 % intervals, areas grow with the number of texts. `probabilities`, (N, C), are those after.
+def reliability(labels: np.ndarray, panels: Mapping[str, np.ndarray]) -> Figure:
+    """Accuracy by confidence, one plot for each of `panels`: title -> probabilities (N, C).
+
+    Bars are 95 % intervals; the area of a point grows with its number of texts.
     """
-    figure, axes = new_figure(2, 9, 4.4)
-    before = probabilities**temperature  # softmax(T log p)
-    before /= before.sum(1, keepdims=True)
-    for axis, given, title in (
-        (axes[0], before, "as trained"),
-        (axes[1], probabilities, f"temperature {temperature:.2f}"),
-    ):
-        rows = reliability_bins(labels, given)
-        said, found = (np.array([row[key] for row in rows]) for key in ("confidence", "accuracy"))
-        below, above = (np.array([row[key] for row in rows]) for key in ("accuracy_low", "accuracy_high"))
+    figure, axes = new_figure(1, len(panels), PANEL * len(panels), 3.8)
+    for axis, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        rows = reliability_bins(labels, probabilities)
+        confidence, accuracy = (np.array([row[key] for row in rows]) for key in ("confidence", "accuracy"))
+        low, high = (np.array([row[key] for row in rows]) for key in ("accuracy_low", "accuracy_high"))
         size = 12 + 300 * np.array([row["count"] for row in rows]) / len(labels)
-        lowest = 1 / given.shape[1]
-        axis.plot([lowest, 1], [lowest, 1], color=GREY, linestyle=":", label="said = found")
-        axis.vlines(said, below, above, color=BLUE, linewidth=1.2)
-        axis.scatter(said, found, s=size, color=BLUE, alpha=0.75, edgecolor="white", zorder=3, label="texts")
-        axis.set(title=f"{title}: calibration error {expected_calibration_error(labels, given):.1%}",
-                 xlabel="confidence (mean probability of the predicted class)", ylabel="accuracy",
-                 xlim=(lowest - 0.02, 1.02), ylim=(-0.02, 1.02))  # fmt: skip
+        chance = 1 / probabilities.shape[1]
+        axis.plot([chance, 1], [chance, 1], color=GREY, linestyle=":", label="perfect calibration")
+        axis.vlines(confidence, low, high, color=BLUE, linewidth=1.2)
+        axis.scatter(confidence, accuracy, s=size, color=BLUE, alpha=0.75, linewidth=0, zorder=3, label="test texts")
+        error = f"calibration error {expected_calibration_error(labels, probabilities):.1%}"
+        axis.set_title(f"{title}: {error}" if title else error, fontsize=10)
+        axis.set(xlabel="confidence", ylabel="accuracy", xlim=(chance - 0.02, 1.02), ylim=(-0.02, 1.04))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.grid(alpha=0.25)
@@ -161,6 +190,20 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
     return figure
 
 
+def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label: str, zero: bool = False) -> Figure:
+    """One row per name: `value` with its interval from `low` to `high`, in per cent; `zero` adds a line at 0."""
+    figure, (axis,) = new_figure(1, 1, PANEL, 0.8 + 0.32 * len(names))
+    value, low, high = (100 * np.array([score[key] for score in scores]) for key in ("value", "low", "high"))
+    rows = range(len(names))
+    if zero:
+        axis.axvline(0, color=GREY, linewidth=1)
+    axis.errorbar(value, rows, xerr=[value - low, high - value], fmt="o", color=BLUE, capsize=3, markersize=5)
+    axis.set_yticks(rows, [plain(name) for name in names])
+    axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    axis.grid(axis="x", alpha=0.25)
+    return figure
+
+
 def plain(name: str) -> str:
-    """A class name that matplotlib does not read as a formula."""
+    """A name that matplotlib does not read as a formula."""
     return name.replace("$", r"\$")

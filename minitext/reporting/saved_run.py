@@ -1,80 +1,102 @@
-"""A finished run's saved numbers, without its model.
+"""The saved numbers of a finished run, read and checked without loading its model.
 
-In: a run's folder. Out: its settings, scores, journal, costs, and what it said of each test text. Letters: N test
-texts, C classes.
+Inputs: a run's folder. Outputs: settings, scores, evaluations, costs and test predictions.
+Shapes: N test texts, C classes.
 """
 
 import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.io import read_json
+from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import check_finished
 
-# what a run writes about itself; the other files of its folder are the model
-ABOUT = {"settings.json", "scores.json", "costs.json"}
-ABOUT_KINDS = {".jsonl", ".csv", ".png", ".md", ".html"}
-
-
-COMPARED = ("accuracy", "macro_f1", "log_loss")
-# what a comparison looks up, so that a damaged run is refused before anything is computed
-NEEDED = (
+# files that describe a run; the others are the model
+DESCRIPTION_FILES = {"settings.json", "scores.json", "costs.json"}
+DESCRIPTION_SUFFIXES = {".jsonl", ".csv", ".png", ".md", ".html"}
+COMPARED = ("accuracy", "macro_f1", "log_loss", "ece")
+# what the figures and the comparison look up: a corrupt run is refused before anything is computed
+REQUIRED = (
     *(f"settings {key}" for key in ("data data", "run seed", "data_found test fingerprint", "versions torch")),
-    *(f"settings {key}" for key in ("command", "started", "machine")),
-    *(f"scores {part} confusion" for part in ("train", "test")),
-    *(f"scores test {score} {end}" for score in COMPARED for end in ("value", "low", "high")),
+    *(f"settings {key}" for key in ("classes", "command", "started", "machine")),
+    *(f"scores test {key}" for key in ("count", "confusion", "before_temperature temperature")),
+    *(f"scores test {key} {end}" for key in (*COMPARED, "generalization_gap") for end in ("value", "low", "high")),
+    "scores test generalization_gap significant",
 )
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """One run."""
+    """The saved numbers of one run."""
 
     folder: Path
     name: str  # the shortest end of its path that no other run of the comparison has
     class_names: tuple[str, ...]  # the C classes
     settings: dict
-    scores: dict  # "train", "valid", "test"
-    journal: list[dict]
+    scores: dict  # of the test texts
+    evaluations: list[dict]  # at least one
     costs: dict  # parameters, train_seconds, predict_seconds, texts; empty where they were not measured
-    size: int  # of the model's files, in bytes
-    ids: list[str]  # where each test text stands
-    tags: list[str] | None  # each test text's kind, where the data say it
+    ids: list[str]  # of each test text
+    tags: list[str] | None  # of each test text, where the data have tags
     labels: np.ndarray  # (N,) int64
     predicted: np.ndarray  # (N,) int64
-    probabilities: np.ndarray  # (N, C)
+    probabilities: np.ndarray  # (N, C) float64
 
     @property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """(N,) bool."""
         return self.labels == self.predicted
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(C, C) counts, true classes in rows."""
+        return np.array(self.scores["confusion"])
+
+    @property
+    def temperature(self) -> float:
+        return self.scores["before_temperature"]["temperature"]
 
     @property
     def fingerprint(self) -> str:
         """Of the test texts and their labels."""
         return self.settings["data_found"]["test"]["fingerprint"]
 
+    def uncalibrated(self) -> np.ndarray:
+        """(N, C) probabilities before the temperature T was applied: softmax(T log p), which is p^T, normalized."""
+        powers = self.probabilities**self.temperature
+        return powers / powers.sum(1, keepdims=True)
+
+    def texts_per_second(self) -> float | None:
+        seconds = self.costs.get("predict_seconds")
+        return self.costs["texts"] / seconds if seconds else None
+
+    def model_bytes(self) -> int:
+        """The size of the model's files."""
+        files = [path for path in self.folder.iterdir() if path.is_file() and path.name not in DESCRIPTION_FILES]
+        return sum(path.stat().st_size for path in files if path.suffix not in DESCRIPTION_SUFFIXES)
+
 
 def read_runs(folders: Sequence[str | Path]) -> list[SavedRun]:
-    """Every run that is named; a folder of seeds (`seed0`, `seed1` …) stands for the runs in it.
+    """Read every run; a folder with subfolders `seed0`, `seed1` … means the runs in them.
 
-    Raises UserError when a folder is no run, unfinished, damaged, or named twice.
+    Raises UserError when a folder is no run, unfinished, corrupt, or given twice.
     """
     expanded = [run for folder in folders for run in with_seeds(Path(folder))]
     seen: set[Path] = set()
     for folder in expanded:
         if folder.resolve() in seen:
-            raise UserError(f"{folder}: named twice; name each run once")
+            raise UserError(f"{folder}: given twice; give each run once")
         seen.add(folder.resolve())
     return [read_run(folder, name) for folder, name in zip(expanded, short_names(expanded), strict=True)]
 
 
 def with_seeds(folder: Path) -> list[Path]:
-    """The folder itself, or where it is none, its runs `seed<N>`, by N."""
+    """The folder itself, or if it is not a run, the runs `seed<N>` in it, ordered by N."""
     if (folder / "scores.json").exists():
         return [folder]
     seeds = [path.parent for path in folder.glob("seed*/scores.json") if path.parent.name[4:].isdecimal()]
@@ -93,39 +115,37 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_run(folder: Path, name: str) -> SavedRun:
-    """One run's numbers. Raises UserError as `predict.load_predictor` does."""
+def read_run(folder: Path, name: str = "") -> SavedRun:
+    """Read and check one run. Raises UserError, naming the file, when it is unfinished or corrupt."""
     check_finished(folder)
     try:
         settings, scores = (read_json(folder / f"{part}.json") for part in ("settings", "scores"))
-        check_complete({"settings": settings, "scores": scores})
+        check_required({"settings": settings, "scores": scores})
         names = tuple(settings["classes"])
-        journal = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        columns = read_predictions(folder / "predictions.csv", names)
-        result = SavedRun(
+        run = SavedRun(
             folder=folder,
-            name=name,
+            name=name or folder.name,
             class_names=names,
             settings=settings,
-            scores=scores,
-            journal=journal,
+            scores=scores["test"],
+            evaluations=MetricsLog(folder / "metrics.jsonl").evaluations(),
             costs=read_json(folder / "costs.json") if (folder / "costs.json").exists() else {},
-            size=sum(path.stat().st_size for path in folder.iterdir() if is_model(path)),
-            **columns,
+            **read_predictions(folder / "predictions.csv", names),
         )
-        found = settings["data_found"]["test"]
-        if not len(result.labels) == found["texts"] == scores["test"]["count"]:
-            raise ValueError(f"predictions.csv has {len(result.labels)} rows for {found['texts']} texts")
-        return result
-    # a file that is missing or not JSON, a key that is missing, a cell that is no number
+        if not run.evaluations or not all({"loss", "accuracy"} <= row["valid"].keys() for row in run.evaluations):
+            raise ValueError("metrics.jsonl: expected evaluations with loss and accuracy")
+        if len(run.labels) != run.scores["count"]:
+            raise ValueError(f"predictions.csv has {len(run.labels)} rows for {run.scores['count']} texts")
+        return run
+    # a missing file, a file that is not JSON, a missing key, a cell that is not a number
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise UserError(f"{folder}: damaged ({reason}); train it again") from error
+        raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
 
 
-def check_complete(files: dict) -> None:
-    """Raises KeyError, or TypeError where a number stands in the place of more, unless NEEDED is all there."""
-    for path in NEEDED:
+def check_required(files: Mapping) -> None:
+    """Raises KeyError, or TypeError where a mapping is expected, unless everything in REQUIRED is there."""
+    for path in REQUIRED:
         inside = files
         for key in path.split():
             if key not in inside:
@@ -133,42 +153,27 @@ def check_complete(files: dict) -> None:
             inside = inside[key]
 
 
-def is_model(path: Path) -> bool:
-    return path.is_file() and path.name not in ABOUT and path.suffix not in ABOUT_KINDS
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-
-
-def read_predictions(path: Path, names: tuple[str, ...]) -> dict:
-    """The columns of `predictions.csv` that a `SavedRun` has. Raises ValueError with the line that is wrong."""
-    number = {name: i for i, name in enumerate(names)}
+def read_predictions(path: Path, names: Sequence[str]) -> dict:
+    """The columns of `predictions.csv`, as fields of SavedRun. Raises ValueError with the line that is wrong."""
+    index = {name: i for i, name in enumerate(names)}
+    columns = [f"p({name})" for name in names]
     ids, tags, labels, predicted, probabilities = [], [], [], [], []
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        missing = {"id", "label", "predicted", *(f"p({name})" for name in names)} - set(rows.fieldnames or ())
-        if missing:
+        if missing := {"id", "label", "predicted", *columns} - set(rows.fieldnames or ()):
             raise ValueError(f"{path.name} has no column {min(missing)}")
-        tagged = "tag" in rows.fieldnames
         for row in rows:
             place = f"{path.name} line {rows.line_num}"
-            if None in row or None in row.values() or row["label"] not in number or row["predicted"] not in number:
+            if None in row or None in row.values() or row["label"] not in index or row["predicted"] not in index:
                 raise ValueError(f"{place}: not a row of this run")
-            values = [float(row[f"p({name})"]) for name in names]
+            values = [float(row[column]) for column in columns]
             if not abs(sum(values) - 1) < 1e-3:  # NaN is not below either
-                raise ValueError(f"{place}: its probabilities do not add up to 1")
+                raise ValueError(f"{place}: probabilities do not add up to 1")
             ids.append(row["id"])
-            labels.append(number[row["label"]])
-            predicted.append(number[row["predicted"]])
+            tags.append(row.get("tag", ""))
+            labels.append(index[row["label"]])
+            predicted.append(index[row["predicted"]])
             probabilities.append(values)
-            if tagged:
-                tags.append(row["tag"])
-    if not ids:
-        raise ValueError(f"{path.name} holds no text")
     return {
         "ids": ids,
         "tags": tags if any(tags) else None,

@@ -1,6 +1,6 @@
 """Checkpoints: everything that the next step depends on, written atomically, and a delayed Ctrl-C.
 
-Inputs: model, optimizers, loss scaler and progress. Outputs: `checkpoint.pt` and the best weights in `best.pt`.
+Inputs: model, optimizers, loss scaler, progress and the best weights so far. Outputs: `checkpoint.pt`.
 A resumed run ends with the same bits as an uninterrupted one (on the CPU).
 """
 
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic
-from minitext.utils.run_dir import BEST_FILE, CHECKPOINT_FILE
+from minitext.utils.run_dir import CHECKPOINT_FILE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,6 +42,10 @@ class TrainState:
         """Reset the running sums of an epoch."""
         self.loss_sum, self.num_correct, self.num_seen = 0.0, 0, 0
 
+    def describe_best(self, select_by: str) -> str:
+        """One line: the epoch of the best weights, and how long the training was."""
+        return f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+
 
 def save_checkpoint(
     folder: Path,
@@ -51,36 +55,50 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler,
     best_weights: dict[str, Tensor] | None,
 ) -> None:
-    """Write `best.pt`, then `checkpoint.pt`, each atomically. A full disk raises OSError and keeps the old files."""
-    if best_weights is not None:
-        save(folder / BEST_FILE, best_weights)
+    """Write `checkpoint.pt` atomically. A full disk raises OSError and keeps the old file."""
     device = next(model.parameters()).device
     content = {
         "state": asdict(state),
         "model": model.state_dict(),
+        "best_weights": best_weights,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
         "random_cpu": torch.get_rng_state(),
         "random_device": get_device_rng_state(device),
     }
-    save(folder / CHECKPOINT_FILE, content)
+    path = folder / CHECKPOINT_FILE
+    with atomic(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"{path}: cannot be written ({first_line(error)}); is the disk full?") from error
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
 ) -> tuple[TrainState, dict[str, Tensor] | None]:
-    """Restore everything in place; returns the progress and the best weights so far."""
-    content = load(folder / CHECKPOINT_FILE)
+    """Restore everything in place; returns the progress and the best weights so far.
+
+    Without a checkpoint nothing changes, and the progress is that of a new run.
+    Raises UserError if the file is corrupt, or if only one of the two runs scales its loss (float16).
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        return TrainState(), None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise UserError(f"{path}: corrupt ({first_line(error)}); start again without --resume") from error
+    if scaler.is_enabled() != bool(content["scaler"]):
+        before, now = ("another precision", "fp16") if scaler.is_enabled() else ("fp16", "another precision")
+        raise UserError(f"{path}: trained with {before}, but this run uses {now}; resume with the same --precision")
     model.load_state_dict(content["model"])
     for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    if scaler.is_enabled() != bool(content["scaler"]):
-        raise UserError(f"{folder}: the checkpoint was trained with another --precision; resume with the same one")
     scaler.load_state_dict(content["scaler"])
     torch.set_rng_state(content["random_cpu"])
     set_device_rng_state(next(model.parameters()).device, content["random_device"])
-    best_weights = load(folder / BEST_FILE) if (folder / BEST_FILE).exists() else None
-    return TrainState(**content["state"]), best_weights
+    return TrainState(**content["state"]), content["best_weights"]
 
 
 def get_device_rng_state(device: torch.device) -> Tensor | None:
@@ -91,28 +109,11 @@ def get_device_rng_state(device: torch.device) -> Tensor | None:
 
 
 def set_device_rng_state(device: torch.device, state: Tensor | None) -> None:
-    """Restore it; a state of another kind of device is left out."""
+    """Restore it. A state that another kind of device saved is ignored."""
     if device.type == "cuda" and state is not None:
         torch.cuda.set_rng_state(state, device)
     elif device.type == "mps" and state is not None:
         torch.mps.set_rng_state(state)
-
-
-def save(path: Path, content: dict) -> None:
-    """`torch.save`, atomic."""
-    with atomic(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # how torch reports a full disk
-            raise OSError(f"{path}: cannot be written ({first_line(error)}); is the disk full?") from error
-
-
-def load(path: Path) -> dict:
-    """`torch.load` of weights only, onto the CPU."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise UserError(f"{path}: corrupt ({first_line(error)}); start again without --resume") from error
 
 
 class DelayedInterrupt:

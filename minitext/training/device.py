@@ -1,4 +1,7 @@
-"""Which processor a run uses, and in which precision it computes."""
+"""The device of a run, and the dtype that it computes in.
+
+Inputs: the values of `--device` and `--precision`, and torchrun's LOCAL_RANK. Outputs: a device, a dtype.
+"""
 
 import os
 
@@ -10,31 +13,36 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU; any name of torch's is taken as it is.
+    """The device with a name of torch's. `auto` is CUDA, else Apple's MPS, else the CPU.
 
-    Raises UserError when this machine lacks the named one.
+    Under torchrun, `cuda` is the GPU of this process. A CUDA device with an index also becomes the current device.
+    Raises UserError if this machine does not have the device.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = {"cuda": num_gpus > 0, "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, here in available.items() if here)
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a process for each GPU
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = next(kind for kind, exists in available.items() if exists)
+    if name == "cuda" and num_gpus and "LOCAL_RANK" in os.environ:
+        # some launchers show each process only its own GPU, which is then cuda:0
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % num_gpus}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: unknown; give auto, cpu, cuda, cuda:1 or mps") from error
-    beyond = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if beyond or not available.get(device.type, False):
-        here = ", ".join(kind for kind, there in available.items() if there)
-        raise UserError(f"--device {name}: this machine and this build of torch offer: {here}")
+        raise UserError(f"--device {name}: unknown device; give auto, cpu, cuda, cuda:1 or mps") from error
+    if not available.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= num_gpus):
+        devices = [f"cuda:{index}" for index in range(num_gpus)]
+        devices += [kind for kind in ("mps", "cpu") if available[kind]]
+        raise UserError(f"--device {name}: this machine does not have it; available: {', '.join(devices)}")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that matrix products are computed in; weights and sums stay in float32.
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype of a precision. Weights, sums and losses stay in float32.
 
-    `auto`: bfloat16 where the GPU computes in it, float16 (whose small range needs loss scaling) on older CUDA GPUs,
-    float32 elsewhere.
+    `auto` is bfloat16 on GPUs that compute in it, float16 (which needs loss scaling for its small range) on older CUDA
+    GPUs, and float32 elsewhere.
     """
     if name != "auto":
         return PRECISIONS[name]

@@ -68,7 +68,6 @@ def init_distributed(device: torch.device) -> Distributed:
     if world_size() == 1:
         return SINGLE
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
@@ -78,8 +77,8 @@ def init_distributed(device: torch.device) -> Distributed:
 def destroy(distributed: Distributed) -> None:
     """Leave the process group, and end the threads of gloo.
 
-    Threads that outlive Python abort the process when they free its tensors. They live as long as anything refers to the
-    group: a DistributedDataParallel, which is part of a reference cycle; and torch.distributed.nn.functional (torch
+    Threads that outlive Python abort the process when they free its tensors. They live as long as anything refers to
+    the group: a DistributedDataParallel, which is part of a reference cycle; and torch.distributed.nn.functional (torch
     2.13), whose default arguments are the group at the time of its import, which AdamW triggers if nobody did before.
     """
     if distributed.world_size > 1:

@@ -27,7 +27,7 @@ from minitext.training.step import StepResult, train_step
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import CHECKPOINT_FILE, METRICS_FILE
+from minitext.utils.run_dir import METRICS_FILE
 
 Scores = dict[str, float]
 
@@ -101,6 +101,10 @@ class TrainPlan(NamedTuple):
         """Whether the first `step` steps end with an epoch."""
         return step == len(self.steps) or self.epochs[step] != self.epochs[step - 1]
 
+    def evaluates_after(self, step: int, eval_every: int | None) -> bool:
+        """Whether an evaluation follows the first `step` steps: at the end of an epoch, and every `eval_every`."""
+        return self.ends_epoch(step) or (eval_every is not None and step % eval_every == 0)
+
 
 def plan_steps(lengths: np.ndarray, config: LoopConfig, seed: int) -> TrainPlan:
     """Plan all updates. `lengths`: (texts,). Raises UserError when warm-up is longer than the training."""
@@ -130,12 +134,11 @@ def fit(
 ) -> TrainState:
     """Train until the last epoch or until patience ends; `model` then holds the best weights.
 
-    A checkpoint in `run_dir` is resumed, to the same bits as an uninterrupted run (on the CPU). Every process calls this;
-    rank 0 writes.
+    A checkpoint in `run_dir` is resumed, to the same bits as an uninterrupted run on the CPU. All processes call this.
 
     Args:
         evaluate: scores of the present weights on validation, with "loss" and the metric `config.select_by`.
-        run_dir: receives `metrics.jsonl`, and `checkpoint.pt` every `config.save_every` seconds.
+        run_dir: an existing folder; receives `metrics.jsonl`, and `checkpoint.pt` every `config.save_every` seconds.
         class_weights: (C,) float32, the weight of each label in the loss.
         param_groups: optimizer groups; default: decay / no decay.
 
@@ -147,25 +150,18 @@ def fit(
     plan = plan_steps(train.data.lengths().numpy(), config, seed)
     optimizers = build_optimizers(model, config.optimizer, config.lr, config.weight_decay, param_groups)
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
-    state, best_weights = TrainState(), None
-    if (run_dir / CHECKPOINT_FILE).exists():
-        state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler)
     metrics = MetricsLog(run_dir / METRICS_FILE)
-    if is_main:
-        metrics.truncate(state.log_bytes)
-    else:  # other dropout masks than rank 0
-        torch.manual_seed(int(np.random.SeedSequence([seed, distributed.rank, state.step]).generate_state(1)[0]))
-    distributed.barrier()  # until all have read the checkpoint that rank 0 will replace
-    micro_batches = MicroBatches(
-        train, plan.steps[state.step :], plan.epochs[state.step :], config.micro_batch_size or config.batch_size,
-        device, distributed,
-    )  # fmt: skip
+    state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler)
+    prepare_process(state, metrics, seed, distributed)
+    steps, epochs = plan.steps[state.step :], plan.epochs[state.step :]
+    max_texts = config.micro_batch_size or config.batch_size
+    micro_batches = MicroBatches(train, steps, epochs, max_texts, device, distributed)
     update = partial(
         train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
         max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),
         label_smoothing=config.label_smoothing, distributed=distributed,
     )  # fmt: skip
-    start = last_save = time.perf_counter()
+    last_save = time.perf_counter()
     bar = tqdm(micro_batches, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
     with DelayedInterrupt() as interrupt, bar:
         for batches in bar if not out_of_patience(state, config) else ():
@@ -174,15 +170,13 @@ def fit(
             try:
                 result = micro_batches.run(update, batches, log)
             except FloatingPointError as error:
-                raise UserError(f"update {state.updates + 1}, learning rate {lr:.2e}: {error}; lower --lr, or pass "
-                                "--precision fp32") from error  # fmt: skip
-            add_result(state, result)
+                raise not_finite(plan, state, lr, error) from error
+            row = add_result(state, result, lr)
             bar.set_postfix(loss=f"{state.loss_sum / state.num_seen:.3f}", lr=f"{lr:.1e}", refresh=False)
             if is_main:
-                metrics.write({"update": state.updates, "loss": result.loss, "lr": lr,
-                               "grad_norm": None if result.skipped else result.grad_norm})  # fmt: skip
-            if plan.ends_epoch(state.step) or (config.eval_every and state.step % config.eval_every == 0):
-                row = evaluate_epoch(state, plan.epoch_after(state.step), evaluate(), config.select_by)
+                metrics.write(row)
+            if plan.evaluates_after(state.step, config.eval_every):
+                row = add_evaluation(state, plan.epoch_after(state.step), evaluate(), config.select_by)
                 if row["best"]:
                     best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 if is_main:
@@ -193,8 +187,8 @@ def fit(
             interrupted = distributed.any(interrupt.requested, device)
             done = state.step == len(plan.steps) or out_of_patience(state, config)
             if is_main and (interrupted or done or time.perf_counter() - last_save >= config.save_every):
-                state.log_bytes, last_save = metrics.flush(), time.perf_counter()
-                state.seconds, start = state.seconds + last_save - start, last_save
+                now = time.perf_counter()
+                state.log_bytes, state.seconds, last_save = metrics.flush(), state.seconds + now - last_save, now
                 save_checkpoint(run_dir, state, model, optimizers, scaler, best_weights)
             if interrupted:
                 raise KeyboardInterrupt(f"the state is saved in {run_dir}; continue with the same command and --resume")
@@ -204,17 +198,34 @@ def fit(
     return state
 
 
-def add_result(state: TrainState, result: StepResult) -> None:
-    """Count one update."""
+def prepare_process(state: TrainState, metrics: MetricsLog, seed: int, distributed: Distributed) -> None:
+    """Truncate the log to the checkpoint, in rank 0; in the others draw other dropout masks than rank 0."""
+    if distributed.rank == 0:
+        metrics.truncate(state.log_bytes)
+    else:
+        torch.manual_seed(int(np.random.SeedSequence([seed, distributed.rank, state.step]).generate_state(1)[0]))
+    distributed.barrier()  # until all have read the checkpoint that rank 0 will replace
+
+
+def not_finite(plan: TrainPlan, state: TrainState, lr: float, error: FloatingPointError) -> UserError:
+    """The error that names the place of a loss or gradient that is not finite."""
+    place = f"epoch {plan.epochs[state.step] + 1}, update {state.updates + 1}, learning rate {lr:.2e}"
+    return UserError(f"{place}: {error}; lower --lr, or pass --precision fp32")
+
+
+def add_result(state: TrainState, result: StepResult, lr: float) -> dict:
+    """Count one update; returns its row in the metrics log. A skipped update does not advance the schedule."""
     state.step += 1
-    state.updates += not result.skipped
+    state.updates += 0 if result.skipped else 1
     state.num_seen += result.num_labels
     state.num_correct += result.num_correct
     state.loss_sum += result.loss * result.num_labels
+    grad_norm = None if result.skipped else result.grad_norm  # JSON has no infinity
+    return {"update": state.updates, "loss": result.loss, "lr": lr, "grad_norm": grad_norm}
 
 
-def evaluate_epoch(state: TrainState, epoch: float, scores: Scores, select_by: str) -> dict:
-    """The row of an evaluation in the metrics log; updates the best score. The training scores are with dropout."""
+def add_evaluation(state: TrainState, epoch: float, scores: Scores, select_by: str) -> dict:
+    """Update the best score; returns the evaluation's row in the metrics log. Training scores are with dropout."""
     if not math.isfinite(scores["loss"]):
         raise UserError(f"epoch {epoch:g}: the validation loss is {scores['loss']}; lower --lr")
     score = -scores["loss"] if select_by == "loss" else scores[select_by]

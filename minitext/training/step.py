@@ -69,9 +69,7 @@ def train_step(
         ):
             logits = model(batch)  # (B, C), or (M, V)
         logits = logits.float()
-        loss = F.cross_entropy(
-            logits, batch.labels, class_weights, reduction="sum", label_smoothing=label_smoothing
-        )
+        loss = F.cross_entropy(logits, batch.labels, class_weights, reduction="sum", label_smoothing=label_smoothing)
         # times world_size, since gradients are averaged over processes, not summed
         scaler.scale(loss * distributed.world_size / total_weight).backward()
         correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
@@ -80,18 +78,18 @@ def train_step(
 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    norm = clip_grad_norm(model.parameters(), max_grad_norm)
-    loss_value, num_correct, num_labels, grad_norm = torch.cat((sums, norm.view(1))).tolist()  # the only wait
-    if not math.isfinite(loss_value):
-        raise FloatingPointError(f"the loss is {loss_value}")
-    overflow = not math.isfinite(grad_norm)
-    if overflow and not scaler.is_enabled():
-        raise FloatingPointError(f"the gradient norm is {grad_norm}")
     try:
+        norm = clip_grad_norm(model.parameters(), max_grad_norm)
+        loss_value, num_correct, num_labels, grad_norm = torch.cat((sums, norm.view(1))).tolist()  # the only wait
+        if not math.isfinite(loss_value):
+            raise FloatingPointError(f"the loss is {loss_value}")
+        overflow = not math.isfinite(grad_norm)
+        if overflow and not scaler.is_enabled():
+            raise FloatingPointError(f"the gradient norm is {grad_norm}")
         if not overflow:  # after an overflow no optimizer may step, not even one whose own gradients are finite
             for optimizer in optimizers:
                 optimizer.step()
-    finally:
+    finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
         scaler.update()  # a smaller scale after an overflow, a larger one from time to time
     return StepResult(loss_value, int(num_correct), grad_norm, overflow, int(num_labels))
 

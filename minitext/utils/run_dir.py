@@ -26,12 +26,11 @@ from minitext.utils.io import read_json, sync_folder, write_json
 from minitext.utils.metrics_log import MetricsLog
 
 CHECKPOINT_FILE = "checkpoint.pt"
-BEST_FILE = "best.pt"
 METRICS_FILE = "metrics.jsonl"
 # settings that may differ when a run is resumed, because they do not change its result
 NO_EFFECT = {
     "command", "started", "machine", "versions",
-    "run.out", "run.overwrite", "run.resume", "run.quiet", "run.debug", "run.num_seeds",
+    "run.out", "run.overwrite", "run.resume", "run.quiet", "run.debug", "run.num_seeds", "loop.save_every",
 }  # fmt: skip
 
 
@@ -91,7 +90,11 @@ class Notes(dict[str, str]):
     def add(self, name: str, text: str) -> None:
         """Record `text` under `name` and print `name: text`."""
         self[name] = text
-        log(f"{name}: {text}", self.quiet)
+        self.print(f"{name}: {text}")
+
+    def print(self, message: str) -> None:
+        """Print without recording."""
+        log(message, self.quiet)
 
 
 class RunDir:
@@ -135,9 +138,9 @@ class RunDir:
         write_json(self.folder / "settings.json", settings)
 
     def commit(self) -> None:
-        """Rename the folder to `out`, then delete the run that it replaces and the checkpoints.
+        """Rename the folder to `out`, then delete the run that it replaces and the checkpoint.
 
-        The checkpoints are deleted last, so that a run that is killed in here can still be resumed.
+        The checkpoint is deleted last, so that a run that is killed in here can still be resumed.
         """
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
@@ -146,8 +149,7 @@ class RunDir:
         self.folder.rename(self.out)
         sync_folder(self.out.parent)
         shutil.rmtree(old, ignore_errors=True)
-        for name in (CHECKPOINT_FILE, BEST_FILE):
-            (self.out / name).unlink(missing_ok=True)
+        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def check_finished(folder: Path) -> None:

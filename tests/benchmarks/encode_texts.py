@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from gensim.models import KeyedVectors
 
-from minitext.data import word_vectors as glove
-from minitext.data.readers import read_imdb_archive
+from minitext.data.imdb import read_imdb
+from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
-from minitext.models.mean_encoder import MeanEncoder
+from minitext.models.static import MeanEncoder
 
 
 def encode_with_gensim(vectors: KeyedVectors, texts: list[str]) -> np.ndarray:
@@ -36,11 +36,11 @@ def main() -> None:
     parser.add_argument("vectors")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    texts = [row.text for row in read_imdb_archive(Path(arguments.imdb))]
-    table = glove.read(arguments.vectors)
-    encoder = MeanEncoder(table.words, table.table)
-    peer = KeyedVectors(table.table.shape[1])
-    peer.add_vectors(table.words, table.table.numpy())
+    texts = [review.text for review in read_imdb(Path(arguments.imdb))]
+    vectors = load_word_vectors(arguments.vectors)
+    encoder = MeanEncoder(vectors.words, vectors.table)
+    peer = KeyedVectors(vectors.table.shape[1])
+    peer.add_vectors(vectors.words, vectors.table.numpy())
 
     seconds: dict[str, list[float]] = {"gensim": [], "minitext": []}
     for _ in range(arguments.rounds):

@@ -1,8 +1,8 @@
-"""How long a user waits for the first update of `train_scratch.py` on 4 % of IMDB: command to first journal line.
+"""Seconds from the command to the first update of `train_scratch.py` on 4 % of IMDB.
 
     python tests/benchmarks/first_step.py aclImdb_v1.tar.gz [--rounds 5]
 
-Imports, reading the archive, duplicates, training the tokenizer and encoding are all inside.
+Imports, reading the archive, duplicates, training the tokenizer and encoding are all included.
 """
 
 import argparse
@@ -19,10 +19,10 @@ SCRIPT = Path(__file__).parents[2] / "train_scratch.py"
 def wait_for_first_step(imdb: str, folder: Path) -> float:
     """Seconds; the run is stopped as soon as it has taken the step."""
     command = [sys.executable, SCRIPT, "--data", imdb, "--subset", "0.04", "0.02", "--out", folder / "run", "--quiet"]
-    journal = folder / "run.partial" / "metrics.jsonl"
+    metrics = folder / "run.partial" / "metrics.jsonl"
     start = time.perf_counter()
     process = subprocess.Popen(command)
-    while not (journal.exists() and journal.stat().st_size) and process.poll() is None:
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.005)
     took = time.perf_counter() - start
     process.kill()

@@ -1,4 +1,4 @@
-"""Fine-tuning a BERT for an epoch: minitext and transformers' Trainer in turn, each run in a process of its own.
+"""Fine-tuning a BERT for one epoch: minitext and transformers' Trainer alternating, each run in its own process.
 
     pip install "transformers>=5" accelerate
     python tests/benchmarks/fit_finetune.py --model MiniLM/ --data aclImdb_v1.tar.gz --subset 0.04 0.02 [--rounds 3]
@@ -7,9 +7,9 @@
 Both get the same token ids. minitext updates from 64 texts (on the CPU in micro-batches of 8), Trainer from its
 default 8 or from --peer-batch, padded by DataCollatorWithPadding; each evaluates as many at once. Printed, medians:
 
-    training    real tokens (no padding) a second, from the end of the update that completes the first 64 texts, the
-                warm-up, to the end of the last: fetching, forward, backward, clipping, optimizer; no loading, no checks
-    evaluation  real tokens a second of `predict_logits` and `Trainer.predict` on the test texts, after 64 as a warm-up
+    training    real tokens (no padding) per second, from the end of the update that completes the first 64 texts, the
+                warm-up, to the end of the last: fetching, forward, backward, clipping, optimizer; no loading, no evaluation
+    evaluation  real tokens per second of `predict_logits` and `Trainer.predict` on the test texts, after 64 as a warm-up
     peak        the process's most resident memory (CPU) or torch's most allocated (CUDA); with --peak-tflops also the
                 share of it that training makes use of, counting work on real tokens only (`training_flops`)
 """
@@ -33,60 +33,72 @@ import torch
 from tokenizers import processors
 from torch.amp import GradScaler
 
-from minitext.data.batching import PackCollator, load_batches
-from minitext.data.dataset import DataConfig, load
-from minitext.data.tokenizer import encode, pad_id, train_tokenizer
+from minitext.data.batching import PackCollator
+from minitext.data.dataset import DataConfig, load_dataset
+from minitext.data.tokenizer import encode, train_tokenizer
 from minitext.evaluation.predict import predict_logits
-from minitext.models.bert import BertClassifier, BertConfig, training_flops
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, read_json, save_model
+from minitext.models.bert import BertClassifier, BertConfig
+from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, save_model
 from minitext.models.hf_names import read_config, write_config
-from minitext.training.device import PRECISIONS, pick_device, pick_precision
-from minitext.training.loop import TrainConfig, plan_steps, split_windows
+from minitext.training.device import PRECISIONS, pick_device, pick_dtype
+from minitext.training.distributed import SINGLE
+from minitext.training.loop import TrainConfig, plan_steps
+from minitext.training.micro_batches import MicroBatches
 from minitext.training.optim import build_optimizers, layer_groups, lr_factor, set_lr
 from minitext.training.step import train_step
+from minitext.utils.io import read_json
 
 DEVICE = pick_device("auto")
 LOOP = TrainConfig(epochs=1, optimizer="adamw", lr=3e-5, weight_decay=0.01)  # as in train_finetune.py; 64 texts
 CPU_MICRO_BATCH = 8  # as in train_finetune.py
 WARM_UP = 64  # texts: one update of minitext, eight of Trainer's default
-SHAPES = {"base": {}, "small": {"width": 384, "layers": 6, "heads": 12, "inner": 1536}}  # BERT-base, MiniLM-L6
-SHAPES["tiny"] = {"width": 64, "layers": 2, "heads": 2, "inner": 128}  # only to see that it all runs
+SHAPES = {
+    "base": {},
+    "small": {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536},
+}  # BERT-base, MiniLM-L6
+SHAPES["tiny"] = {
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 128,
+}  # only to see that it all runs
 GROUPED = {"train_sampling_strategy": "group_by_length"}
 PEERS = {"default": {}, "grouped": GROUPED, "fp16": {"fp16": True}, "bf16": {"bf16": True}}
 PEERS["best"] = PEERS["bf16"] | GROUPED | {"torch_compile": True, "optim": "adamw_torch_fused"}
-FitResult = tuple[Callable, list[tuple[list[int], float]]]  # predicts; of each update its texts' lengths, its end
-SavedRun = tuple[float, float, float, float]  # tokens/s in training and evaluation, peak in bytes, FLOP/s in training
+FitOutcome = tuple[Callable, list[tuple[list[int], float]]]  # predicts; of each update its texts' lengths, its end
+Measured = tuple[float, float, float, float]  # tokens/s in training and evaluation, peak in bytes, FLOP/s in training
 
 
 class Contestant(NamedTuple):
     name: str
-    batch: int  # texts of an update
-    at_once: int  # texts in memory at once
-    precision: torch.dtype
+    batch_size: int  # texts per update
+    micro_batch_size: int  # texts per forward pass
+    dtype: torch.dtype
     settings: dict | None  # of TrainingArguments; None: minitext
     attention_dropout: float | None = None  # minitext's; None: the checkpoint's
 
 
-def fit_minitext(way: Contestant, model: str, data: PackCollator, names: list[str], seed: int) -> FitResult:
-    """The lines of `minitext.training.loop.fit` without checks, checkpoints and journal, which Trainer is spared as well."""
-    precision, loop, done = way.precision, replace(LOOP, batch_size=way.batch_size, micro_batch_size=way.at_once), []
+def fit_minitext(way: Contestant, model: str, data: PackCollator, names: list[str], seed: int) -> FitOutcome:
+    """The steps of `minitext.training.loop.fit` without evaluations, checkpoints and log; Trainer has none either."""
+    loop, done = replace(LOOP, batch_size=way.batch_size), []
     classifier = load_classifier(Path(model), names, way.attention_dropout)[0].to(DEVICE)
     lengths, weights = data.data.lengths().numpy(), torch.ones(len(names), device=DEVICE)
-    (plan,), updates, warmup = plan_steps(lengths, loop, seed)
+    plan = plan_steps(lengths, loop, seed)
     groups = layer_groups(classifier, loop.weight_decay, 1.0)
     optimizers = build_optimizers(classifier, loop.optimizer, loop.lr, loop.weight_decay, groups)
-    scaler = GradScaler(DEVICE.type, enabled=precision == torch.float16)
-    pieces = split_windows(plan, loop.micro_batch_size)
-    batches = load_batches(data, [rows for window in pieces for rows in window], pin=DEVICE.type == "cuda")
-    for update, (window, own) in enumerate(zip(plan, pieces, strict=True)):
-        set_lr(optimizers, loop.lr * lr_factor(update, updates, warmup, loop.schedule))
-        parts = [next(batches).to(DEVICE) for _ in own]
-        train_step(classifier, parts, optimizers, scaler, precision, loop.max_grad_norm, weights)
-        done.append((lengths[window].tolist(), time.perf_counter()))
-    return lambda texts: predict_logits(classifier, texts, way.at_once, DEVICE, precision), done
+    scaler = GradScaler(DEVICE.type, enabled=way.dtype == torch.float16)
+    steps = MicroBatches(data, plan.steps, plan.epochs, way.micro_batch_size, DEVICE, SINGLE)
+    for update, (indices, batches) in enumerate(zip(plan.steps, steps, strict=True)):
+        set_lr(optimizers, loop.lr * lr_factor(update, len(plan.steps), plan.warmup, loop.schedule))
+        train_step(
+            classifier, batches, optimizers, scaler,
+            dtype=way.dtype, max_grad_norm=loop.max_grad_norm, class_weights=weights,
+        )  # fmt: skip
+        done.append((lengths[indices].tolist(), time.perf_counter()))
+    return lambda texts: predict_logits(classifier, texts, way.micro_batch_size, DEVICE, way.dtype), done
 
 
-def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed: int) -> FitResult:
+def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed: int) -> FitOutcome:
     """Trainer with its defaults, but for the way's settings and for what it would print, report and save."""
     import transformers  # not at the top: minitext's memory is measured without it
 
@@ -105,7 +117,7 @@ def fit_trainer(way: Contestant, model: str, data: list, names: list[str], seed:
 
     settings = transformers.TrainingArguments(
         tempfile.gettempdir(), num_train_epochs=1, seed=seed, per_device_train_batch_size=way.batch_size,
-        per_device_eval_batch_size=way.at_once, report_to="none", save_strategy="no", logging_strategy="no",
+        per_device_eval_batch_size=way.micro_batch_size, report_to="none", save_strategy="no", logging_strategy="no",
         disable_tqdm=True, use_cpu=DEVICE.type == "cpu", **way.settings,
     )  # fmt: skip
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(names))
@@ -120,7 +132,7 @@ def as_rows(data: PackCollator) -> list[dict]:
     return [{"input_ids": ids.tolist(), "labels": label} for ids, label in texts]
 
 
-def measure(way: Contestant, model: str, tokens: Path, seed: int) -> SavedRun:
+def measure(way: Contestant, model: str, tokens: Path, seed: int) -> Measured:
     parts, names = torch.load(tokens, weights_only=False)
     ours, count = way.settings is None, len(parts[1].data.ids)
     train, test, first = parts if ours else map(as_rows, parts)
@@ -139,6 +151,19 @@ def measure(way: Contestant, model: str, tokens: Path, seed: int) -> SavedRun:
     return int(lengths.sum()) / seconds, evaluation, peak, training_flops(config, lengths) / seconds
 
 
+def training_flops(config: BertConfig, lengths: torch.Tensor) -> float:
+    """Floating-point operations of one forward and backward pass over texts of these lengths, (B,), first token only.
+
+    Two per weight and token forward, twice that backward (Kaplan et al. 2020, section 2.1), and the two products of
+    attention. What is not computed is not counted: padding, and most of the last layer.
+    """
+    tokens, squares, texts = float(lengths.sum()), float((lengths.double() ** 2).sum()), len(lengths)
+    width, inner = config.hidden_size, config.intermediate_size
+    layer = 2 * tokens * (4 * width * width + 2 * width * inner) + 4 * squares * width
+    last = 2 * (2 * tokens + 2 * texts) * width * width + 4 * texts * width * inner + 4 * tokens * width
+    return 3 * ((config.num_layers - 1) * layer + last)
+
+
 def in_own_process(function: Callable, *arguments: object) -> object:
     # nothing of a run is left when the next starts; the parent loads no data, since a child's peak starts at its own
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -147,7 +172,7 @@ def in_own_process(function: Callable, *arguments: object) -> object:
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> str:
     """Write the tokens of the texts, and a random model where none is given; returns the model's folder."""
-    splits = load(DataConfig(data=arguments.data, subset=tuple(arguments.fraction)), seed=0)
+    splits = load_dataset(DataConfig(data=arguments.data, subset=tuple(arguments.subset)), seed=0)
     order = np.random.default_rng(0).permutation(len(splits.train))
     train = splits.train.subset(order[: arguments.steps and arguments.steps * LOOP.batch_size])
     if len(train) < 2 * WARM_UP:
@@ -165,32 +190,32 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> str:
     tokenizer, parts = load_hub_tokenizer(Path(model)), []
     for part in (train, splits.test, splits.test.subset(np.arange(min(WARM_UP, len(splits.test))))):
         ids = encode(tokenizer, part.texts, arguments.max_length, "head")
-        parts.append(PackCollator(ids, torch.from_numpy(part.labels), pad_id(tokenizer)))
+        parts.append(PackCollator(ids, torch.from_numpy(part.labels)))
     torch.save((parts, train.class_names), folder / "tokens.pt")
     print(f"{len(train):,} training texts, {len(splits.test):,} test texts, at most {arguments.max_length} tokens")
     return model
 
 
 def choose_contestants(arguments: argparse.Namespace) -> list[Contestant]:
-    at_once = CPU_MICRO_BATCH if DEVICE.type == "cpu" else LOOP.batch_size
-    ours = Contestant("minitext", LOOP.batch_size, at_once, pick_precision(arguments.precision, DEVICE), None, 0.0)
+    size = CPU_MICRO_BATCH if DEVICE.type == "cpu" else LOOP.batch_size
+    ours = Contestant("minitext", LOOP.batch_size, size, pick_dtype(arguments.precision, DEVICE), None, 0.0)
     dropping = ours._replace(name="minitext, attention dropout", attention_dropout=None)
     ways = [ours, dropping] if arguments.attention_dropout else [ours]
     for batch in arguments.peer_batch:
         for peer in arguments.peers or (PEERS if DEVICE.type == "cuda" else ("default", "grouped")):
-            precision = next((PRECISIONS[name] for name in PEERS[peer] if name in PRECISIONS), torch.float32)
-            ways.append(Contestant(f"Trainer {peer}", batch, batch, precision, PEERS[peer]))
+            dtype = next((PRECISIONS[name] for name in PEERS[peer] if name in PRECISIONS), torch.float32)
+            ways.append(Contestant(f"Trainer {peer}", batch, batch, dtype, PEERS[peer]))
     return ways
 
 
-def print_table(results: list[tuple[Contestant, list[SavedRun]]], peak_tflops: float | None) -> None:
+def print_table(results: list[tuple[Contestant, list[Measured]]], peak_tflops: float | None) -> None:
     medians = [(way, list(map(statistics.median, zip(*runs, strict=True)))) for way, runs in results if runs]
     base = medians[0][1]
     print(f"{'':28} {'batch':>8} {'':8} {'training, tokens/s':>19} {'evaluation, tokens/s':>22} {'peak, MiB':>19}")
     for way, (training, evaluation, peak, flops) in medians:
         rates = f"{training:10,.0f} {base[0] / training:6.2f} x {evaluation:13,.0f} {base[1] / evaluation:6.2f} x"
         used = f"{flops / 1e12 / peak_tflops:8.1%} of the peak FLOP/s" if peak_tflops else ""
-        name = f"{way.name:28} {way.batch_size // way.at_once:3} x {way.at_once:2} {str(way.precision)[6:]:8}"
+        name = f"{way.name:28} {way.batch_size // way.micro_batch_size:3} x {way.micro_batch_size:2} {str(way.dtype)[6:]:8}"
         print(f"{name} {rates} {peak / 2**20:10,.0f} {peak / base[2]:6.2f} x{used}")
     print(f"x: how much faster {medians[0][0].name} is, how much less memory it needs")
 
@@ -203,15 +228,15 @@ def main() -> None:
     parser.add_argument("--data", default="sample")
     parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0))
     parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--steps", type=int, help="train on the texts of so many updates of minitext, not on all")
+    parser.add_argument("--steps", type=int, help="train on the texts of N updates of minitext instead of all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="minitext's")
     parser.add_argument("--attention-dropout", action="store_true", help="add minitext with the checkpoint's")
     parser.add_argument("--peers", nargs="+", choices=PEERS, help="default: default grouped (CPU), all (CUDA)")
-    parser.add_argument("--peer-batch", type=int, nargs="+", default=[8], help="Trainer's texts an update")
+    parser.add_argument("--peer-batch", type=int, nargs="+", default=[8], help="texts per update of Trainer")
     parser.add_argument("--peak-tflops", type=float, help="of the device, in minitext's precision")
     arguments = parser.parse_args()
-    results: list[tuple[Contestant, list[SavedRun]]] = [(way, []) for way in choose_contestants(arguments)]
+    results: list[tuple[Contestant, list[Measured]]] = [(way, []) for way in choose_contestants(arguments)]
     with tempfile.TemporaryDirectory() as folder:
         model = in_own_process(prepare, arguments, Path(folder))
         for seed in range(arguments.rounds):
@@ -220,7 +245,7 @@ def main() -> None:
                 try:
                     runs.append(in_own_process(measure, way, model, Path(folder) / "tokens.pt", seed))
                     print(f"{runs[-1][0]:,.0f} tokens/s")
-                except RuntimeError as error:  # too little memory, no compiler: the others go on
+                except RuntimeError as error:  # too little memory, no compiler: the others continue
                     print(f"{type(error).__name__}: {error}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "accelerate"))

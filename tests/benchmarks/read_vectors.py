@@ -2,13 +2,12 @@
 
     python tests/benchmarks/read_vectors.py [--rounds 3] [--imdb aclImdb_v1.tar.gz]
 
-Prints medians and ratios: a whole first read, only a corpus's own words, and from the cache. Every measurement is a
-process of its own; peak memory is that process's above one that has only imported torch and the package. The file is
-made anew; with --imdb its first words are the real corpus's, so that "own words" are as many as they would be.
+Prints medians and ratios, for the whole file and for a corpus's own words. Every measurement is a process of its own;
+peak memory is that process's above one that has only imported torch and the package. The file is generated; with --imdb
+its first words are those of the real corpus, so that "own words" are as many as they would be.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -18,44 +17,32 @@ from pathlib import Path
 import numpy as np
 
 WORDS, WIDTH = 400_000, 100
-PREPARE = "import re, sys, time, torch; from minitext import glove; from minitext.data.words import distinct_words; "
 MEASURE = (
-    # the kernel's peak of this very process, in KiB (getrusage would count what the parent held when it forked)
+    # the kernel's peak of this very process, in KiB (getrusage would count what the parent had when it forked)
     "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); "
     "base = peak(); start = time.perf_counter(); {work}; print(time.perf_counter() - start, (peak() - base) / 1024)"
 )
+MINITEXT = "import re, sys, time; from minitext.data.word_vectors import load_word_vectors as load; "
 WAYS = {
-    "gensim": "import re, sys, time; from gensim.models import KeyedVectors; " + MEASURE.format(
-        work="KeyedVectors.load_word2vec_format(sys.argv[1], no_header=True)"
-    ),
-    "minitext, first read": PREPARE + MEASURE.format(work="glove.read(sys.argv[1], cache=False)"),
-    "minitext, own words": PREPARE + "own = open(sys.argv[2]).read().split(); " + MEASURE.format(
-        work="glove.read(sys.argv[1], own, cache=False)"
-    ),
-    "minitext, from cache": PREPARE + MEASURE.format(work="glove.read(sys.argv[1]).index"),
-}  # fmt: skip
+    "gensim": "import re, sys, time; from gensim.models import KeyedVectors; "
+    + MEASURE.format(work="KeyedVectors.load_word2vec_format(sys.argv[1], no_header=True)"),
+    "minitext, all words": MINITEXT + MEASURE.format(work="load(sys.argv[1])"),
+    "minitext, own words": MINITEXT
+    + "own = open(sys.argv[2]).read().split(); "
+    + MEASURE.format(work="load(sys.argv[1], own)"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--imdb", help="the archive, for its words; without it a sixth of the file counts as own words")
+    parser.add_argument("--imdb", help="the archive, for its words; by default own words are a sixth of the file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         own = own_words(arguments.imdb)
         (folder / "own.txt").write_text("\n".join(own), encoding="utf-8")
         make_file(folder / "vectors.txt", own)
-        os.environ["MINITEXT_CACHE"] = str(folder / "cache")
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from minitext import glove; glove.read(sys.argv[1])",
-                folder / "vectors.txt",
-            ],
-            check=True,
-        )
         results: dict[str, list[list[float]]] = {way: [] for way in WAYS}
         for _ in range(arguments.rounds):
             for way, code in WAYS.items():
@@ -72,13 +59,13 @@ def main() -> None:
 
 
 def own_words(imdb: str | None) -> list[str]:
-    """The words of IMDB that appear at least three times: about as many as the public GloVe files hold of them."""
+    """The words of IMDB that occur at least three times: about as many as the public GloVe files have of them."""
     if imdb is None:
         return [f"word{i}" for i in range(0, WORDS, 6)]
-    from minitext.data.readers import read_imdb_archive
+    from minitext.data.imdb import read_imdb
     from minitext.data.words import distinct_words, word_ids
 
-    texts = [row.text for row in read_imdb_archive(Path(imdb))]
+    texts = [review.text for review in read_imdb(Path(imdb))]
     index = distinct_words(texts)
     counts = np.bincount(word_ids(texts, index)[0])
     return [word for word, number in index.items() if counts[number] >= 3]

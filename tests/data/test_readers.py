@@ -1,17 +1,19 @@
-"""Proves that each source (table, folder, archive) gives every labelled text once, unchanged, with its place, and that
-a source which cannot be read is refused with the file, the line and the remedy.
+"""Every source gives each text once, unchanged, with its origin; errors name file, line and remedy. A stream of texts
+has a row for each row of the file, whatever is wrong with it, and memory does not grow with the file.
 """
 
+import csv
 import gzip
 import io
-import re
-import tarfile
-from collections import Counter
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from minitext.data.readers import SPLIT_NAMES, Row, clean_html, imdb_archive, read_imdb_unlabelled, read_rows
+from minitext.data import readers
+from minitext.data.readers import SPLIT_NAMES, Row, TextRow, format_rows, read_rows, stream_texts
 from minitext.utils.errors import UserError
 
 
@@ -27,14 +29,14 @@ def labelled(path: Path, **columns: str) -> list[tuple[str, str]]:
     return [(row.text, row.label) for row in read_rows(str(path), **columns)]
 
 
-def refusal(path: Path, **columns: str) -> str:
-    """The message of the error that reading `path` ends in."""
+def error_of(path: Path, **columns: str) -> str:
+    """The message of the error that reading `path` raises."""
     with pytest.raises(UserError) as caught:
         read_rows(str(path), **columns)
     return str(caught.value)
 
 
-# Tables
+# Labelled tables
 
 SAME_ROWS = {
     ".csv": 'text,label\n"dull, long",neg\ngood,pos\n',
@@ -51,12 +53,12 @@ def test_each_kind_of_table_gives_the_same_rows(tmp_path: Path, kind: str, gz: s
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(".csv", [2, 3]), (".tsv", [2, 3]), (".jsonl", [1, 2])])
-def test_a_row_knows_its_file_and_line(tmp_path: Path, kind: str, lines: list[int]):
+def test_a_row_has_its_file_and_line(tmp_path: Path, kind: str, lines: list[int]):
     rows = read_rows(str(write(tmp_path / f"reviews{kind}", SAME_ROWS[kind])))
-    assert [row.place for row in rows] == [f"reviews{kind}:{line}" for line in lines]
+    assert [row.origin for row in rows] == [f"reviews{kind}:{line}" for line in lines]
 
 
-def test_blank_lines_of_a_table_are_passed_over_but_counted(tmp_path: Path):
+def test_blank_lines_of_a_table_are_skipped_but_counted(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\n\n\ngood,pos\n")
     assert read_rows(str(path)) == [Row("reviews.csv:4", "good", "pos")]
 
@@ -73,19 +75,19 @@ def test_a_named_column_wins_over_a_usual_one(tmp_path: Path):
     assert labelled(path, text_column="body", label_column="stars") == [("whole", "5")]
 
 
-def test_of_columns_that_differ_in_case_alone_the_first_is_taken(tmp_path: Path):
+def test_the_first_of_columns_that_differ_only_in_case_is_taken(tmp_path: Path):
     assert labelled(write(tmp_path / "reviews.csv", "TEXT,text,label\nfirst,second,pos\n")) == [("first", "pos")]
 
 
-def test_a_missing_column_is_refused_with_the_columns_that_there_are(tmp_path: Path):
-    message = refusal(write(tmp_path / "reviews.csv", "id,body,stars\n1,good,5\n"))
+def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path: Path):
+    message = error_of(write(tmp_path / "reviews.csv", "id,body,stars\n1,good,5\n"))
     assert "text, review, sentence, content" in message
     assert "among: id, body, stars" in message
     assert "--text-column" in message
 
 
-def test_a_misspelt_named_column_is_refused_with_the_columns_that_there_are(tmp_path: Path):
-    message = refusal(write(tmp_path / "reviews.csv", "text,stars\ngood,5\n"), label_column="star")
+def test_a_misspelled_column_is_an_error_that_lists_the_columns(tmp_path: Path):
+    message = error_of(write(tmp_path / "reviews.csv", "text,stars\ngood,5\n"), label_column="star")
     assert "'star' among: text, stars" in message
     assert "--label-column" in message
 
@@ -95,11 +97,11 @@ def test_a_quoted_field_keeps_its_newlines_delimiters_and_quotes(tmp_path: Path)
     assert labelled(path) == [('one\ntwo, "three"\r\nfour', "pos"), ("plain", "neg")]
 
 
-def test_windows_line_ends_leave_no_trace(tmp_path: Path):
+def test_windows_line_ends_are_not_part_of_a_value(tmp_path: Path):
     assert labelled(write(tmp_path / "reviews.csv", "text,label\r\ngood,pos\r\n")) == [("good", "pos")]
 
 
-def test_a_text_over_the_csv_module_s_limit_is_read(tmp_path: Path):
+def test_a_text_longer_than_the_default_csv_limit_is_read(tmp_path: Path):
     text = "word " * 40_000  # 200,000 characters; the csv module stops at 131,072
     assert labelled(write(tmp_path / "reviews.csv", f"text,label\n{text},pos\n")) == [(text, "pos")]
 
@@ -111,27 +113,27 @@ def test_a_unicode_line_separator_stays_inside_its_text(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", SAME_ROWS)
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, kind: str):
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path, kind: str):
     path = write(tmp_path / f"reviews{kind}", b"\xef\xbb\xbf" + SAME_ROWS[kind].encode())
     assert labelled(path)[0] == ("dull, long", "neg")
 
 
 @pytest.mark.parametrize("gz", ["", ".gz"])
-def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path, gz: str):
+def test_bytes_that_are_not_utf_8_are_an_error_with_the_line(tmp_path: Path, gz: str):
     path = write(tmp_path / f"reviews.csv{gz}", b"text,label\ngood,pos\ncaf\xe9,neg\n")
-    message = refusal(path)
+    message = error_of(path)
     assert f"{path}, line 3" in message
     assert "0xe9" in message
 
 
 @pytest.mark.parametrize("kind", SAME_ROWS)
-def test_an_empty_label_is_refused_with_its_line(tmp_path: Path, kind: str):
+def test_an_empty_label_is_an_error_with_the_line(tmp_path: Path, kind: str):
     path = write(tmp_path / f"reviews{kind}", SAME_ROWS[kind].replace("pos", "  "))
     line = 2 if kind == ".jsonl" else 3
-    assert f"{path}, line {line}: the label is empty" in refusal(path)
+    assert f"{path}, line {line}: the label is empty" in error_of(path)
 
 
-def test_spaces_around_a_label_make_no_new_class(tmp_path: Path):
+def test_spaces_around_a_label_are_ignored(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\ngood,pos\nfine, pos \n")
     assert [label for _, label in labelled(path)] == ["pos", "pos"]
 
@@ -140,48 +142,48 @@ def test_an_empty_text_is_kept(tmp_path: Path):
     assert labelled(write(tmp_path / "reviews.csv", "text,label\n,pos\n")) == [("", "pos")]
 
 
-def test_too_many_fields_are_refused_with_their_line(tmp_path: Path):
+def test_too_many_fields_are_an_error_with_the_line(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\ngood,pos\nlong, and dull,neg\n")
-    message = refusal(path)
+    message = error_of(path)
     assert f"{path}, line 3" in message
     assert "2 columns" in message
     assert "quotes" in message
 
 
-def test_too_few_fields_are_refused_with_their_line(tmp_path: Path):
+def test_too_few_fields_are_an_error_with_the_line(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\ngood,pos\nno label here\n")
-    assert f"{path}, line 3: no value for 'label'" in refusal(path)
+    assert f"{path}, line 3: no value for 'label'" in error_of(path)
 
 
 @pytest.mark.parametrize("bad", ['"never closed,neg\nfine,pos', '"closed" too early,neg'])
-def test_a_misplaced_quote_is_refused_with_the_line_it_stands_on(tmp_path: Path, bad: str):
+def test_a_misplaced_quote_is_an_error_with_the_line(tmp_path: Path, bad: str):
     path = write(tmp_path / "reviews.csv", f"text,label\ngood,pos\n{bad}\n")
-    assert f"{path}, line 3" in refusal(path)
+    assert f"{path}, line 3" in error_of(path)
 
 
 @pytest.mark.parametrize("bad", ['{"text": "x", "label": ', "text,label", "{'text': 1}"])
-def test_a_line_that_is_not_json_is_refused_with_its_number(tmp_path: Path, bad: str):
+def test_a_line_that_is_not_json_is_an_error_with_the_line(tmp_path: Path, bad: str):
     path = write(tmp_path / "reviews.jsonl", '{"text": "good", "label": "pos"}\n\n' + bad + "\n")
-    assert f"{path}, line 3: not JSON" in refusal(path)
+    assert f"{path}, line 3: not a JSON object" in error_of(path)
 
 
 @pytest.mark.parametrize("bad", ['["good", "pos"]', '"good"', "null"])
-def test_json_that_is_no_object_is_refused_with_its_line(tmp_path: Path, bad: str):
+def test_json_that_is_no_object_is_an_error_with_the_line(tmp_path: Path, bad: str):
     path = write(tmp_path / "reviews.jsonl", '{"text": "good", "label": "pos"}\n' + bad + "\n")
-    assert f"{path}, line 2: expected an object" in refusal(path)
+    assert f"{path}, line 2: not a JSON object; expected an object" in error_of(path)
 
 
 @pytest.mark.parametrize("bad", ['{"text": "x"}', '{"text": "x", "label": null}', '{"text": ["x"], "label": "pos"}'])
-def test_a_record_without_a_usable_value_is_refused_with_its_line(tmp_path: Path, bad: str):
+def test_a_record_without_a_usable_value_is_an_error_with_the_line(tmp_path: Path, bad: str):
     path = write(tmp_path / "reviews.jsonl", '{"text": "good", "label": "pos"}\n' + bad + "\n")
-    assert f"{path}, line 2: no value for" in refusal(path)
+    assert f"{path}, line 2: no value for" in error_of(path)
 
 
 def test_a_json_number_is_a_label(tmp_path: Path):
     assert labelled(write(tmp_path / "reviews.jsonl", '{"text": "good", "label": 5}\n')) == [("good", "5")]
 
 
-def test_blank_lines_of_jsonl_are_passed_over_but_counted(tmp_path: Path):
+def test_blank_lines_of_jsonl_are_skipped_but_counted(tmp_path: Path):
     path = write(tmp_path / "reviews.jsonl", '\n{"text": "good", "label": "pos"}\n\n')
     assert read_rows(str(path)) == [Row("reviews.jsonl:2", "good", "pos")]
 
@@ -192,42 +194,53 @@ def test_the_split_column_is_read(tmp_path: Path, written: str):
     assert [row.split for row in read_rows(str(path))] == [SPLIT_NAMES[written.strip().lower()]]
 
 
-def test_an_unknown_split_is_refused_with_its_line(tmp_path: Path):
+def test_an_unknown_split_is_an_error_with_the_line(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label,split\ngood,pos,train\nbad,neg,holdout\n")
-    assert f"{path}, line 3: split 'holdout' is none of train" in refusal(path)
+    assert f"{path}, line 3: split 'holdout' is none of train" in error_of(path)
 
 
-def test_html_of_a_table_is_left_as_it_is(tmp_path: Path):
+def test_the_tag_column_is_read_if_there_is_one(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label,tag\ngood,pos,plain\nbad,neg,\n")
+    (tmp_path / "b.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    assert [row.tag for row in read_rows(str(tmp_path / "a.csv"))] == ["plain", ""]
+    assert [row.tag for row in read_rows(str(tmp_path / "b.csv"))] == ["", ""]
+
+
+def test_html_in_a_table_is_kept(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\nR&amp;B<br />soul,pos\n")
     assert labelled(path) == [("R&amp;B<br />soul", "pos")]
 
 
-@pytest.mark.parametrize("content", ["", "text,label\n"])
-def test_a_table_without_rows_is_refused(tmp_path: Path, content: str):
-    assert "holds no labelled text" in refusal(write(tmp_path / "reviews.csv", content))
+def test_a_table_without_rows_is_an_error(tmp_path: Path):
+    assert "has no labelled text" in error_of(write(tmp_path / "reviews.csv", "text,label\n"))
 
 
-def test_an_unknown_kind_of_file_is_refused_with_the_known_kinds(tmp_path: Path):
-    message = refusal(write(tmp_path / "reviews.xlsx", b"PK"))
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_table_without_column_names_is_an_error(tmp_path: Path, content: str):
+    assert "line 1: no column names" in error_of(write(tmp_path / "reviews.csv", content))
+
+
+def test_an_unknown_kind_of_file_is_an_error_that_lists_the_known_kinds(tmp_path: Path):
+    message = error_of(write(tmp_path / "reviews.xlsx", b"PK"))
     assert "'.xlsx'" in message
     assert ".csv, .tsv, .jsonl" in message
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path: Path):
-    assert f"{tmp_path / 'nowhere.csv'}: there is no such file" in refusal(tmp_path / "nowhere.csv")
+def test_a_missing_path_is_an_error(tmp_path: Path):
+    assert f"{tmp_path / 'nowhere.csv'}: no such file" in error_of(tmp_path / "nowhere.csv")
 
 
 @pytest.mark.parametrize("kept", [5, -9, -1])  # inside the header, inside the data, inside the checksum
-def test_a_truncated_gzip_table_is_refused(tmp_path: Path, kept: int):
+def test_a_truncated_gzip_table_is_an_error(tmp_path: Path, kept: int):
     path = tmp_path / "reviews.csv.gz"
     path.write_bytes(gzip.compress(b"text,label\ngood,pos\n")[:kept])
-    assert "not a whole gzip file" in refusal(path)
+    assert "not a complete gzip file" in error_of(path)
 
 
-def test_a_gz_that_is_no_gzip_is_refused(tmp_path: Path):
+def test_a_gz_file_that_is_not_gzipped_is_an_error(tmp_path: Path):
     path = tmp_path / "reviews.csv.gz"
     path.write_bytes(b"text,label\ngood,pos\n")
-    assert "not a whole gzip file" in refusal(path)
+    assert "not a complete gzip file" in error_of(path)
 
 
 # Folders
@@ -254,200 +267,196 @@ def test_a_folder_per_split_and_class_gives_both(tmp_path: Path):
     }
 
 
-def test_files_that_are_no_text_are_passed_over(tmp_path: Path):
+def test_files_that_are_no_texts_are_skipped(tmp_path: Path):
     write(tmp_path / "README", "about")
     write(tmp_path / "pos" / "1.txt", "good")
     write(tmp_path / "pos" / "scores.csv", "1,2")
     assert labelled(tmp_path) == [("good", "pos")]
 
 
-def test_a_folder_without_texts_is_refused_with_an_example(tmp_path: Path):
+def test_a_folder_without_texts_is_an_error_with_an_example(tmp_path: Path):
     write(tmp_path / "1.txt", "a text, but in no class")
-    assert f"{tmp_path}/positive/1.txt" in refusal(tmp_path)
+    assert f"{tmp_path}/positive/1.txt" in error_of(tmp_path)
 
 
-def test_a_text_file_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path):
+def test_a_text_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path: Path):
     path = write(tmp_path / "pos" / "1.txt", b"good\ncaf\xe9\n")
-    assert f"{path}, line 2" in refusal(tmp_path)
+    assert f"{path}, line 2" in error_of(tmp_path)
 
 
-# IMDB, unpacked and as an archive
-
-MEMBERS = {  # a small aclImdb; the file name holds the review's number and its rating
-    "aclImdb/README": "Large Movie Review Dataset",
-    "aclImdb/train/labeledBow.feat": "9 0:9",
-    "aclImdb/train/urls_pos.txt": "http://www.imdb.com/title/tt0210075/usercomments",
-    "aclImdb/test/pos/0_10.txt": "Great<br /><br />fun",
-    "aclImdb/test/neg/0_2.txt": "R&amp;B was &quot;dull&quot;",
-    "aclImdb/train/pos/0_9.txt": "good",
-    "aclImdb/train/neg/0_3.txt": "bad",
-    "aclImdb/train/unsup/0_0.txt": "who<br/>knows",
-    "aclImdb/train/unsup/1_0.txt": "nobody",
-}
-ROWS = {
-    Row("test/pos/0_10.txt", "Great  fun", "pos", "test"),
-    Row("test/neg/0_2.txt", 'R&B was "dull"', "neg", "test"),
-    Row("train/pos/0_9.txt", "good", "pos", "train"),
-    Row("train/neg/0_3.txt", "bad", "neg", "train"),
-}
+# Streams of texts
 
 
-def archive(path: Path, members: dict[str, str | bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            data = content.encode() if isinstance(content, str) else content
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return path
+def rows(name: str, content: str | bytes, **settings: object) -> list[TextRow]:
+    data = content.encode() if isinstance(content, str) else content
+    return list(stream_texts(Path(name), io.BytesIO(data), **settings))
 
 
-def everything_below(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*"))
+def test_a_text_row_has_the_line_where_it_begins():
+    found = rows("a.csv", 'text,id\n"two\nlines",1\nnext,2\n')
+    assert found == [TextRow(2, "two\nlines"), TextRow(4, "next")]
 
 
-def test_the_unpacked_imdb_gives_its_labelled_reviews_cleaned(tmp_path: Path):
-    for name, content in MEMBERS.items():
-        write(tmp_path / name, content)
-    rows = read_rows(str(tmp_path / "aclImdb"))
-    assert set(rows) == ROWS
-    assert len(rows) == len(ROWS)
+def test_the_name_decides_on_the_kind():
+    assert rows("a.tsv", 'id\tReview\n1\t"a\tb"\n') == [TextRow(2, "a\tb")]
+    assert rows("a.jsonl", '{"sentence": "x"}\n\n{"sentence": 7}\n') == [TextRow(1, "x"), TextRow(3, "7")]
+    assert rows("a.txt", "x, y\r\n\r\nz") == [TextRow(1, "x, y"), TextRow(2, "", "empty text"), TextRow(3, "z")]
+    assert rows("a.log", "x\n") == [TextRow(1, "x")]
 
 
-@pytest.mark.parametrize("name", ["aclImdb_v1.tar.gz", "imdb.tgz"])
-def test_the_archive_gives_the_same_rows_as_the_unpacked_folder(tmp_path: Path, name: str):
-    rows = read_rows(str(archive(tmp_path / name, MEMBERS)))
-    assert set(rows) == ROWS
-    assert len(rows) == len(ROWS)
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl", ".txt"])
+def test_a_gzipped_stream_has_the_same_rows(kind: str):
+    content = b'{"text": "good"}\n' if kind == ".jsonl" else b"text\ngood\n"
+    assert rows("a" + kind + ".gz", gzip.compress(content)) == rows("a" + kind, content)
 
 
-def test_reading_the_archive_unpacks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    read_rows(str(path))
-    assert everything_below(tmp_path) == [path]
+def test_a_byte_order_mark_is_not_part_of_the_stream():
+    assert rows("a.csv", b"\xef\xbb\xbftext\ngood\n") == [TextRow(2, "good")]
+    assert rows("a.txt", b"\xef\xbb\xbfgood\n") == [TextRow(1, "good")]
 
 
-def test_the_archive_s_unlabelled_reviews_are_reachable(tmp_path: Path):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    assert read_imdb_unlabelled(path) == ["who knows", "nobody"]
+def test_bytes_that_are_not_utf8_are_replaced_in_a_stream():
+    assert rows("a.csv", b"text,id\ncaf\xe9,1\n", keep=["id"]) == [TextRow(2, "caf\ufffd", "", ("1",))]
 
 
-def test_imdb_in_the_cache_is_not_downloaded_again(own_cache: Path):
-    path = archive(own_cache / "aclImdb_v1.tar.gz", MEMBERS)
-    assert imdb_archive() == path
-    assert set(read_rows("imdb")) == ROWS
+def test_half_a_character_in_json_becomes_a_question_mark():
+    assert rows("a.jsonl", '{"text": "a \\ud83d"}') == [TextRow(1, "a ?")]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_an_archive_cut_short_is_refused(tmp_path: Path, share: float):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    message = refusal(path)
-    assert str(path) in message
-    assert "not a whole tar.gz archive" in message
+def test_a_line_separator_inside_a_json_string_ends_no_row():
+    assert rows("a.jsonl", '{"text": "a\u2028b"}\n{"text": "c"}') == [TextRow(1, "a\u2028b"), TextRow(2, "c")]
 
 
-def test_an_archive_without_its_checksum_is_refused(tmp_path: Path):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    path.write_bytes(path.read_bytes()[:-8])  # gzip ends with a CRC-32 and a length, 4 bytes each
-    assert "not a whole tar.gz archive" in refusal(path)
+def test_a_text_column_may_be_named():
+    assert rows("a.csv", "text,body\nno,yes\n", text_column="body") == [TextRow(2, "yes")]
 
 
-@pytest.mark.parametrize("name", ["../train/pos/1_9.txt", "aclImdb/../../train/pos/1_9.txt", "/train/pos/1_9.txt"])
-def test_an_archive_whose_member_points_outside_is_refused(tmp_path: Path, name: str):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS | {name: "outside"})
-    message = refusal(path)
-    assert repr(name) in message
-    assert "points outside" in message
+def test_kept_columns_have_their_values_or_their_json():
+    assert rows("a.csv", "id,text,n\n1,x\n", keep=["n", "id"]) == [TextRow(2, "x", "", (None, "1"))]
+    found = rows("a.jsonl", '{"text": "x", "id": 7, "tags": ["é"]}\n{"text": "y"}', keep=["id", "tags"])
+    assert [row.kept for row in found] == [(7, '["é"]'), (None, None)]
 
 
-def test_a_link_in_the_archive_is_not_followed(tmp_path: Path):
-    secret = write(tmp_path / "secret.txt", "secret")
-    with tarfile.open(tmp_path / "aclImdb_v1.tar.gz", "w:gz") as tar:
-        link = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
-        link.type, link.linkname = tarfile.SYMTYPE, str(secret)
-        tar.addfile(link)
-    assert "holds no reviews" in refusal(tmp_path / "aclImdb_v1.tar.gz")
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>moved</html>", gzip.compress(b"<html>moved</html>" * 100)])
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes):
-    path = tmp_path / "aclImdb_v1.tar.gz"
-    path.write_bytes(content)
-    assert "not a whole tar.gz archive" in refusal(path)
-
-
-def test_an_archive_of_something_else_is_refused(tmp_path: Path):
-    path = archive(tmp_path / "other.tar.gz", {"other/data.txt": "text"})
-    assert "holds no reviews" in refusal(path)
-
-
-def test_a_review_that_is_not_utf_8_is_refused_with_its_member(tmp_path: Path):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS | {"aclImdb/train/pos/1_9.txt": b"caf\xe9"})
-    message = refusal(path)
-    assert "train/pos/1_9.txt" in message
-    assert "UTF-8" in message
+# Rows without a text
 
 
 @pytest.mark.parametrize(
-    ("raw", "clean"),
+    ("content", "note"),
+    [("1,\n", "empty text"), ('1,"  "\n', "empty text"), ("1\n", "no text"), ("1,a,b\n", "3 fields for 2 columns")],
+)
+def test_a_csv_row_without_a_text_has_a_note_and_the_next_row_is_read(content: str, note: str):
+    assert rows("a.csv", "id,text\n" + content + "2,good\n") == [TextRow(2, "", note), TextRow(3, "good")]
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
     [
-        ("one<br />two<br/>three<br>four", "one two three four"),
-        ("caf&eacute; &amp; bar &lt;3", "café & bar <3"),
-        ("&lt;br /&gt;", "<br />"),  # what the writer wrote as text is text
-        ("a < b & c", "a < b & c"),
-        ("plain", "plain"),
+        ('{"text": ""}', "empty text"),
+        ('{"text": null}', "no text"),
+        ('{"text": ["a"]}', "no text"),
+        ('{"other": "a"}', "no text"),
+        ('"a"', "not a JSON object"),
+        ('{"text": "a"', "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),  # deeper than Python goes
+        ('{"text": ' + "9" * 5_000 + "}", "not a JSON object"),  # more digits than Python reads
     ],
 )
-def test_breaks_become_spaces_and_entities_characters(raw: str, clean: str):
-    assert clean_html(raw) == clean
+def test_a_json_row_without_a_text_has_a_note_and_the_next_row_is_read(line: str, note: str):
+    found = rows("a.jsonl", f'{{"text": "x"}}\n{line}\n{{"text": "good"}}\n')
+    assert found == [TextRow(1, "x"), TextRow(2, "", note), TextRow(3, "good")]
 
 
-# The real IMDB
+def test_columns_are_found_after_a_broken_first_line_of_json():
+    assert rows("a.jsonl", '{\n{"text": "good"}\n', keep=[]) == [
+        TextRow(1, "", "not a JSON object"),
+        TextRow(2, "good"),
+    ]
 
 
-@pytest.fixture(scope="module")
-def imdb_rows(imdb: Path) -> list[Row]:
-    return read_rows(str(imdb))
+def test_a_row_with_too_many_fields_keeps_no_values():
+    assert [row.kept for row in rows("a.csv", "text,id\na,b,1\nc,2\n", keep=["id"])] == [(None,), ("2",)]
 
 
-@pytest.mark.slow
-def test_imdb_holds_12_500_reviews_of_each_split_and_class(imdb_rows: list[Row]):
-    assert Counter((row.split, row.label) for row in imdb_rows) == {
-        (split, label): 12_500 for split in ("train", "test") for label in ("pos", "neg")
-    }
+def test_a_blank_line_is_an_empty_text_only_in_a_table_of_one_column():
+    assert rows("a.csv", "text\na\n\nb\n") == [TextRow(2, "a"), TextRow(3, "", "empty text"), TextRow(4, "b")]
+    assert rows("a.csv", "text,id\na,1\n\nb,2\n") == [TextRow(2, "a"), TextRow(4, "b")]
 
 
-@pytest.mark.slow
-def test_imdb_places_are_distinct(imdb_rows: list[Row]):
-    assert len({row.place for row in imdb_rows}) == 50_000
+# Errors of a stream
 
 
-@pytest.mark.slow
-def test_no_break_tag_is_left_in_imdb(imdb_rows: list[Row]):
-    assert [row.place for row in imdb_rows if re.search(r"<br\s*/?>", row.text)] == []
+def test_an_unclosed_quote_is_an_error_with_the_line_where_its_row_begins():
+    with pytest.raises(UserError, match=r"a\.csv, line 3: .*quote"):
+        rows("a.csv", 'text,id\ngood,1\n"bad,2\nfine,3\n')
 
 
-@pytest.mark.slow
-def test_imdb_has_50_000_unlabelled_reviews(imdb: Path):
-    assert len(read_imdb_unlabelled(imdb)) == 50_000
+def test_an_unclosed_quote_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(readers, "MAX_FIELD", 50)
+    file = io.BytesIO(b'text\n"' + b"word\n" * 1_000_000)
+    with pytest.raises(UserError, match=r"a\.csv, line 2: field larger than field limit \(50\)"):
+        list(stream_texts(Path("a.csv"), file))
+    assert file.tell() < 100_000
 
 
-@pytest.mark.slow
-def test_imdb_s_known_repeats_are_found(imdb_rows: list[Row]):
-    """Of the cleaned texts, word for word; the counts belong to the published archive and never change."""
-    train = [row.text for row in imdb_rows if row.split == "train"]
-    test = [row.text for row in imdb_rows if row.split == "test"]
-    trained_on = set(train)
-    assert sum(text in trained_on for text in test) == 123
-    assert len(train) - len(trained_on) == 96
-    assert len(test) - len(set(test)) == 199
+def test_a_gzip_stream_that_is_cut_short_is_an_error():
+    content = gzip.compress(b"".join(b"text %d\n" % number for number in range(10_000)))
+    with pytest.raises(UserError, match=r"a\.txt\.gz: not a complete gzip file"):
+        rows("a.txt.gz", content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"a\.txt\.gz: not a complete gzip file"):
+        rows("a.txt.gz", b"plain text\n")
 
 
-def test_a_column_of_tags_is_read_and_other_tables_have_none(tmp_path):
-    (tmp_path / "a.csv").write_text("text,label,tag\ngood,pos,plain\nbad,neg,\n")
-    (tmp_path / "b.csv").write_text("text,label\ngood,pos\nbad,neg\n")
-    assert [row.tag for row in read_rows(str(tmp_path / "a.csv"))] == ["plain", ""]
-    assert [row.tag for row in read_rows(str(tmp_path / "b.csv"))] == ["", ""]
+def test_missing_columns_of_a_stream_are_errors():
+    with pytest.raises(UserError, match=r"a\.csv, line 1: no column any of text, .* --text-column"):
+        rows("a.csv", "id,words\n1,x\n")
+    with pytest.raises(UserError, match=r"a\.csv, line 1: no column 'author' .* --keep-columns"):
+        rows("a.csv", "id,text\n1,x\n", keep=["author"])
+    with pytest.raises(UserError, match=r"a\.csv, line 1: no column names"):
+        rows("a.csv", "")
+    with pytest.raises(UserError, match=r"a\.txt: has one text per line and no columns"):
+        rows("a.txt", "x\n", keep=["id"])
+
+
+# Memory
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.csv.gz"])
+def test_the_first_row_is_read_without_the_rest_of_the_file(name: str):
+    line = json.dumps({"text": "good"}) + "\n" if name == "a.jsonl" else "text\n"
+    data = line.encode() * 1_000_000
+    file = io.BytesIO(
+        gzip.compress(data, 0) if name.endswith(".gz") else data
+    )  # 0: stored, so that bytes can be counted
+    next(stream_texts(Path(name), file))
+    assert file.tell() < 300_000  # of 5 million or more; buffers hold 8 to 128 KiB
+
+
+# Laws
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=8), st.sampled_from([".csv", ".tsv"]))
+def test_every_row_that_csv_writes_is_read_with_its_values(cells: list[tuple[str, str]], kind: str):
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=readers.TABLE_DELIMITERS[kind]).writerows([("id", "text"), *cells])
+    found = rows("a" + kind, file.getvalue(), keep=["id"])
+    assert [(row.kept[0], row.text) for row in found] == [(id_, text if text.strip() else "") for id_, text in cells]
+    assert [bool(row.note) for row in found] == [not text.strip() for _, text in cells]
+
+
+@given(st.lists(st.one_of(TEXT, TEXT.map(lambda text: json.dumps({"text": text}))), max_size=8))
+def test_every_line_of_json_that_is_not_blank_is_a_row(lines: list[str]):
+    lines = ['{"text": "first"}', *(line.replace("\n", "") for line in lines)]
+    assert [row.line for row in rows("a.jsonl", "\n".join(lines))] == [
+        number for number, line in enumerate(lines, start=1) if line.strip()
+    ]
+
+
+@given(st.lists(st.tuples(TEXT, st.one_of(st.none(), TEXT, st.floats(allow_nan=False))), max_size=6))
+def test_formatted_rows_are_read_back(cells: list[tuple]):
+    columns = ("a", "b")
+    read = list(csv.reader(io.StringIO(format_rows(".tsv", columns, cells), newline=""), delimiter="\t", strict=True))
+    assert read == [[a, "" if b is None else str(b)] for a, b in cells]
+    lines = format_rows(".jsonl", columns, cells).split("\n")
+    assert [tuple(json.loads(line).values()) for line in lines[:-1]] == cells

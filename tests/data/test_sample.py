@@ -3,6 +3,7 @@ positive, no two alike, and vectors that know their words.
 """
 
 import gzip
+import json
 from collections import Counter
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minitext.data import word_vectors as glove
-from minitext.data.dataset import DataConfig, Dataset, load
-from minitext.data.duplicates import find_twins
-from minitext.data.readers import SAMPLE, json_records
+from minitext.data.dataset import DataConfig, load_dataset
+from minitext.data.readers import SAMPLE
+from minitext.data.word_vectors import SAMPLE as SAMPLE_VECTORS
+from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
 from minitext.models import hub
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
@@ -23,7 +24,7 @@ from minitext.pretraining.mlm import load_existing
 
 @pytest.fixture(scope="module")
 def records() -> list[dict]:
-    return [record for _, record in json_records(SAMPLE, SAMPLE.read_text(encoding="utf-8"))]
+    return [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +47,19 @@ def test_there_are_six_tags_and_each_has_both_labels(records):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_test_part_is_fixed_and_validation_is_carved_from_train(records, seed: int):
-    splits = load(DataConfig(data="sample"), seed)
+def test_the_test_split_is_fixed_and_validation_is_split_off_from_train(records, seed: int):
+    splits = load_dataset(DataConfig(data="sample"), seed)
     assert [len(part) for part in splits] == [404, 46, 150]
     assert splits.test.texts == [record["text"] for record in records if record["split"] == "test"]
 
 
-def test_every_part_is_half_positive():
-    for part in load(DataConfig(data="sample"), 0):
+def test_half_of_every_split_is_positive():
+    for part in load_dataset(DataConfig(data="sample"), 0):
         assert np.bincount(part.labels).tolist() == [len(part) // 2] * 2
 
 
-def test_no_review_stands_there_twice_exactly_or_nearly(texts):
-    apart = [Dataset([text], np.zeros(1, np.int64), ("any",), [str(i)]) for i, text in enumerate(texts)]
-    exact, near = (np.concatenate(tables) for tables in find_twins(apart))  # (600, 600) each
-    assert exact.sum() == 600  # each is its own twin
-    assert not (near & ~exact).any()
+def test_no_review_occurs_twice(texts):
+    assert len({tuple(words(text)) for text in texts}) == 600
 
 
 def test_no_two_reviews_open_with_the_same_six_words(texts):
@@ -70,18 +68,18 @@ def test_no_two_reviews_open_with_the_same_six_words(texts):
 
 
 def test_the_vectors_are_20000_of_width_100():
-    vectors = glove.read("sample")
-    assert (len(vectors.words), vectors.table.shape, vectors.duplicates) == (20_000, (20_000, 100), 0)
+    vectors = load_word_vectors("sample")
+    assert (len(vectors.words), vectors.table.shape) == (20_000, (20_000, 100))
     assert vectors.table.isfinite().all()
 
 
-def test_the_vectors_file_is_gzipped_text_with_a_word_and_100_numbers_a_line():
-    with gzip.open(glove.SAMPLE, "rt", encoding="utf-8") as file:
+def test_each_line_of_the_vectors_file_has_a_word_and_100_numbers():
+    with gzip.open(SAMPLE_VECTORS, "rt", encoding="utf-8") as file:
         assert {len(line.split(" ")) for line in file} == {101}
 
 
-def test_the_vectors_know_over_90_percent_of_the_samples_words(texts):
-    known = set(glove.read("sample").words)
+def test_the_vectors_cover_over_90_percent_of_the_samples_words(texts):
+    known = set(load_word_vectors("sample").words)
     found = [word in known for text in texts for word in words(text)]
     assert sum(found) / len(found) > 0.9
 
@@ -93,7 +91,7 @@ def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
 # The small BERT
 
 
-def test_all_that_travels_with_the_package_fits_into_12_megabytes():
+def test_the_bundled_files_fit_into_12_megabytes():
     files = [path for path in SAMPLE.parent.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"reviews.jsonl", "vectors.txt.gz", "model.safetensors", "tokenizer.json"}
     assert sum(path.stat().st_size for path in files) <= 12_000_000
@@ -108,7 +106,7 @@ def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
 
 def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
     _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
-    assert notes[0] == "newly drawn: dense.weight, dense.bias, output.weight, output.bias"
+    assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from minitext.data import tokenizer as tokens
-from minitext.data.tokenizer import TokenizerConfig, digest, encode, load_tokenizer, pad_id, train_tokenizer
+from minitext.data.tokenizer import TokenizerConfig, encode, load_tokenizer, pad_id, tokenizer_sha256, train_tokenizer
 from minitext.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,13 +49,13 @@ def test_a_trained_tokenizer_lower_cases_and_splits_off_punctuation():
     assert tokenizer.encode("FILM,good!").tokens == ["film", ",", "good", "!"]
 
 
-def test_an_unseen_word_is_spelt_in_pieces_of_seen_ones():
+def test_an_unseen_word_is_split_into_known_pieces():
     tokenizer = train_tokenizer(["low er newest"], 200)
     assert tokenizer.decode(tokenizer.encode("lower").ids) == "lower"
     assert "[UNK]" not in tokenizer.encode("lower").tokens
 
 
-def test_a_character_that_training_never_saw_is_unknown():
+def test_an_unseen_character_is_unknown():
     assert train_tokenizer(["abc"], 100).encode("ж").tokens == ["[UNK]"]
 
 
@@ -65,13 +65,13 @@ def test_special_tokens_have_the_ids_0_to_4():
 
 
 def test_training_twice_gives_the_same_tokenizer():
-    assert len({digest(train_tokenizer(TEXTS + TIES, 300)) for _ in range(4)}) == 1
+    assert len({tokenizer_sha256(train_tokenizer(TEXTS + TIES, 300)) for _ in range(4)}) == 1
 
 
 def test_hash_seeds_do_not_change_the_vocabulary():
     code = (
         "from minitext.data.tokenizer import *; from tests.data.test_tokenizer import TEXTS, TIES\n"
-        "print(digest(train_tokenizer(TEXTS + TIES, 300)))"
+        "print(tokenizer_sha256(train_tokenizer(TEXTS + TIES, 300)))"
     )
     found = {
         subprocess.run(
@@ -80,7 +80,7 @@ def test_hash_seeds_do_not_change_the_vocabulary():
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert found == {digest(train_tokenizer(TEXTS + TIES, 300)) + "\n"}
+    assert found == {tokenizer_sha256(train_tokenizer(TEXTS + TIES, 300)) + "\n"}
 
 
 def test_a_literal_piece_in_a_text_is_not_a_special_token():
@@ -89,12 +89,12 @@ def test_a_literal_piece_in_a_text_is_not_a_special_token():
     assert tokenizer.encode("##a").tokens == ["#", "#", "a"]
 
 
-def test_the_vocabulary_is_at_most_as_large_as_asked():
+def test_the_vocabulary_is_at_most_vocab_size():
     assert train_tokenizer(TEXTS + TIES, 120).get_vocab_size() == 120
 
 
-@pytest.mark.parametrize("wrong", [{"max_length": 3}, {"vocabulary": 99}])
-def test_settings_that_cannot_work_are_refused(wrong: dict):
+@pytest.mark.parametrize("wrong", [{"max_length": 3}, {"vocab_size": 99}])
+def test_impossible_settings_are_refused(wrong: dict):
     with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
         TokenizerConfig(**wrong)
 
@@ -118,7 +118,7 @@ def test_special_tokens_count_in_the_length(truncate: str, kept: list[int]):
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
-def test_a_text_of_exactly_the_length_is_whole(truncate: str):
+def test_a_text_of_exactly_the_maximum_length_is_not_truncated(truncate: str):
     assert encode_one(digits_tokenizer(template=True), "1 2 3 4", 6, truncate) == [10, 1, 2, 3, 4, 11]
 
 
@@ -134,14 +134,14 @@ def test_no_texts_give_no_ids():
     assert (found.ids.tolist(), found.offsets.tolist()) == ([], [0])
 
 
-def test_offsets_say_where_each_text_lies():
+def test_offsets_delimit_the_texts():
     found = encode(digits_tokenizer(), ["1 2", "", "3 4 5"], 10, "head")
     assert found.ids.tolist() == [1, 2, 3, 4, 5]
     assert found.offsets.tolist() == [0, 2, 2, 5]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1024])
-def test_encoding_equals_the_librarys_one_by_one(monkeypatch, chunk: int):
+def test_encoding_equals_the_tokenizers_library_text_by_text(monkeypatch, chunk: int):
     monkeypatch.setattr(tokens, "CHUNK", chunk)
     tokenizer = train_tokenizer(TEXTS, 150)
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
@@ -158,13 +158,18 @@ def test_a_tokenizers_own_padding_and_truncation_are_switched_off():
     assert encode_one(tokenizer, "1 2 3 4") == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("token", "number"), [("[PAD]", 1), ("<pad>", 1), ("other", 0)])
-def test_the_padding_id_is_that_of_the_padding_token_else_0(token: str, number: int):
-    assert pad_id(Tokenizer(WordLevel({"a": 0, token: 1}, unk_token="a"))) == number
+@pytest.mark.parametrize("token", ["[PAD]", "<pad>"])
+def test_the_padding_id_is_that_of_the_padding_token(token: str):
+    assert pad_id(Tokenizer(WordLevel({"a": 0, token: 1}, unk_token="a"))) == 1
 
 
-def test_the_digest_changes_with_the_vocabulary():
-    assert digest(train_tokenizer(["abc"] * 3, 100)) != digest(train_tokenizer(["abd"] * 3, 100))
+def test_a_tokenizer_without_a_padding_token_cannot_pad():
+    with pytest.raises(UserError, match=r"no padding token.*--pad-to"):
+        pad_id(Tokenizer(WordLevel({"a": 0, "other": 1}, unk_token="a")))
+
+
+def test_the_sha256_changes_with_the_vocabulary():
+    assert tokenizer_sha256(train_tokenizer(["abc"] * 3, 100)) != tokenizer_sha256(train_tokenizer(["abd"] * 3, 100))
 
 
 # Loading
@@ -173,10 +178,10 @@ def test_the_digest_changes_with_the_vocabulary():
 @pytest.mark.parametrize("source", ["tokenizer.json", "."])
 def test_a_tokenizer_comes_from_a_file_or_its_folder(tmp_path, source: str):
     digits_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    assert digest(load_tokenizer(str(tmp_path / source))) == digest(digits_tokenizer())
+    assert tokenizer_sha256(load_tokenizer(str(tmp_path / source))) == tokenizer_sha256(digits_tokenizer())
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(UserError, match="other.json: cannot be read as a tokenizer"):
         load_tokenizer(str(tmp_path / "other.json"))
@@ -187,7 +192,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-def test_a_path_that_is_neither_here_nor_a_hub_id_is_refused(tmp_path):
+def test_a_missing_path_that_is_not_a_hub_id_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither a file or folder here nor a Hub id"):
         load_tokenizer(str(tmp_path / "missing" / "tokenizer.json"))
 
@@ -228,7 +233,7 @@ def ask_hub(tmp_path: Path, repository: str, endpoint: str, **more: str) -> str:
     """What loading from the Hub prints, in a process of its own: the client reads its settings when it is imported."""
     code = (
         "import sys; from minitext.data.tokenizer import *\n"
-        "try: print(digest(load_tokenizer(sys.argv[1])))\n"
+        "try: print(tokenizer_sha256(load_tokenizer(sys.argv[1])))\n"
         "except UserError as error: print('refused:', error)"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -241,12 +246,12 @@ def ask_hub(tmp_path: Path, repository: str, endpoint: str, **more: str) -> str:
 
 
 def test_a_tokenizer_comes_from_the_hub_and_then_from_its_cache(tmp_path, hub: str):
-    assert ask_hub(tmp_path, "owner/name", hub) == digest(digits_tokenizer())
-    assert ask_hub(tmp_path, "owner/name", hub, HF_HUB_OFFLINE="1") == digest(digits_tokenizer())
+    assert ask_hub(tmp_path, "owner/name", hub) == tokenizer_sha256(digits_tokenizer())
+    assert ask_hub(tmp_path, "owner/name", hub, HF_HUB_OFFLINE="1") == tokenizer_sha256(digits_tokenizer())
 
 
 @pytest.mark.parametrize("repository", ["owner/other", "nobody/nothing"])
-def test_what_the_hub_lacks_is_refused_in_one_line(tmp_path, hub: str, repository: str):
+def test_a_file_missing_on_the_hub_is_refused_in_one_line(tmp_path, hub: str, repository: str):
     found = ask_hub(tmp_path, repository, hub)
     assert found.startswith(f"refused: {repository}: the Hub has no tokenizer.json for it")
     assert "\n" not in found
@@ -255,3 +260,8 @@ def test_what_the_hub_lacks_is_refused_in_one_line(tmp_path, hub: str, repositor
 def test_offline_with_nothing_cached_is_refused_in_one_line(tmp_path):
     found = ask_hub(tmp_path, "owner/name", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert found == "refused: owner/name: not in the Hub's cache, and the Hub cannot be reached"
+
+
+def test_padding_shorter_than_the_maximum_length_is_refused():
+    with pytest.raises(UserError, match="--pad-to 8 is less than --max-length 16"):
+        TokenizerConfig(max_length=16, pad_to=8)

@@ -1,27 +1,22 @@
-"""Proves that a vector file gives the same words and rows in whatever shape it comes, whole or for some words only,
-that a wrong file is refused with its line, and that neighbours and written files are right.
+"""Word vectors are the same whatever a file is packed in, for all words or some; a broken line is an error with its
+number; numbers are exactly what Python's `float` gives.
 """
 
 import gzip
-import hashlib
+import os
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from hub_server import Hub, run_child, serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.data import glove_text
-from minitext.data import word_vectors as glove
-from minitext.data.word_vectors import Vectors, locate, read
-from minitext.utils.download import Remote
+from minitext.data import word_vectors
+from minitext.data.word_vectors import PUBLISHED, Line, WordVectors, load_word_vectors, locate_word_vectors
 from minitext.utils.errors import UserError
 
 TEXT = b"the 0.25 -1\ncat 2 0.5\nsat 3e-1 .5\n"
@@ -41,329 +36,351 @@ def write_zip(path: Path, **members: bytes) -> Path:
     return path
 
 
-def assert_same(vectors: Vectors, words: list[str] = WORDS, table: torch.Tensor = TABLE) -> None:
+def assert_same(vectors: WordVectors, words: list[str] = WORDS, table: torch.Tensor = TABLE) -> None:
     assert vectors.words == words
     assert vectors.table.dtype == torch.float32
     assert torch.equal(vectors.table, table)
 
 
-# Shapes in which a file comes
+# File formats
 
 
 def test_a_plain_file_gives_words_and_rows(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", TEXT)))
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", TEXT)))
 
 
 def test_a_header_line_is_not_a_word(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", b"3 2\n" + TEXT)))
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", b"3 2\n" + TEXT)))
 
 
 def test_a_gzipped_file_is_unpacked(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt.gz", gzip.compress(TEXT))))
+    assert_same(load_word_vectors(write(tmp_path / "v.txt.gz", gzip.compress(TEXT))))
 
 
 def test_a_gzipped_file_may_have_a_header(tmp_path):
-    assert_same(read(write(tmp_path / "v.gz", gzip.compress(b"3 2\n" + TEXT))))
+    assert_same(load_word_vectors(write(tmp_path / "v.gz", gzip.compress(b"3 2\n" + TEXT))))
 
 
 def test_the_only_member_of_a_zip_needs_no_name(tmp_path):
-    assert_same(read(write_zip(tmp_path / "v.zip", only=TEXT)))
+    assert_same(load_word_vectors(write_zip(tmp_path / "v.zip", only=TEXT)))
 
 
 def test_a_member_of_a_zip_is_named_after_a_colon(tmp_path):
     path = write_zip(tmp_path / "v.zip", small=b"dog 1 2 3\n", large=TEXT)
-    assert_same(read(f"{path}:large.txt"))
-    assert read(f"{path}:small.txt").words == ["dog"]
+    assert_same(load_word_vectors(f"{path}:large.txt"))
+    assert load_word_vectors(f"{path}:small.txt").words == ["dog"]
 
 
-def test_a_zip_with_several_members_asks_for_one_and_lists_them(tmp_path):
+def test_a_zip_with_several_members_and_no_name_is_an_error_that_lists_them(tmp_path):
     path = write_zip(tmp_path / "v.zip", small=TEXT, large=TEXT)
     with pytest.raises(UserError, match=r"v\.zip.*small\.txt, large\.txt"):
-        read(path)
+        load_word_vectors(path)
 
 
-def test_an_unknown_member_of_a_zip_lists_the_members(tmp_path):
+def test_an_unknown_member_of_a_zip_is_an_error_that_lists_the_members(tmp_path):
     path = write_zip(tmp_path / "v.zip", small=TEXT, large=TEXT)
     with pytest.raises(UserError, match=r"small\.txt, large\.txt"):
-        read(f"{path}:huge.txt")
+        load_word_vectors(f"{path}:huge.txt")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", b"\xef\xbb\xbf" + TEXT)))
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tmp_path):
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", b"\xef\xbb\xbf" + TEXT)))
 
 
-def test_a_byte_order_mark_may_stand_before_a_header(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", b"\xef\xbb\xbf3 2\n" + TEXT)))
+def test_a_byte_order_mark_may_precede_a_header(tmp_path):
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", b"\xef\xbb\xbf3 2\n" + TEXT)))
 
 
 @pytest.mark.parametrize("header", [b"", b"3 2\n"])
 @pytest.mark.parametrize("end", [b"\r\n", b" \n"], ids=["CRLF", "trailing space of word2vec"])
 def test_line_ends_do_not_matter(tmp_path, header: bytes, end: bytes):
-    assert_same(read(write(tmp_path / "v.txt", (header + TEXT).replace(b"\n", end))))
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", (header + TEXT).replace(b"\n", end))))
 
 
 def test_the_last_line_needs_no_newline(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", TEXT[:-1])))
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", TEXT[:-1])))
 
 
 def test_a_token_with_spaces_keeps_its_vector(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"a 1 2\nnew york 3 4\n. . . 5 6\n"))
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"a 1 2\nnew york 3 4\n. . . 5 6\n"))
     assert_same(vectors, ["a", "new york", ". . ."], torch.tensor([[1.0, 2], [3, 4], [5, 6]]))
 
 
 def test_a_first_token_with_spaces_does_not_change_the_width(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b". . . 5 6\na 1 2\n"))
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b". . . 5 6\na 1 2\n"))
     assert_same(vectors, [". . .", "a"], torch.tensor([[5.0, 6], [1, 2]]))
 
 
 def test_a_first_token_that_is_a_number_does_not_change_the_width(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"1999 5 6 7\na 1 2 3\n"))
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"1999 5 6 7\na 1 2 3\n"))
     assert_same(vectors, ["1999", "a"], torch.tensor([[5.0, 6, 7], [1, 2, 3]]))
 
 
-def test_the_first_of_two_lines_with_one_word_wins_and_the_other_is_counted(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"a 1 2\nb 3 4\na 5 6\na 7 8\n"))
+def test_the_first_of_two_lines_with_the_same_word_is_used(tmp_path):
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"a 1 2\nb 3 4\na 5 6\na 7 8\n"))
     assert_same(vectors, ["a", "b"], torch.tensor([[1.0, 2], [3, 4]]))
-    assert vectors.duplicates == 2
 
 
-def test_a_duplicate_in_a_later_block_is_left_out_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(glove_text, "BLOCK", 6)
-    vectors = read(write(tmp_path / "v.txt", b"a 1 2\nb 3 4\na 5 6\nc 7 8\n"))
+def test_a_duplicate_in_a_later_block_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(word_vectors, "BLOCK_LINES", 2)
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"a 1 2\nb 3 4\na 5 6\nc 7 8\n"))
     assert_same(vectors, ["a", "b", "c"], torch.tensor([[1.0, 2], [3, 4], [7, 8]]))
-    assert vectors.duplicates == 1
 
 
-def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"caf\xe9 1 2\ncaf\xc3\xa9 3 4\n"))
+def test_bytes_that_are_not_utf8_are_replaced(tmp_path):
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"caf\xe9 1 2\ncaf\xc3\xa9 3 4\n"))
     assert vectors.words == ["caf\ufffd", "café"]
-    assert vectors.replaced == 1
 
 
-def test_words_that_become_equal_by_replacing_bytes_count_as_duplicates(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"\xe9 1 2\n\xea 3 4\nb 5 6\n"))
+def test_of_words_that_become_equal_by_replacing_bytes_the_first_is_used(tmp_path):
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"\xe9 1 2\n\xea 3 4\nb 5 6\n"))
     assert_same(vectors, ["\ufffd", "b"], torch.tensor([[1.0, 2], [5, 6]]))
 
 
-def test_a_table_larger_than_the_first_guess_grows(tmp_path):
-    count = 40_000  # twice past the 16,384 rows that reading starts with
+def test_many_blocks_keep_the_order_of_the_file(tmp_path):
+    count = 2 * word_vectors.BLOCK_LINES + 5
     lines = b"".join(b"w%d %d\n" % (i, i) for i in range(count))
-    vectors = read(write(tmp_path / "v.txt", lines), cache=False)
-    assert vectors.words[-1] == f"w{count - 1}"
-    assert torch.equal(vectors.table[:, 0], torch.arange(count, dtype=torch.float32))
+    vectors = load_word_vectors(write(tmp_path / "v.txt", lines))
+    assert_same(vectors, [f"w{i}" for i in range(count)], torch.arange(count, dtype=torch.float32)[:, None])
 
 
-def test_blocks_of_any_size_give_the_same_table(tmp_path, monkeypatch):
-    path = write(tmp_path / "v.txt", b"3 2\r\n" + TEXT.replace(b"\n", b"\r\n"))
-    for size in range(1, 45):
-        monkeypatch.setattr(glove_text, "BLOCK", size)
-        assert_same(read(path, cache=False))
+@pytest.mark.parametrize("lines", [1, 2, 3, 4])
+def test_blocks_of_any_size_give_the_same_table(tmp_path, monkeypatch, lines: int):
+    monkeypatch.setattr(word_vectors, "BLOCK_LINES", lines)
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", b"3 2\r\n" + TEXT.replace(b"\n", b"\r\n"))))
 
 
-# Some words only
+# Numbers
+
+# sign, up to 20 digits with a dot anywhere or nowhere, and perhaps an exponent
+DECIMALS = st.from_regex(
+    r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?", fullmatch=True
+).filter(lambda text: abs(float(text)) < 3e38)  # the largest float32 is 3.4e38
+
+
+def parse(numbers: list[str]) -> np.ndarray:
+    return word_vectors.parse_numbers([Line(1, "word", " ".join(numbers).encode())], "v.txt")[0]
+
+
+def bits(values: np.ndarray) -> list[int]:
+    """The bits of float32 numbers: unlike `==`, they distinguish 0.0 from -0.0."""
+    return np.asarray(values, dtype=np.float32).view(np.uint32).tolist()
+
+
+@given(st.lists(DECIMALS, min_size=1, max_size=8))
+def test_every_decimal_is_what_float_gives(numbers: list[str]):
+    assert bits(parse(numbers)) == bits([np.float32(float(number)) for number in numbers])
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "-0", "-0.0", "+1", ".5", "-.5", "1.", "-1.", "1e-3", "2.5E+2", "12345678901234567890",
+               "0.00000000000000000001", "123456789012345", "1234567890123456", "0.1", "-0.33333333333333331", "1e-46"]
+)  # fmt: skip
+def test_unusual_forms_of_a_number_are_exact(number: str):
+    assert bits(parse([number])) == bits([np.float32(float(number))])
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b"b 3", "expected a word and 2 numbers, found 1"),
+        (b"b", "expected a word and 2 numbers, found 0"),
+        (b"", "expected a word and 2 numbers, found 0"),
+        (b"b 3 oops", "'oops' is not a number"),
+        (b"b 3 1.2.3", "'1.2.3' is not a number"),
+        (b"b 3 \xe9", "'\ufffd' is not a number"),
+        (b"b 3 ", "expected a word and 2 numbers, found 1"),
+        (b"b  3", "'' is not a number"),
+        (b"b 3\t4 5", "is not a number"),
+        (b"b nan 3", "NaN or infinity"),
+        (b"b 3 inf", "NaN or infinity"),
+        (b"b -Infinity 3", "NaN or infinity"),
+        (b"b 1e39 3", "NaN or infinity"),  # beyond float32
+        (b" 3 4", "expected a word before its numbers"),
+    ],
+)
+def test_a_line_without_a_vector_is_an_error_with_its_number(tmp_path, line: bytes, complaint: str):
+    path = write(tmp_path / "v.txt", b"a 1 2\n" + line + b"\nc 5 6\nd 7 8\n")
+    with pytest.raises(UserError, match=r"^v\.txt, line 2: .*" + re.escape(complaint)):
+        load_word_vectors(path)
+
+
+def test_a_file_of_width_one_may_not_have_a_bare_word(tmp_path):
+    with pytest.raises(UserError, match=r"^v\.txt, line 2: expected a word and 1 numbers, found 0"):
+        load_word_vectors(write(tmp_path / "v.txt", b"a 1\nb\nc 3\n"))
+
+
+# Some words
 
 MIXED = b"a 1 2\nnew york 3 4\nb 5 6\nnew 7 8\na 9 10\nc 11 12\n1999 13 14\n"
 
 
 @pytest.mark.parametrize("wanted", [["a"], ["c", "a"], ["new"], ["1999", "nowhere"], ["new york", "b"], []], ids=str)
-def test_words_gives_the_rows_of_the_full_read(tmp_path, wanted: list[str]):
+def test_some_words_have_the_rows_of_the_whole_file(tmp_path, wanted: list[str]):
     path = write(tmp_path / "v.txt", MIXED)
-    full, some = read(path, cache=False), read(path, wanted, cache=False)
+    full, some = load_word_vectors(path), load_word_vectors(path, wanted)
     rows = [row for row, word in enumerate(full.words) if word in wanted]
     assert_same(some, [full.words[row] for row in rows], full.table[rows])
 
 
 @pytest.mark.parametrize("line", [b"z 1", b"z oops 2", b"z nan 2", b"z"])
-def test_words_does_not_mind_broken_lines_of_other_words(tmp_path, line: bytes):
-    vectors = read(write(tmp_path / "v.txt", b"a 1 2\n" + line + b"\nb 3 4\n"), ["a", "b"])
+def test_broken_lines_of_other_words_are_not_checked(tmp_path, line: bytes):
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"a 1 2\n" + line + b"\nb 3 4\n"), ["a", "b"])
     assert_same(vectors, ["a", "b"], torch.tensor([[1.0, 2], [3, 4]]))
 
 
-def test_words_does_not_mind_a_bare_word_that_is_one_letter_longer(tmp_path):
-    assert_same(read(write(tmp_path / "v.txt", b"cat 1 2\ncats\n"), ["cat"]), ["cat"], torch.tensor([[1.0, 2]]))
+def test_a_bare_word_that_starts_with_a_wanted_word_is_skipped(tmp_path):
+    assert_same(
+        load_word_vectors(write(tmp_path / "v.txt", b"cat 1 2\ncats\n"), ["cat"]), ["cat"], torch.tensor([[1.0, 2]])
+    )
 
 
 @pytest.mark.parametrize("line", [b"b 1", b"b oops 2", b"b inf 2", b"b"])
-def test_words_names_a_broken_line_of_its_own_words(tmp_path, line: bytes):
+def test_a_broken_line_of_a_wanted_word_is_an_error(tmp_path, line: bytes):
     with pytest.raises(UserError, match=r"v\.txt, line 3"):
-        read(write(tmp_path / "v.txt", b"a 1 2\nz 1 2\n" + line + b"\n"), ["a", "b"])
+        load_word_vectors(write(tmp_path / "v.txt", b"a 1 2\nz 1 2\n" + line + b"\n"), ["a", "b"])
 
 
-# Wrong files
+# Errors
 
 
 @pytest.mark.parametrize("line", [b"b 1", b"b", b"b 1 oops", b"b 1 nan", b"b -inf 1", b""])
-@pytest.mark.parametrize("block", [5, 1 << 20], ids=["small blocks", "one block"])
-def test_a_broken_line_is_named(tmp_path, monkeypatch, line: bytes, block: int):
-    monkeypatch.setattr(glove_text, "BLOCK", block)
-    path = write(tmp_path / "v.txt", b"a 1 2\n" * 9 + line + b"\nc 5 6\n")
+@pytest.mark.parametrize("block", [1, 4096], ids=["small blocks", "one block"])
+def test_a_broken_line_is_an_error_with_its_number(tmp_path, monkeypatch, line: bytes, block: int):
+    monkeypatch.setattr(word_vectors, "BLOCK_LINES", block)
+    path = write(tmp_path / "v.txt", b"".join(b"a%d 1 2\n" % i for i in range(9)) + line + b"\nc 5 6\n")
     with pytest.raises(UserError, match=r"^v\.txt, line 10: "):
-        read(path)
+        load_word_vectors(path)
 
 
 def test_lines_are_counted_with_the_header(tmp_path):
     with pytest.raises(UserError, match=r"^v\.txt, line 3: "):
-        read(write(tmp_path / "v.txt", b"2 2\na 1 2\nb 1\n"))
+        load_word_vectors(write(tmp_path / "v.txt", b"2 2\na 1 2\nb 1\n"))
 
 
 @pytest.mark.parametrize("line", [b"a nan 2", b"a 1 inf"])
-def test_a_first_line_without_finite_numbers_is_named(tmp_path, line: bytes):
+def test_a_first_line_without_finite_numbers_is_an_error(tmp_path, line: bytes):
     with pytest.raises(UserError, match=r"^v\.txt, line 1: "):
-        read(write(tmp_path / "v.txt", line + b"\nb 3 4\n"))
+        load_word_vectors(write(tmp_path / "v.txt", line + b"\nb 3 4\n"))
 
 
-def test_a_broken_first_line_does_not_decide_the_width(tmp_path):
+def test_the_width_is_that_of_most_lines(tmp_path):
     with pytest.raises(UserError, match=r"^v\.txt, line 1: .*oops"):
-        read(write(tmp_path / "v.txt", b"a oops 2\nb 3 4\nc 5 6\n"))
+        load_word_vectors(write(tmp_path / "v.txt", b"a oops 2\nb 3 4\nc 5 6\n"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf"], ids=["empty", "newline", "byte order mark"])
-def test_an_empty_file_is_refused(tmp_path, content: bytes):
+def test_an_empty_file_is_an_error(tmp_path, content: bytes):
     with pytest.raises(UserError, match=r"^v\.txt, line 1: .*empty"):
-        read(write(tmp_path / "v.txt", content))
+        load_word_vectors(write(tmp_path / "v.txt", content))
 
 
-def test_a_file_of_prose_is_refused(tmp_path):
+def test_a_file_of_prose_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"^v\.txt, line 1: .*GloVe text format"):
-        read(write(tmp_path / "v.txt", b"It was a dark and stormy night.\n"))
+        load_word_vectors(write(tmp_path / "v.txt", b"It was a dark and stormy night.\n"))
 
 
-def test_a_header_that_promises_more_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^v\.txt, line 1: .*promises 4 vectors, the file holds 3"):
-        read(write(tmp_path / "v.txt", b"4 2\n" + TEXT))
+def test_a_header_that_declares_more_vectors_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"^v\.txt, line 1: .*declares 4 vectors but the file has 3"):
+        load_word_vectors(write(tmp_path / "v.txt", b"4 2\n" + TEXT))
 
 
-def test_a_header_that_promises_less_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^v\.txt, line 1: .*promises 2 vectors, the file holds 3"):
-        read(write(tmp_path / "v.txt", b"2 2\n" + TEXT))
+def test_a_header_that_declares_fewer_vectors_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"^v\.txt, line 1: .*declares 2 vectors but the file has 3"):
+        load_word_vectors(write(tmp_path / "v.txt", b"2 2\n" + TEXT))
 
 
-def test_a_header_counts_duplicate_lines(tmp_path):
-    assert read(write(tmp_path / "v.txt", b"3 2\na 1 2\na 3 4\nb 5 6\n")).words == ["a", "b"]
+def test_duplicate_lines_count_for_the_header(tmp_path):
+    assert load_word_vectors(write(tmp_path / "v.txt", b"3 2\na 1 2\na 3 4\nb 5 6\n")).words == ["a", "b"]
 
 
-def test_a_table_of_no_words_is_a_table(tmp_path):
-    vectors = read(write(tmp_path / "v.txt", b"0 3\n"))
+def test_a_file_may_have_no_words(tmp_path):
+    vectors = load_word_vectors(write(tmp_path / "v.txt", b"0 3\n"))
     assert (vectors.words, vectors.table.shape) == ([], (0, 3))
 
 
 @pytest.mark.parametrize("name", ["v.gz", "v.zip"])
-def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name: str):
+def test_a_file_that_is_not_packed_as_its_name_says_is_an_error(tmp_path, name: str):
     with pytest.raises(UserError, match=re.escape(name) + ".*damaged"):
-        read(write(tmp_path / name, TEXT))
+        load_word_vectors(write(tmp_path / name, TEXT))
 
 
-def test_a_gzipped_file_that_is_cut_short_is_refused(tmp_path):
+def test_a_gzipped_file_that_is_cut_short_is_an_error(tmp_path):
     content = gzip.compress(b"".join(b"w%d %d\n" % (i, i) for i in range(1000)))
     with pytest.raises(UserError, match=r"v\.gz.*cut short"):
-        read(write(tmp_path / "v.gz", content[:-20]))
+        load_word_vectors(write(tmp_path / "v.gz", content[:-20]))
 
 
-def test_a_missing_file_names_the_tables_one_can_ask_for(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.txt: there is no such file.*glove\.6B\.100d"):
-        read(tmp_path / "nowhere.txt")
+def test_a_missing_file_is_an_error_that_lists_the_published_names(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such file.*glove\.6B\.100d"):
+        load_word_vectors(tmp_path / "nowhere.txt")
 
 
 # Names
 
 
-@contextmanager
-def served(content: bytes) -> Iterator[str]:
-    """A web server of our own with one file, whatever the path."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @pytest.mark.parametrize("width", [50, 100, 200, 300])
-def test_glove_6b_is_fetched_from_stanford(width: int):
-    assert glove.NAMED[f"glove.6B.{width}d"].url == "https://nlp.stanford.edu/data/glove.6B.zip"
+def test_gensims_names_are_other_names_of_the_same_vectors(width: int):
+    assert PUBLISHED[f"glove.6B.{width}d"] == ("glove.6B.zip", f"glove.6B.{width}d.txt")
+    assert PUBLISHED[f"glove-wiki-gigaword-{width}"] == PUBLISHED[f"glove.6B.{width}d"]
 
 
-@pytest.mark.parametrize("width", [50, 100, 200, 300])
-def test_gigaword_vectors_are_fetched_from_gensims_release(width: int):
-    name = f"glove-wiki-gigaword-{width}"
-    release = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
-    assert glove.NAMED[name].url == f"{release}/{name}/{name}.gz"
+def test_published_vectors_are_downloaded_once_from_the_hub(tmp_path):
+    archive = write_zip(tmp_path / "made.zip", **{"glove.6B.50d": b"dog 1 2 3\n", "glove.6B.100d": TEXT})
+    code = (
+        "from minitext.data.word_vectors import load_word_vectors as load\n"
+        "print(load('glove.6B.100d').words, load('glove-wiki-gigaword-100').words, load('glove.6B.50d').words)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "no_proxy": "127.0.0.1",
+    }
+    with serve(Hub({"stanfordnlp/glove": {"glove.6B.zip": archive.read_bytes()}})) as hub:
+        output, status = run_child(code, environment | {"HF_ENDPOINT": hub.address}, tmp_path / "output")
+        assert (output, status) == (f"{WORDS} {WORDS} ['dog']\n", 0)
+        assert hub.asked.count("GET /stanfordnlp/glove/resolve/main/glove.6B.zip") == 1
 
 
-def test_a_named_table_is_downloaded_once(own_cache, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    content = gzip.compress(b"3 2\n" + TEXT)
-    with served(content) as address:
-        remote = Remote(f"{address}/tiny.gz", len(content), hashlib.md5(content).hexdigest())
-        monkeypatch.setattr(glove, "NAMED", {"tiny": remote})
-        assert locate("tiny") == (own_cache / "tiny.gz", None)
-    assert (own_cache / "tiny.gz").read_bytes() == content
-    assert_same(read("tiny"))  # the server is gone
-
-
-def test_a_named_table_in_a_zip_is_the_member_of_that_name(tmp_path, own_cache, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    archive = write_zip(tmp_path / "made.zip", **{"tiny.2d": TEXT, "tiny.3d": b"dog 1 2 3\n"})
-    content = archive.read_bytes()
-    with served(content) as address:
-        remote = Remote(f"{address}/tiny.zip", len(content), hashlib.md5(content).hexdigest())
-        monkeypatch.setattr(glove, "NAMED", {"tiny.2d": remote, "tiny.3d": remote})
-        assert locate("tiny.2d") == (own_cache / "tiny.zip", "tiny.2d.txt")
-        assert_same(read("tiny.2d"))
-        assert read("tiny.3d").words == ["dog"]
-
-
-def test_a_path_is_left_as_it_is(tmp_path):
+def test_a_path_is_its_own_location(tmp_path):
     path = write(tmp_path / "v.txt", TEXT)
-    assert locate(str(path)) == (path, None)
+    assert locate_word_vectors(str(path)) == (path, None)
 
 
-def test_a_path_into_a_zip_is_taken_apart(tmp_path):
+def test_a_path_into_a_zip_is_split_at_the_colon(tmp_path):
     path = write_zip(tmp_path / "v.zip", a=TEXT)
-    assert locate(f"{path}:a.txt") == (path, "a.txt")
+    assert locate_word_vectors(f"{path}:a.txt") == (path, "a.txt")
 
 
 # Neighbours
 
-COMPASS = Vectors(["north", "northeast", "east", "south"], torch.tensor([[0.0, 1], [5, 5], [1, 0], [0, -2]]))
+COMPASS = WordVectors(["north", "northeast", "east", "south"], torch.tensor([[0.0, 1], [5, 5], [1, 0], [0, -2]]))
 
 
-def test_nearest_is_by_angle_not_by_length():
+def test_nearest_words_have_the_highest_cosine():
     found = COMPASS.nearest("north", 3)
     assert [word for word, _ in found] == ["northeast", "east", "south"]
     # by hand: cos 45°, cos 90°, cos 180°; float32 has 7 digits
     assert [value for _, value in found] == pytest.approx([0.5**0.5, 0, -1], abs=1e-6)
 
 
-def test_nearest_leaves_out_the_word_itself():
+def test_nearest_excludes_the_word_itself():
     assert "north" not in [word for word, _ in COMPASS.nearest("north")]
 
 
-def test_nearest_gives_no_more_words_than_there_are():
+def test_nearest_gives_at_most_all_other_words():
     assert len(COMPASS.nearest("north", 100)) == 3
 
 
-def test_nearest_of_an_unknown_word_says_so():
+def test_nearest_of_an_unknown_word_is_an_error():
     with pytest.raises(UserError, match="'west' is not among the 4 words"):
         COMPASS.nearest("west")
 
 
-def test_a_word_with_a_zero_vector_is_near_to_nothing():
-    vectors = Vectors(["a", "zero", "b"], torch.tensor([[1.0, 1], [0, 0], [1, 2]]))
+def test_a_zero_vector_has_similarity_zero():
+    vectors = WordVectors(["a", "zero", "b"], torch.tensor([[1.0, 1], [0, 0], [1, 2]]))
     assert dict(vectors.nearest("a"))["zero"] == 0
     assert [value for _, value in vectors.nearest("zero")] == [0, 0]
 
@@ -374,30 +391,30 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=5))
-def test_nine_digits_bring_every_float32_back(tmp_path_factory, rows: list[tuple[float, float]]):
+def test_nine_digits_restore_every_float32(tmp_path_factory, rows: list[tuple[float, float]]):
     path = tmp_path_factory.mktemp("written") / "v.txt"
-    vectors = Vectors([f"w{i}" for i in range(len(rows))], torch.tensor(rows, dtype=torch.float32))
+    vectors = WordVectors([f"w{i}" for i in range(len(rows))], torch.tensor(rows, dtype=torch.float32))
     vectors.write(path, digits=9)
-    back = read(path, cache=False)
+    back = load_word_vectors(path)
     assert back.words == vectors.words
     assert np.array_equal(back.table.numpy().view(np.uint32), vectors.table.numpy().view(np.uint32))  # signs of 0 too
 
 
-def test_six_digits_are_what_a_person_reads(tmp_path):
-    Vectors(["pi", "new york"], torch.tensor([[3.14159265, -1], [0.5, 1e-7]])).write(tmp_path / "v.txt")
+def test_six_digits_are_written_by_default(tmp_path):
+    WordVectors(["pi", "new york"], torch.tensor([[3.14159265, -1], [0.5, 1e-7]])).write(tmp_path / "v.txt")
     assert (tmp_path / "v.txt").read_text() == "pi 3.14159 -1\nnew york 0.5 1e-07\n"
 
 
 def test_a_written_gz_file_is_read_back(tmp_path):
-    Vectors(WORDS, TABLE).write(tmp_path / "v.txt.gz", digits=9)
-    assert_same(read(tmp_path / "v.txt.gz"))
+    WordVectors(WORDS, TABLE).write(tmp_path / "v.txt.gz", digits=9)
+    assert_same(load_word_vectors(tmp_path / "v.txt.gz"))
 
 
 def test_the_same_vectors_write_the_same_gz_bytes(tmp_path):
-    Vectors(WORDS, TABLE).write(tmp_path / "first.gz")
-    Vectors(WORDS, TABLE).write(tmp_path / "second.gz")
+    WordVectors(WORDS, TABLE).write(tmp_path / "first.gz")
+    WordVectors(WORDS, TABLE).write(tmp_path / "second.gz")
     assert (tmp_path / "first.gz").read_bytes() == (tmp_path / "second.gz").read_bytes()
-    assert (tmp_path / "first.gz").read_bytes()[4:8] == bytes(4)  # RFC 1952: the time stands in bytes 4 to 7
+    assert (tmp_path / "first.gz").read_bytes()[4:8] == bytes(4)  # RFC 1952: bytes 4 to 7 are the time
 
 
 # Oracles
@@ -412,7 +429,7 @@ def test_gensim_reads_the_same_table(tmp_path, header: bytes):
     lines = [f"w{i} " + " ".join(f"{value:.5f}" for value in row) for i, row in enumerate(numbers)]
     path = write(tmp_path / "v.txt", header + "\n".join(lines).encode() + b"\n")
     expected = KeyedVectors.load_word2vec_format(path, no_header=not header)
-    assert_same(read(path), expected.index_to_key, torch.from_numpy(expected.vectors))
+    assert_same(load_word_vectors(path), expected.index_to_key, torch.from_numpy(expected.vectors))
 
 
 @pytest.mark.oracle
@@ -424,7 +441,7 @@ def test_gensim_finds_the_same_neighbours():
     expected = KeyedVectors(8)
     expected.add_vectors(words, table.numpy())
     for word in words:
-        ours, theirs = Vectors(words, table).nearest(word, 5), expected.most_similar(word, topn=5)
+        ours, theirs = WordVectors(words, table).nearest(word, 5), expected.most_similar(word, topn=5)
         assert [name for name, _ in ours] == [name for name, _ in theirs]
         # float32 sums of 8 products, in another order
         assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], abs=1e-6)
@@ -434,8 +451,8 @@ def test_gensim_finds_the_same_neighbours():
 
 
 @pytest.mark.slow
-def test_the_real_vectors_are_read_as_float_reads_them(real_vectors):
-    vectors = read(real_vectors, cache=False)
+def test_real_vectors_equal_those_parsed_by_float(real_vectors):
+    vectors = load_word_vectors(real_vectors)
     lines = real_vectors.read_text(encoding="utf-8").splitlines()
     expected = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""Proves what a word is (any script, any punctuation), and that numbering a corpus sees the same words as `words`."""
+"""Texts are split into words in any script with any punctuation, and look-up sees the same words as `words`."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.data.words import UNKNOWN, distinct_words, word_ids, words
+from minitext.data.words import UNKNOWN, distinct_words, word_ids, word_ids_in_chunks, words
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_word_ids_of_known_unknown_and_empty_texts():
     assert offsets.tolist() == [0, 2, 2, 5]
 
 
-def test_word_ids_have_the_promised_types():
+def test_word_ids_are_int32_and_offsets_int64():
     ids, offsets = word_ids(["good"], {"good": 0})
     assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
 
@@ -80,6 +80,25 @@ def test_word_ids_are_the_numbers_of_each_text_s_words(texts: list[str]):
 
 @given(ANY_TEXT)
 def test_the_words_of_joined_words_are_the_same_words(text: str):
-    """What has been taken apart once is not taken apart further."""
     once = words(text)
     assert words(" ".join(once)) == once
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 10])
+def test_chunks_of_word_ids_join_to_the_word_ids_of_all_texts(chunk: int):
+    texts = ["Good film!", "", "bad film, good", "?", "new film"]
+    index = {"good": 7, "film": 3, "bad": 0}
+    parts = list(word_ids_in_chunks(iter(texts), index, chunk))
+    assert [len(offsets) - 1 for _, offsets in parts] == [min(chunk, 5 - start) for start in range(0, 5, chunk)]
+    assert np.concatenate([ids for ids, _ in parts]).tolist() == word_ids(texts, index)[0].tolist()
+    assert np.concatenate([np.diff(offsets) for _, offsets in parts]).tolist() == [2, 0, 3, 0, 2]
+
+
+def test_word_ids_in_chunks_take_one_chunk_of_a_stream_at_a_time():
+    texts = iter(["a", "b", "c"])
+    next(word_ids_in_chunks(texts, {}, 2))
+    assert list(texts) == ["c"]
+
+
+def test_no_texts_give_no_chunks():
+    assert list(word_ids_in_chunks([], {}, 4)) == []

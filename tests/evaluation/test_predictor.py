@@ -1,185 +1,224 @@
-"""Proves that a finished run answers for new texts, to a person and to a program, and that whatever is not a whole
-finished run is refused in one line.
-"""
+"""A finished run predicts what its model computes, on the chosen device; anything else is refused in one line."""
 
-import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers.processors import BertProcessing
+from saved_models import CLASSES, POSITIVE, change_json, cut_file, save_finetuned, save_scratch, save_static
+from torch import nn
 
-from minitext import cli as command_line
-from minitext.data.tokenizer import train_tokenizer
-from minitext.evaluation.predictor import format_prediction, json_prediction, load_predictor
-from minitext.models.bert import BertClassifier, BertConfig
-from minitext.models.hf_checkpoint import save_model
-from minitext.models.hf_names import write_config
-from minitext.models.mean_encoder import MeanEncoder
-from minitext.models.static import LogisticRegression, StaticClassifier, build_mlp
+from minitext.data.batching import PackCollator
+from minitext.data.tokenizer import TokenizedTexts, encode
+from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction, json_skipped_row
+from minitext.models.static import StaticClassifier
 from minitext.utils.errors import UserError
-
-ROOT = Path(__file__).parents[2]
-
-
-def save_run(folder: Path, mlp: bool = False) -> Path:
-    """As much of a finished run as predicting needs: `good` speaks for pos, `bad` for neg, each with odds of e**2."""
-    folder.mkdir(parents=True)
-    classifier = build_mlp(1, 4, 2, 0.0) if mlp else LogisticRegression(1, 2)
-    if not mlp:
-        classifier.load_state_dict({"linear.weight": torch.tensor([[2.0]]), "linear.bias": torch.zeros(1)})
-    encoder = MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]]))
-    StaticClassifier(encoder, classifier, ("neg", "pos")).save(folder)
-    (folder / "scores.json").write_text("{}")
-    return folder
-
-
-POS = torch.tensor(2.0).sigmoid().item()  # 0.8808: the probability that `good` gets
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return save_run(tmp_path / "runs" / "logistic")
+    return save_static(tmp_path / "runs" / "logistic")
 
 
-def call(monkeypatch, capsys, *arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-    """`minitext …` in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["minitext", *map(str, arguments)])
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-    status = command_line.main()
-    return status, *capsys.readouterr()
-
-
-def assert_one_line(error: str) -> None:
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1, error
-    assert error.endswith("\n")
-
-
-# In Python
+def softmax(logits: torch.Tensor) -> np.ndarray:
+    return logits.double().softmax(dim=1).numpy()
 
 
 @pytest.mark.parametrize("mlp", [False, True])
-def test_a_run_predicts_what_its_classifier_predicts(tmp_path, mlp: bool):
-    folder = save_run(tmp_path / "run", mlp)
+def test_static_run_predicts_the_softmax_of_its_classifier(tmp_path, mlp: bool):
+    folder = save_static(tmp_path / "run", mlp)
     texts = ["good", "bad bad good", "", "unknown"]
-    predictor = load_predictor(folder)
+    predictor = Predictor.load(folder)
     assert predictor.class_names == ("neg", "pos")
-    assert torch.equal(predictor.predict(texts), StaticClassifier.load(folder).logits(texts).softmax(dim=1))
+    assert predictor.device == torch.device("cpu")
+    assert np.array_equal(predictor.predict_proba(texts), softmax(StaticClassifier.load(folder).logits(texts)))
 
 
 def test_probabilities_by_hand(folder):
-    found = load_predictor(folder).predict(["good", "bad", "good bad"])[:, 1].tolist()
-    assert found == pytest.approx([POS, 1 - POS, 0.5], abs=1e-6)  # float32
+    found = Predictor.load(folder).predict_proba(["good", "bad", "good bad"])
+    assert found.dtype == np.float64
+    assert found[:, 1] == pytest.approx([POSITIVE, 1 - POSITIVE, 0.5], abs=1e-6)  # float32 logits
 
 
-def test_a_stream_of_texts_leaves_torch_its_threads(folder):
+def test_predict_returns_class_names(folder):
+    assert Predictor.load(folder).predict(["good", "bad"]) == ["pos", "neg"]
+
+
+def test_number_of_threads_is_restored(folder):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        stream = load_predictor(folder).predict_in_chunks(iter(["good"] * 9000))
-        next(stream)
-        stream.close()  # in the middle, as an error does
+        Predictor.load(folder).predict(["good"])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-# Fine-tuned runs
+@pytest.mark.parametrize("save", [save_static, save_scratch, save_finetuned])
+def test_no_texts_give_no_rows(tmp_path, save):
+    save(tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run")
+    assert predictor.predict_proba([]).shape == (0, len(predictor.class_names))
+    assert predictor.predict([]) == []
 
 
-def save_finetuned(folder: Path, truncate: str = "head") -> tuple[BertClassifier, dict[str, int]]:
-    """As much of a fine-tuned run as predicting needs: its model, and the ids of its words."""
-    folder.mkdir(parents=True)
-    tokenizer = train_tokenizer(["good bad so"] * 9, 100)
-    ids = tokenizer.get_vocab()
-    tokenizer.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    torch.manual_seed(0)
-    config = BertConfig(len(ids), 8, 2, 2, 16, 8, init_std=0.5)
-    model = BertClassifier(config, 3).eval()
-    save_model(model, tokenizer, folder, write_config(config), ("neg", "pos", "so-so"),
-               track="finetune", max_length=6, truncate=truncate)  # fmt: skip
-    (folder / "scores.json").write_text("{}")
-    return model, ids
+def test_scratch_run_predicts_its_model_on_tokens_and_bigrams(tmp_path):
+    model = save_scratch(tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run")
+    texts = ["good film", "", "the film so so bad good good good"]
+    tokens = encode(predictor.tokens.tokenizer, texts, 6, "head")
+    with torch.no_grad():
+        expected = model(PackCollator(model.features(tokens), torch.zeros(3))([0, 1, 2]))
+    assert predictor.class_names == CLASSES
+    assert np.abs(predictor.predict_proba(texts) - softmax(expected)).max() < 1e-6  # float32
 
 
 @pytest.mark.parametrize(("truncate", "kept"), [("head", "GGGB"), ("tail", "BSBS"), ("head+tail", "GSBS")])
-def test_a_fine_tuned_run_predicts_its_model_s_softmax_of_the_text_it_may_see(tmp_path, truncate: str, kept: str):
+def test_finetuned_run_predicts_its_model_on_the_truncated_text(tmp_path, truncate: str, kept: str):
     model, ids = save_finetuned(tmp_path / "run", truncate)
-    predictor = load_predictor(tmp_path / "run")
-    assert predictor.class_names == ("neg", "pos", "so-so")
+    predictor = Predictor.load(tmp_path / "run")
     words = {"G": ids["good"], "B": ids["bad"], "S": ids["so"]}
     rows = [[ids["[CLS]"], *(words[word] for word in text), ids["[SEP]"]] for text in ("G", kept, "")]
+    offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    tokens = TokenizedTexts(torch.tensor([i for row in rows for i in row], dtype=torch.int32), offsets)
     with torch.no_grad():
-        expected = torch.cat([model(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool)) for row in rows])
-    found = predictor.predict(["GOOD", "good good good bad so bad so", ""])
-    assert (found - expected.softmax(dim=1)).abs().max() < 1e-6  # float32; here the three are padded
-    assert (found[0] - found[1]).abs().max() > 1e-3  # the case tells
+        expected = torch.cat([model(PackCollator(tokens, torch.zeros(3))([i])) for i in range(3)])
+    found = predictor.predict_proba(["GOOD", "good good good bad so bad so", ""])
+    assert predictor.class_names == CLASSES
+    assert np.abs(found - softmax(expected)).max() < 1e-6  # float32
+    assert np.abs(found[0] - found[1]).max() > 1e-3  # the texts differ
 
 
-FINETUNED_DAMAGES = {
-    "model cut short": ("model.safetensors", lambda path: cut(path)),
+# Loading
+
+
+def test_model_that_does_not_fit_on_the_device_is_not_reported_as_corrupt(monkeypatch, tmp_path):
+    def to(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    save_finetuned(tmp_path / "run")
+    monkeypatch.setattr(nn.Module, "to", to)
+    with pytest.raises(UserError, match="too large for the memory of cpu; pass --device cpu"):
+        Predictor.load(tmp_path / "run")
+
+
+def test_unknown_device_is_refused(folder):
+    with pytest.raises(UserError, match="--device abacus"):
+        Predictor.load(folder, "abacus")
+
+
+def test_parent_of_a_run_suggests_the_run(folder):
+    with pytest.raises(UserError, match=r"runs: not a finished run; did you mean .*runs/logistic\?"):
+        Predictor.load(folder.parent)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_folder_without_a_run_is_refused(tmp_path, name: str):
+    with pytest.raises(UserError, match=r"not a finished run; pass the --out of a training script"):
+        Predictor.load(tmp_path / name)
+
+
+def test_unfinished_run_is_refused(folder):
+    (folder / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"logistic: not a finished run"):
+        Predictor.load(folder)
+
+
+def test_unfinished_run_is_not_suggested(tmp_path, folder):
+    # killed while its figures were drawn: there are scores, but the folder is not renamed
+    shutil.move(folder, folder.with_name("alone.partial"))
+    save_static(tmp_path / "runs" / "mlp")
+    with pytest.raises(UserError, match=r"did you mean .*runs/mlp\?"):
+        Predictor.load(tmp_path / "runs")
+
+
+def add_class(path: Path) -> None:
+    change_json(path, names=["neg", "so-so", "pos"])
+
+
+DAMAGES = {
+    "model truncated": ("model.safetensors", cut_file),
+    "model of garbage": ("model.safetensors", lambda path: path.write_bytes(b"garbage" * 100)),
+    "model empty": ("model.safetensors", lambda path: path.write_bytes(b"")),
     "model missing": ("model.safetensors", Path.unlink),
-    "config cut short": ("config.json", lambda path: cut(path)),
-    "config without our settings": ("config.json", lambda path: change(path, minitext={"track": "finetune"})),
-    "config of an unknown track": ("config.json", lambda path: change(path, minitext={"track": "guess"})),
-    "config of other classes": ("config.json", lambda path: change(path, id2label={"0": "a", "2": "b"})),
-    "config of another width": ("config.json", lambda path: change(path, hidden_size=16)),
-    "config of another model": ("config.json", lambda path: change(path, model_type="gpt2")),
-    "tokenizer missing": ("tokenizer.json", Path.unlink),
-    "tokenizer cut short": ("tokenizer.json", lambda path: cut(path)),
+    "config truncated": ("config.json", cut_file),
+    "config not an object": ("config.json", lambda path: path.write_text("[]")),
+    "config without a key": ("config.json", lambda path: path.write_text('{"classifier": "mlp"}')),
+    "config of other classes": ("config.json", add_class),
+    "config missing": ("config.json", Path.unlink),
+    "words truncated": ("words.txt", lambda path: path.write_text("good\n")),
+    "words not text": ("words.txt", lambda path: path.write_bytes(b"\xff\xfe\n\xff\n")),
+    "words missing": ("words.txt", Path.unlink),
 }
 
 
-def change(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_corrupt_static_run_is_refused_with_its_folder(folder, damage: str):
+    name, harm = DAMAGES[damage]
+    harm(folder / name)
+    with pytest.raises(UserError) as caught:
+        Predictor.load(folder)
+    assert str(caught.value).startswith(str(folder)) and "\n" not in str(caught.value)
+
+
+def test_missing_setting_is_named(folder):
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"logistic: corrupt \('track' is missing\); re-train the model"):
+        Predictor.load(folder)
+
+
+FINETUNED_DAMAGES = {
+    "model truncated": ("model.safetensors", cut_file),
+    "model missing": ("model.safetensors", Path.unlink),
+    "config truncated": ("config.json", cut_file),
+    "config without our settings": ("config.json", lambda path: change_json(path, minitext={"track": "finetune"})),
+    "config of an unknown track": ("config.json", lambda path: change_json(path, minitext={"track": "guess"})),
+    "config of other classes": ("config.json", lambda path: change_json(path, id2label={"0": "a", "2": "b"})),
+    "config of another width": ("config.json", lambda path: change_json(path, hidden_size=16)),
+    "config of another model": ("config.json", lambda path: change_json(path, model_type="gpt2")),
+    "tokenizer missing": ("tokenizer.json", Path.unlink),
+    "tokenizer truncated": ("tokenizer.json", cut_file),
+}
 
 
 @pytest.mark.parametrize("damage", FINETUNED_DAMAGES)
-def test_a_damaged_fine_tuned_run_is_refused_in_one_line(monkeypatch, capsys, tmp_path, damage: str):
+def test_corrupt_finetuned_run_is_refused_with_its_folder(tmp_path, damage: str):
     folder = tmp_path / "run"
     save_finetuned(folder)
     name, harm = FINETUNED_DAMAGES[damage]
     harm(folder / name)
-    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-    assert str(folder) in error
+    with pytest.raises(UserError) as caught:
+        Predictor.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [("neg", "pos"), ("neg", "pos", "so-so", "none")])
-def test_a_head_for_another_number_of_classes_is_refused(monkeypatch, capsys, tmp_path, names: tuple[str, ...]):
-    """A new head would be drawn, and its guesses would pass for the run's."""
+def test_head_for_another_number_of_classes_is_refused(tmp_path, names: tuple[str, ...]):
+    """A new head would be initialised, and its random predictions would pass for those of the run."""
     folder = tmp_path / "run"
     save_finetuned(folder)
-    change(folder / "config.json", id2label={str(row): name for row, name in enumerate(names)})
-    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-    assert "output.weight" in error
+    change_json(folder / "config.json", id2label={str(c): name for c, name in enumerate(names)})
+    with pytest.raises(UserError, match=r"corrupt \(its weights lack output.weight"):
+        Predictor.load(folder)
 
 
-def test_a_run_whose_weights_lack_a_part_of_the_head_is_refused(monkeypatch, capsys, tmp_path):
+def test_weights_without_a_part_of_the_head_are_refused(tmp_path):
     folder = tmp_path / "run"
     save_finetuned(folder)
     tensors = load_file(folder / "model.safetensors")
     del tensors["bert.pooler.dense.weight"]
     save_file(tensors, folder / "model.safetensors")
-    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-    assert "dense.weight" in error
+    with pytest.raises(UserError, match=r"corrupt \(its weights lack dense.weight"):
+        Predictor.load(folder)
 
 
-# What is shown
+# Formats
 
 
-def test_a_person_sees_a_bar_a_class_and_the_likeliest_marked():
+def test_terminal_format_has_one_bar_per_class_and_marks_the_predicted_one():
     assert format_prediction("Good!", ("neg", "pos"), (0.1, 0.9)).splitlines() == [
         "Good!",
         "    neg  10.00% ███",
@@ -187,200 +226,33 @@ def test_a_person_sees_a_bar_a_class_and_the_likeliest_marked():
     ]
 
 
-def test_bars_start_in_one_column():
+def test_bars_are_aligned():
     lines = format_prediction("x", ("a", "longer"), (0.5, 0.5)).splitlines()[1:]
     assert len({line.index("█") for line in lines}) == 1
 
 
-def test_a_long_text_is_cut():
+def test_long_text_is_shortened():
     assert format_prediction("x" * 101, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 99 + "…"
     assert format_prediction("x" * 100, ("a", "b"), (0, 1)).splitlines()[0] == "x" * 100
 
 
-def test_a_program_gets_one_json_object_on_one_line():
+def test_json_format_is_one_object_on_one_line():
     line = json_prediction("two\nlines, é", ("neg", "pos"), (0.25, 0.75))
     assert "\n" not in line
     probabilities = {"neg": 0.25, "pos": 0.75}
     assert json.loads(line) == {"text": "two\nlines, é", "class": "pos", "probabilities": probabilities, "note": ""}
 
 
-def test_a_person_sees_that_a_run_abstains_and_no_class_is_marked():
+def test_below_the_threshold_no_class_is_marked():
     lines = format_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.95).splitlines()
     assert lines == ["Good!", "    neg  10.00% ███", "    pos  90.00% " + "█" * 27, "  abstains: below threshold"]
     assert format_prediction("Good!", ("neg", "pos"), (0.1, 0.9), threshold=0.9).splitlines()[2].startswith("  > pos")
 
 
-def test_a_program_sees_that_a_run_abstains():
+def test_below_the_threshold_the_json_class_is_null():
     record = json.loads(json_prediction("x", ("neg", "pos"), (0.25, 0.75), threshold=0.8))
     assert (record["class"], record["note"], record["probabilities"]["pos"]) == (None, "below threshold", 0.75)
 
 
-# On the command line
-
-
-def test_texts_on_the_command_line_are_predicted_in_order(monkeypatch, capsys, folder):
-    status, out, _ = call(monkeypatch, capsys, "predict", folder, "good film", "bad film")
-    assert status == 0
-    assert [line for line in out.splitlines() if not line.startswith("  ")] == ["good film", "bad film"]
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("  >")] == ["pos", "neg"]
-
-
-def test_json_has_a_line_a_text(monkeypatch, capsys, folder):
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "bad", "--json")
-    records = [json.loads(line) for line in out.splitlines()]
-    assert [(record["text"], record["class"]) for record in records] == [("good", "pos"), ("bad", "neg")]
-    assert records[0]["probabilities"]["pos"] == pytest.approx(POS, abs=1e-6)  # float32
-
-
-def test_options_may_stand_before_the_texts(monkeypatch, capsys, folder):
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", "good")
-    assert json.loads(out)["class"] == "pos"
-
-
-def test_each_line_of_a_file_is_a_text(monkeypatch, capsys, folder, tmp_path):
-    (tmp_path / "texts.txt").write_bytes("good café\n\nbad \xa0".encode() + b"\xff")  # one byte is not UTF-8
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", "--input", tmp_path / "texts.txt")
-    assert [json.loads(line)["text"] for line in out.splitlines()] == ["good café", "", "bad \xa0\ufffd"]
-
-
-def test_a_table_s_text_column_is_printed(monkeypatch, capsys, folder, tmp_path):
-    (tmp_path / "a.csv").write_text('id,body\n1,"good\nfilm"\n2,\n3,bad\n')
-    arguments = ("predict", folder, "--input", tmp_path / "a.csv", "--text-column", "body")
-    _, out, _ = call(monkeypatch, capsys, *arguments, "--json")
-    records = [json.loads(line) for line in out.splitlines()]
-    assert [(record["text"], record["class"], record["note"]) for record in records] == [
-        ("good\nfilm", "pos", ""),
-        ("", None, "line 4: empty text"),
-        ("bad", "neg", ""),
-    ]
-    _, out, _ = call(monkeypatch, capsys, *arguments)
-    assert out.splitlines()[4] == "line 4: empty text"  # behind a text of two lines and two bars
-
-
-def test_the_threshold_holds_for_what_is_printed(monkeypatch, capsys, folder):
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "good bad", "--threshold", "0.8")
-    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("  >", "  abstains"))] == [
-        [">", "pos"],
-        ["abstains:", "below"],
-    ]
-
-
-def test_each_line_of_stdin_is_a_text(monkeypatch, capsys, folder):
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", stdin=b"good\nbad\n")
-    assert [json.loads(line)["class"] for line in out.splitlines()] == ["pos", "neg"]
-
-
-def test_stdin_may_hold_bytes_that_are_not_utf8(monkeypatch, capsys, folder):
-    status, out, _ = call(monkeypatch, capsys, "predict", folder, "--json", stdin=b"good caf\xe9\n")
-    assert (status, json.loads(out)["text"]) == (0, "good caf\ufffd")
-
-
-def test_chunks_do_not_change_the_answers(monkeypatch, capsys, folder):
-    monkeypatch.setattr(command_line, "CHUNK", 2)
-    _, out, _ = call(monkeypatch, capsys, "predict", folder, "good", "bad", "good", "bad", "good", "--json")
-    assert [json.loads(line)["class"] for line in out.splitlines()] == ["pos", "neg", "pos", "neg", "pos"]
-
-
-def test_no_texts_give_no_output(monkeypatch, capsys, folder):
-    assert call(monkeypatch, capsys, "predict", folder) == (0, "", "")
-
-
-def test_a_missing_input_file_is_named(monkeypatch, capsys, folder):
-    status, out, error = call(monkeypatch, capsys, "predict", folder, "--input", "nowhere.txt")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-    assert "nowhere.txt: there is no such file" in error
-
-
-def test_nearest_prints_similarity_and_word(monkeypatch, capsys, tmp_path):
-    (tmp_path / "v.txt").write_text("north 0 1\neast 1 0\nnortheast 1 1\n")
-    status, out, _ = call(monkeypatch, capsys, "vectors", "nearest", tmp_path / "v.txt", "north", "-k", "1")
-    assert (status, out) == (0, "0.707  northeast\n")
-
-
-def test_python_m_minitext_reads_stdin_and_input(folder, tmp_path):
-    (tmp_path / "texts.txt").write_text("bad\n")
-    program = [sys.executable, "-m", "minitext", "predict", str(folder), "--json"]
-    options = {"capture_output": True, "text": True, "cwd": ROOT}
-    piped = subprocess.run(program, input="good\n", check=True, **options)
-    read = subprocess.run([*program, "--input", str(tmp_path / "texts.txt")], check=True, **options)
-    assert [json.loads(run.stdout)["class"] for run in (piped, read)] == ["pos", "neg"]
-    assert (piped.stderr, read.stderr) == ("", "")
-
-
-# What is refused
-
-
-def test_the_folder_above_a_run_hints_at_the_run(folder):
-    with pytest.raises(UserError, match=r"runs: not a finished run; did you mean .*runs/logistic\?"):
-        load_predictor(folder.parent)
-
-
-def test_a_folder_without_runs_says_what_to_give(tmp_path):
-    with pytest.raises(UserError, match=r"not a finished run; give the folder that a script wrote"):
-        load_predictor(tmp_path)
-
-
-def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: not a finished run"):
-        load_predictor(tmp_path / "nowhere")
-
-
-def test_an_unfinished_run_is_refused(folder):
-    (folder / "scores.json").unlink()
-    with pytest.raises(UserError, match=r"logistic: not a finished run"):
-        load_predictor(folder)
-
-
-def test_the_hint_does_not_point_at_an_unfinished_run(tmp_path, folder):
-    # killed while its figures were drawn: scores are there, the name is not
-    shutil.move(folder, folder.with_name("alone.partial"))
-    save_run(tmp_path / "runs" / "mlp")
-    with pytest.raises(UserError, match=r"did you mean .*runs/mlp\?"):
-        load_predictor(tmp_path / "runs")
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def lose_a_class(path: Path) -> None:
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"names": ["neg", "so-so", "pos"]}))
-
-
-DAMAGES = {
-    "model cut short": ("model.safetensors", cut),
-    "model of garbage": ("model.safetensors", lambda path: path.write_bytes(b"garbage" * 100)),
-    "model empty": ("model.safetensors", lambda path: path.write_bytes(b"")),
-    "model missing": ("model.safetensors", Path.unlink),
-    "config cut short": ("config.json", cut),
-    "config not an object": ("config.json", lambda path: path.write_text("[]")),
-    "config without a key": ("config.json", lambda path: path.write_text('{"classifier": "mlp"}')),
-    "config of other classes": ("config.json", lose_a_class),
-    "config missing": ("config.json", Path.unlink),
-    "words cut short": ("words.txt", lambda path: path.write_text("good\n")),
-    "words not text": ("words.txt", lambda path: path.write_bytes(b"\xff\xfe\n\xff\n")),
-    "words missing": ("words.txt", Path.unlink),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_run_is_refused_in_one_line(monkeypatch, capsys, folder, damage: str):
-    name, harm = DAMAGES[damage]
-    harm(folder / name)
-    status, out, error = call(monkeypatch, capsys, "predict", folder, "good")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-    assert f"{folder}: damaged" in error
-
-
-def test_a_wrong_folder_is_refused_in_one_line(monkeypatch, capsys, tmp_path):
-    status, out, error = call(monkeypatch, capsys, "predict", tmp_path, "good")
-    assert (status, out) == (2, "")
-    assert_one_line(error)
-
-
-def test_debug_keeps_the_traceback(monkeypatch, capsys, tmp_path):
-    with pytest.raises(UserError):
-        call(monkeypatch, capsys, "--debug", "predict", tmp_path, "good")
+def test_skipped_row_is_one_json_object_with_its_line():
+    assert json.loads(json_skipped_row(3, "empty text"))["note"] == "line 3: empty text"

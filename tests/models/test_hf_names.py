@@ -1,4 +1,4 @@
-"""Each member of the family is one row of a table: its settings, the names of its tensors, and nothing left out."""
+"""The settings and tensor names of each family are those of transformers, complete and without extras."""
 
 import pytest
 from safetensors import safe_open
@@ -7,68 +7,75 @@ from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, hub_names, read_config, write_config
 from minitext.utils.errors import UserError
 
-BERTS_NAMES = {
+BERT_SETTINGS = {
     "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16,
     "max_position_embeddings": 20, "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.2,
     "attention_probs_dropout_prob": 0.3, "initializer_range": 0.5,
 }  # fmt: skip
-DISTILBERTS_NAMES = {
+DISTILBERT_SETTINGS = {
     "vocab_size": 30, "dim": 8, "n_layers": 2, "n_heads": 4, "hidden_dim": 16, "max_position_embeddings": 20,
     "activation": "relu", "dropout": 0.2, "attention_dropout": 0.3, "seq_classif_dropout": 0.4,
     "initializer_range": 0.5,
 }  # fmt: skip
 SHAPE = {
-    "vocabulary": 30, "width": 8, "layers": 2, "heads": 4, "inner": 16, "positions": 20, "activation": "gelu_new",
-    "norm_eps": 1e-5, "dropout": 0.2, "attention_dropout": 0.3, "head_dropout": 0.2, "init_std": 0.5,
+    "vocab_size": 30, "hidden_size": 8, "num_layers": 2, "num_heads": 4, "intermediate_size": 16, "max_positions": 20,
+    "activation": "gelu_new", "norm_eps": 1e-5, "dropout": 0.2, "attention_dropout": 0.3, "head_dropout": 0.2,
+    "initializer_range": 0.5,
 }  # fmt: skip
-ROBERTAS = {"types": 1, "first_position": 2, "head_drops_first": True, "masked_lm_activation": "gelu"}
+ROBERTA = {"num_token_types": 1, "first_position": 2, "dropout_before_head": True, "masked_lm_activation": "gelu"}
 
 
 def config(kind: str, **changes) -> dict:
     """The contents of a `config.json`."""
-    return {"model_type": kind, **(DISTILBERTS_NAMES if kind == "distilbert" else BERTS_NAMES), **changes}
+    return {"model_type": kind, **(DISTILBERT_SETTINGS if kind == "distilbert" else BERT_SETTINGS), **changes}
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (config("bert", type_vocab_size=3), {"types": 3}),
+        (config("bert", type_vocab_size=3), {"num_token_types": 3}),
         (config("bert", classifier_dropout=0.4), {"head_dropout": 0.4}),
         (config("bert", classifier_dropout=None), {}),
-        (config("roberta", type_vocab_size=1, pad_token_id=1), ROBERTAS),
-        (config("camembert", type_vocab_size=1, pad_token_id=1), ROBERTAS),
-        (config("xlm-roberta", type_vocab_size=1, pad_token_id=1), ROBERTAS),
+        (config("roberta", type_vocab_size=1, pad_token_id=1), ROBERTA),
+        (config("camembert", type_vocab_size=1, pad_token_id=1), ROBERTA),
+        (config("xlm-roberta", type_vocab_size=1, pad_token_id=1), ROBERTA),
         (
             config("distilbert"),
-            {"types": 0, "head_dropout": 0.4, "head_activation": "relu", "activation": "relu", "norm_eps": 1e-12},
+            {
+                "num_token_types": 0,
+                "head_dropout": 0.4,
+                "head_activation": "relu",
+                "activation": "relu",
+                "norm_eps": 1e-12,
+            },
         ),
         (
             config("electra", embedding_size=6),
-            {"token_width": 6, "head_activation": "gelu", "head_drops_first": True},
+            {"embedding_size": 6, "head_activation": "gelu", "dropout_before_head": True},
         ),
-        (config("electra", embedding_size=8), {"head_activation": "gelu", "head_drops_first": True}),
+        (config("electra", embedding_size=8), {"head_activation": "gelu", "dropout_before_head": True}),
     ],
 )
 def test_a_hub_config_is_read(given: dict, expected: dict):
     assert read_config(given, "folder") == BertConfig(**{**SHAPE, **expected})
 
 
-def test_settings_that_a_config_leaves_out_are_those_of_bert_base():
+def test_missing_settings_are_those_of_bert_base():
     assert read_config({"model_type": "bert"}, "folder") == BertConfig(30522)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "camembert", "xlm-roberta"])
 @pytest.mark.parametrize("pad", [0, 1, 5])
-def test_robertas_first_position_follows_its_padding_id(kind: str, pad: int):
+def test_the_first_position_of_roberta_follows_its_padding_id(kind: str, pad: int):
     assert read_config(config(kind, pad_token_id=pad), "folder").first_position == pad + 1
 
 
 @pytest.mark.parametrize("pad", [{}, {"pad_token_id": None}])
-def test_robertas_padding_id_is_1_where_the_config_does_not_say(pad: dict):
+def test_the_default_padding_id_of_roberta_is_1(pad: dict):
     assert read_config(config("roberta", **pad), "folder").first_position == 2
 
 
-def test_a_dropout_may_be_written_as_an_integer():
+def test_a_dropout_may_be_an_integer():
     whole = read_config(config("bert", hidden_dropout_prob=0, attention_probs_dropout_prob=0), "folder")
     assert (whole.dropout, whole.attention_dropout, whole.head_dropout) == (0, 0, 0)
     head_only = read_config(config("bert", hidden_dropout_prob=0, classifier_dropout=0.5), "folder")
@@ -92,33 +99,35 @@ def test_a_dropout_may_be_written_as_an_integer():
         ("electra", "embedding_size", 6.5),
     ],
 )
-def test_a_setting_of_the_wrong_type_is_refused_by_its_name(kind: str, name: str, value: object):
-    with pytest.raises(UserError, match=rf"folder: {name} is "):
+def test_a_setting_of_the_wrong_type_is_rejected_by_name(kind: str, name: str, value: object):
+    with pytest.raises(UserError, match=rf"folder: {name} must be of type "):
         read_config(config(kind, **{name: value}), "folder")
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("num_attention_heads", 3), ("num_attention_heads", 0), ("hidden_act", "swish")]
 )
-def test_settings_that_make_no_encoder_are_refused(name: str, value: object):
+def test_impossible_settings_are_rejected(name: str, value: object):
     with pytest.raises(UserError, match=str(value)):
         read_config(config("bert", **{name: value}), "folder")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", None, ["bert"], ""])
-def test_another_model_type_is_refused_with_those_served(kind: object):
-    with pytest.raises(UserError, match="folder: .*served are bert, roberta, camembert, xlm-roberta, distilbert, elec"):
+def test_an_unsupported_model_type_is_rejected_with_the_supported_ones(kind: object):
+    with pytest.raises(
+        UserError, match="folder: .*supported: bert, roberta, camembert, xlm-roberta, distilbert, electra"
+    ):
         read_config({"model_type": kind}, "folder")
 
 
 @pytest.mark.parametrize("other", [{"position_embedding_type": "relative_key"}, {"is_decoder": True}])
-def test_another_shape_of_bert_is_refused(other: dict):
-    with pytest.raises(UserError, match="folder: relative positions and decoders are not served"):
+def test_relative_positions_and_decoders_are_rejected(other: dict):
+    with pytest.raises(UserError, match="folder: relative positions and decoders are not supported"):
         read_config(config("bert", **other), "folder")
 
 
-def test_the_config_that_is_written_is_read_back():
-    shape = BertConfig(**{**SHAPE, "types": 1})
+def test_a_written_config_is_read_back():
+    shape = BertConfig(**{**SHAPE, "num_token_types": 1})
     assert read_config(write_config(shape), "folder") == shape
 
 
@@ -128,34 +137,34 @@ def test_the_config_that_is_written_is_read_back():
 @pytest.mark.parametrize(
     ("kind", "ours", "theirs"),
     [
-        ("bert", "encoder.tokens.weight", "bert.embeddings.word_embeddings.weight"),
-        ("bert", "encoder.types.weight", "bert.embeddings.token_type_embeddings.weight"),
+        ("bert", "encoder.token_embedding.weight", "bert.embeddings.word_embeddings.weight"),
+        ("bert", "encoder.type_embedding.weight", "bert.embeddings.token_type_embeddings.weight"),
         ("bert", "encoder.norm.bias", "bert.embeddings.LayerNorm.bias"),
-        ("bert", "encoder.layers.11.inner.bias", "bert.encoder.layer.11.intermediate.dense.bias"),
+        ("bert", "encoder.layers.11.mlp.up.bias", "bert.encoder.layer.11.intermediate.dense.bias"),
         ("bert", "dense.weight", "bert.pooler.dense.weight"),
         ("bert", "output.bias", "classifier.bias"),
-        ("roberta", "encoder.positions.weight", "roberta.embeddings.position_embeddings.weight"),
+        ("roberta", "encoder.position_embedding.weight", "roberta.embeddings.position_embeddings.weight"),
         ("roberta", "dense.bias", "classifier.dense.bias"),
-        ("camembert", "encoder.layers.0.norm.weight", "roberta.encoder.layer.0.output.LayerNorm.weight"),
+        ("camembert", "encoder.layers.0.mlp_norm.weight", "roberta.encoder.layer.0.output.LayerNorm.weight"),
         ("xlm-roberta", "output.weight", "classifier.out_proj.weight"),
         ("distilbert", "encoder.layers.3.attention_norm.bias", "distilbert.transformer.layer.3.sa_layer_norm.bias"),
-        ("distilbert", "encoder.layers.3.outer.weight", "distilbert.transformer.layer.3.ffn.lin2.weight"),
+        ("distilbert", "encoder.layers.3.mlp.down.weight", "distilbert.transformer.layer.3.ffn.lin2.weight"),
         ("distilbert", "dense.weight", "pre_classifier.weight"),
         ("electra", "encoder.project.weight", "electra.embeddings_project.weight"),
         ("electra", "output.weight", "classifier.out_proj.weight"),
     ],
 )
-def test_a_classifiers_tensor_has_a_name_in_the_checkpoint(kind: str, ours: str, theirs: str):
+def test_the_name_of_a_classifiers_tensor_in_the_checkpoint(kind: str, ours: str, theirs: str):
     assert hub_names(ours, FAMILIES[kind], masked_lm=False) == (theirs,)
 
 
-def test_three_matrices_of_the_checkpoint_are_one_of_ours():
-    assert hub_names("encoder.layers.2.query_key_value.weight", FAMILIES["bert"], masked_lm=False) == (
+def test_queries_keys_and_values_of_the_checkpoint_are_one_tensor():
+    assert hub_names("encoder.layers.2.attention.qkv.weight", FAMILIES["bert"], masked_lm=False) == (
         "bert.encoder.layer.2.attention.self.query.weight",
         "bert.encoder.layer.2.attention.self.key.weight",
         "bert.encoder.layer.2.attention.self.value.weight",
     )
-    assert hub_names("encoder.layers.2.query_key_value.bias", FAMILIES["distilbert"], masked_lm=True) == (
+    assert hub_names("encoder.layers.2.attention.qkv.bias", FAMILIES["distilbert"], masked_lm=True) == (
         "distilbert.transformer.layer.2.attention.q_lin.bias",
         "distilbert.transformer.layer.2.attention.k_lin.bias",
         "distilbert.transformer.layer.2.attention.v_lin.bias",
@@ -170,15 +179,15 @@ def test_three_matrices_of_the_checkpoint_are_one_of_ours():
         ("roberta", "norm.weight", "lm_head.layer_norm.weight"),
         ("camembert", "bias", "lm_head.bias"),
         ("distilbert", "bias", "vocab_projector.bias"),
-        ("distilbert", "encoder.tokens.weight", "distilbert.embeddings.word_embeddings.weight"),
+        ("distilbert", "encoder.token_embedding.weight", "distilbert.embeddings.word_embeddings.weight"),
     ],
 )
-def test_a_masked_language_models_tensor_has_a_name_in_the_checkpoint(kind: str, ours: str, theirs: str):
+def test_the_name_of_a_masked_language_models_tensor_in_the_checkpoint(kind: str, ours: str, theirs: str):
     assert hub_names(ours, FAMILIES[kind], masked_lm=True) == (theirs,)
 
 
 def names_of(model: BertClassifier | BertMaskedLM, kind: str) -> list[str]:
-    """Sorted, with repeats if there were any."""
+    """Sorted, duplicates included."""
     masked_lm = isinstance(model, BertMaskedLM)
     return sorted(name for ours in model.state_dict() for name in hub_names(ours, FAMILIES[kind], masked_lm))
 
@@ -193,7 +202,7 @@ def names_that_transformers_saves(architecture: str, given: dict, folder) -> lis
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_classifier_has_transformers_names_no_more_and_no_less(kind: str, tmp_path):
+def test_the_names_of_a_classifier_are_exactly_those_of_transformers(kind: str, tmp_path):
     given = config(kind, embedding_size=6) if kind == "electra" else config(kind)
     expected = names_that_transformers_saves(FAMILIES[kind].architecture, given, tmp_path)
     assert names_of(BertClassifier(read_config(given, "here"), 3), kind) == expected
@@ -201,7 +210,7 @@ def test_a_classifier_has_transformers_names_no_more_and_no_less(kind: str, tmp_
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if FAMILIES[kind].masked_lm])
-def test_a_masked_language_model_has_transformers_names_no_more_and_no_less(kind: str, tmp_path):
+def test_the_names_of_a_masked_language_model_are_exactly_those_of_transformers(kind: str, tmp_path):
     expected = names_that_transformers_saves(FAMILIES[kind].masked_lm_architecture, config(kind), tmp_path)
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "lm_head.decoder.weight",
             "lm_head.decoder.bias", "vocab_projector.weight"}  # fmt: skip

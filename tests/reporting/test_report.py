@@ -29,6 +29,9 @@ from minitext.reporting.report import (
 from minitext.utils.run_dir import Cost, RunDir
 
 SETTINGS = {
+    "data": {"data": "réviews.csv"},
+    "data_found": {"test": {"fingerprint": "abc"}},
+    "classes": ["neg", "pos"],
     "run": {"seed": 3},
     "command": "train_static.py --data réviews.csv",
     "started": "2026-11-24T10:00:00+00:00",

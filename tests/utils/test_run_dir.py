@@ -10,7 +10,6 @@ import pytest
 from minitext.utils import run_dir
 from minitext.utils.errors import UserError
 from minitext.utils.run_dir import (
-    BEST_FILE,
     CHECKPOINT_FILE,
     Notes,
     OutputConfig,
@@ -30,7 +29,7 @@ def start(out: Path, overwrite: bool = False, **settings) -> RunDir:
     run = RunDir(out, overwrite)
     run.start(SETTINGS | settings)
     run.log.write({"update": 1})
-    for name in (CHECKPOINT_FILE, BEST_FILE, "scores.json"):
+    for name in (CHECKPOINT_FILE, "scores.json"):
         (run.folder / name).write_text("{}")
     return run
 
@@ -63,7 +62,7 @@ def test_checkpoints_are_deleted_after_the_renames(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         run.commit()
-    assert {CHECKPOINT_FILE, BEST_FILE, "settings.json"} <= contents(run.folder).keys()
+    assert {CHECKPOINT_FILE, "settings.json"} <= contents(run.folder).keys()
     assert RunDir(tmp_path / "mlp", resume=True).resumes
 
 

@@ -1,0 +1,359 @@
+"""Fitting of the static classifiers: the logistic regression reaches scikit-learn's optimum, the MLP keeps the weights
+of its best epoch.
+"""
+
+import dataclasses
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minitext.models.static import EncodedTexts, LogisticRegression, MeanEncoder, StaticClassifier
+from minitext.training import fit_static
+from minitext.training.fit_static import (
+    FitResult,
+    LogisticConfig,
+    LogisticObjective,
+    MLPConfig,
+    fit_logistic,
+    fit_mlp,
+    lbfgs,
+    losses,
+    minimize_logistic,
+    newton,
+    zero_logistic,
+)
+from minitext.utils.errors import UserError
+
+FAST = MLPConfig(hidden=32, dropout=0.0, lr=1e-2, weight_decay=0.0, batch_size=8, epochs=20, patience=20)
+METHODS = pytest.mark.parametrize("method", [newton, lbfgs])
+
+
+def examples(count: int, width: int, classes: int, seed: int) -> EncodedTexts:
+    """Vectors around one center per class, so close to each other that no classifier separates them without errors."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    centers = torch.randn(classes, width, generator=torch.Generator().manual_seed(classes))
+    return EncodedTexts(centers[labels] + torch.randn(count, width, generator=generator), labels)
+
+
+def double(part: EncodedTexts) -> EncodedTexts:
+    return EncodedTexts(part.vectors.double(), part.labels)
+
+
+def minimize(part: EncodedTexts, classes: int, l2: float, iterations: int = 1000) -> FitResult:
+    """`minimize_logistic` from zero; validation is the training data."""
+    start = zero_logistic(part.vectors.shape[1], classes).double()
+    return minimize_logistic(start, double(part), double(part), l2, iterations)
+
+
+def objective_of(classes: int, l2: float = 0.1) -> tuple[LogisticObjective, Tensor]:
+    """The objective of 60 texts in 4 dimensions, and parameters of zero."""
+    num_logits = 1 if classes == 2 else classes
+    objective = LogisticObjective(double(examples(60, 4, classes, seed=0)), num_logits, l2)
+    return objective, torch.zeros(num_logits, 5, dtype=torch.float64)
+
+
+def swap_labels(part: EncodedTexts) -> EncodedTexts:
+    """The same vectors, each with the other of two labels: what fits `part` well fits this badly."""
+    return EncodedTexts(part.vectors, 1 - part.labels)
+
+
+def weights_of(model: torch.nn.Module) -> list[Tensor]:
+    return list(model.state_dict().values())
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# Logistic regression
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_gradient_and_hessian_are_those_of_autograd(classes: int):
+    objective, zeros = objective_of(classes)
+    at = torch.randn(zeros.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def loss(parameters: Tensor) -> Tensor:
+        return objective.loss_and_gradient(parameters)[0]
+
+    gradient = torch.autograd.functional.jacobian(loss, at)
+    hessian = torch.autograd.functional.hessian(loss, at).view(at.numel(), at.numel())
+    assert torch.allclose(objective.loss_and_gradient(at)[1], gradient, atol=1e-12)
+    assert torch.allclose(objective.hessian(at), hessian, atol=1e-12)
+
+
+@METHODS
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_gradient_goes_to_zero(method, classes: int):
+    gradients = [gradient.abs().max().item() for _, gradient in islice(method(*objective_of(classes)), 100)]
+    assert gradients[-1] < 1e-7 < gradients[0]
+
+
+@METHODS
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_objective_falls_with_every_iteration(method, classes: int):
+    objective, zeros = objective_of(classes, l2=1e-3)
+    by_iteration = [objective.loss_and_gradient(at)[0].item() for at, _ in islice(method(objective, zeros), 12)]
+    # 1e-13: at the optimum only rounding is left
+    assert all(later <= earlier + 1e-13 for earlier, later in pairwise(by_iteration))
+    assert by_iteration[-1] < by_iteration[0]
+
+
+def test_newton_squares_the_error():
+    gradients = [gradient.abs().max().item() for _, gradient in islice(newton(*objective_of(3)), 8)]
+    near = [(now, later) for now, later in pairwise(gradients) if 1e-6 < now < 1e-2]
+    assert len(near) >= 2
+    assert all(later < 100 * now**2 for now, later in near)
+
+
+def test_newton_halves_steps_that_overshoot():
+    # at -10 the loss is almost flat: a full Newton step is 15,000 long, and leads to a loss of thousands
+    texts = EncodedTexts(torch.zeros(3, 1, dtype=torch.float64), torch.tensor([1, 1, 0]))
+    objective = LogisticObjective(texts, 1, 1.0)
+    start = torch.tensor([[0.0, -10.0]], dtype=torch.float64)
+    steps = list(islice(newton(objective, start), 20))
+    assert objective.loss_and_gradient(steps[0][0])[0] < objective.loss_and_gradient(start)[0]
+    assert steps[-1][0][0, 1].item() == pytest.approx(np.log(2), abs=1e-9)  # two texts of three are of class 1
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_newton_keeps_the_sum_of_the_biases_at_zero(classes: int):
+    parameters, _ = next(islice(newton(*objective_of(classes)), 9, None))
+    assert parameters[:, -1].sum().abs().item() < 1e-12
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_newton_and_lbfgs_find_the_same_optimum(monkeypatch, classes: int):
+    train = examples(60, 4, classes, seed=0)
+    by_newton = minimize(train, classes, l2=0.1)
+    monkeypatch.setattr(fit_static, "NEWTON_MAX_PARAMETERS", 0)
+    by_lbfgs = minimize(train, classes, l2=0.1)
+    assert by_newton.step < by_lbfgs.step
+    for ours, theirs in zip(weights_of(by_newton.model), weights_of(by_lbfgs.model), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)  # a gradient of 1e-7 over the smallest curvature, 0.1 / 60
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_more_dimensions_than_texts_converge(classes: int):
+    fitted = minimize(examples(10, 40, classes, seed=0), classes, l2=1e-16)
+    assert fitted.converged and fitted.history[-1]["train"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e3, 1e7])
+def test_vectors_of_any_scale_converge(scale: float):
+    part = examples(60, 4, 3, seed=0)
+    assert minimize(EncodedTexts(scale * part.vectors, part.labels), 3, l2=1.0).step < 20
+
+
+def test_identical_columns_converge():
+    part = examples(600, 4, 3, seed=0)
+    assert minimize(EncodedTexts(1e5 * part.vectors[:, [0, 1, 2, 3] * 2], part.labels), 3, l2=1e-6).converged
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_without_training_texts_converges(classes: int):
+    part = examples(30, 3, classes, seed=0)
+    assert minimize(EncodedTexts(part.vectors, part.labels.clamp_max(classes - 2)), classes, l2=1.0).converged
+
+
+def test_a_start_at_the_optimum_of_another_penalty_gives_the_same_optimum():
+    train = double(examples(60, 4, 3, seed=0))
+    start = minimize(train, 3, l2=1.0).model
+    warm, cold = minimize_logistic(start, train, train, 0.1, 1000), minimize(train, 3, l2=0.1)
+    assert warm.step < cold.step
+    for ours, theirs in zip(weights_of(warm.model), weights_of(cold.model), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)  # a gradient of 1e-10 over the smallest curvature, 0.1 / 60
+
+
+def test_each_penalty_starts_at_the_optimum_of_the_one_before():
+    train = examples(60, 4, 3, seed=0)
+    alone, after = (fit_logistic(train, train, 3, LogisticConfig(l2=l2)) for l2 in ((0.1,), (1.0, 0.1)))
+    assert alone.history[-1]["l2"] == after.history[-1]["l2"] == 0.1
+    assert after.step < alone.step
+
+
+def test_the_start_is_not_changed():
+    train = double(examples(30, 3, 2, seed=0))
+    start = zero_logistic(3, 2).double()
+    minimize_logistic(start, train, train, 1.0, 5)
+    assert not any(tensor.any() for tensor in weights_of(start))
+
+
+def test_at_the_optimum_the_probabilities_sum_to_the_counts():
+    train = examples(30, 3, 3, seed=0)
+    model = minimize(train, 3, l2=1.0).model
+    # biases are not penalized, so the gradient with respect to each is this difference
+    assert model(train.vectors.double()).softmax(dim=1).sum(dim=0).tolist() == pytest.approx([10, 10, 10], abs=1e-8)
+
+
+def test_the_last_row_of_the_history_is_the_returned_model():
+    train = examples(30, 3, 2, seed=0)
+    fitted = fit_logistic(train, train, 2, LogisticConfig(l2=(1.0,)))
+    assert [row["iteration"] for row in fitted.history] == list(range(1, fitted.step + 1))
+    assert [row["iteration"] for row in fitted.history if row.get("best")] == [fitted.step]
+    loss = F.cross_entropy(fitted.model(train.vectors), train.labels).item()
+    assert fitted.history[-1]["train"]["loss"] == pytest.approx(loss, abs=1e-6)  # the returned model is float32
+
+
+def test_iterations_are_limited():
+    train = examples(30, 3, 2, seed=0)
+    fitted = minimize(train, 2, l2=1.0, iterations=2)
+    assert (len(fitted.history), fitted.converged) == (2, False)
+    assert minimize(train, 2, l2=1.0).converged
+
+
+def test_a_strong_penalty_is_chosen_where_validation_contradicts_training():
+    train = examples(40, 3, 2, seed=0)
+    fitted = fit_logistic(train, swap_labels(train), 2, LogisticConfig(l2=(0.1, 100.0, 1.0)))
+    assert fitted.history[-1]["l2"] == 100
+
+
+def test_a_weak_penalty_is_chosen_where_validation_repeats_training():
+    train = examples(40, 3, 2, seed=0)
+    assert fit_logistic(train, train, 2, LogisticConfig(l2=(1.0, 0.1, 100.0))).history[-1]["l2"] == 0.1
+
+
+def test_the_chosen_penalty_has_the_lowest_validation_loss():
+    train, valid = examples(20, 8, 3, seed=0), examples(200, 8, 3, seed=1)
+    penalties = (0.1, 1.0, 10.0, 1000.0)
+    fits = [fit_logistic(train, valid, 3, LogisticConfig(l2=(l2,))) for l2 in penalties]
+    each = [fit.history[-1]["valid"]["loss"] for fit in fits]
+    chosen = fit_logistic(train, valid, 3, LogisticConfig(l2=penalties)).history[-1]
+    assert chosen["valid"]["loss"] == pytest.approx(min(each), abs=1e-9)
+    assert 0 < penalties.index(chosen["l2"]) < len(penalties) - 1  # neither end of the list is the best
+
+
+@pytest.mark.parametrize(("wrong", "message"), [({"l2": (1.0, 0.0)}, "--l2"), ({"iterations": 0}, "--iterations")])
+def test_logistic_settings_that_cannot_train_are_refused(wrong: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        LogisticConfig(**wrong)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("l2", [1.0, 0.1, 0.01])
+def test_the_optimum_is_that_of_scikit_learn(classes: int, l2: float):
+    from sklearn.linear_model import LogisticRegression as Oracle
+    from sklearn.metrics import log_loss
+
+    train = examples(200, 6, classes, seed=0)
+    model = fit_logistic(train, train, classes, LogisticConfig(l2=(l2,))).model
+    inputs, labels = train.vectors.double().numpy(), train.labels.numpy()
+    oracle = Oracle(C=1 / l2, tol=1e-10, solver="newton-cholesky", max_iter=1000).fit(inputs, labels)
+    weight, bias = model.output.weight.detach().double().numpy(), model.output.bias.detach().double().numpy()
+    # softmax: a constant in all biases is free
+    shift = 0 if classes == 2 else oracle.intercept_.mean() - bias.mean()
+    assert np.abs(weight - oracle.coef_).max() < 1e-5
+    assert np.abs(bias - (oracle.intercept_ - shift)).max() < 1e-5
+    ours = F.cross_entropy(model.double()(train.vectors.double()), train.labels).item()
+    assert abs(ours - log_loss(labels, oracle.predict_proba(inputs))) < 1e-8
+
+
+# MLP
+
+
+def test_twenty_epochs_overfit_eight_examples():
+    generator = torch.Generator().manual_seed(0)
+    train = EncodedTexts(torch.randn(8, 6, generator=generator), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1]))
+    model = fit_mlp(train, train, 2, dataclasses.replace(FAST, lr=3e-2), seed=0, quiet=True).model
+    assert model(train.vectors).argmax(dim=1).tolist() == train.labels.tolist()
+    assert F.cross_entropy(model(train.vectors), train.labels).item() < 0.05  # chance: log 2 = 0.69
+
+
+def test_the_weights_of_the_best_epoch_are_returned():
+    train, valid = examples(16, 6, 2, seed=0), examples(200, 6, 2, seed=1)  # too few texts: it overfits
+    options = dataclasses.replace(FAST, epochs=30, patience=30, lr=3e-2)
+    fitted = fit_mlp(train, valid, 2, options, seed=0, quiet=True)
+    by_epoch = [row["valid"]["loss"] for row in fitted.history]
+    assert len(by_epoch) == 30
+    assert min(by_epoch) < by_epoch[-1] - 0.1  # the last epoch is clearly worse
+    assert fitted.step == by_epoch.index(min(by_epoch)) + 1
+    assert losses(fitted.model, train, valid)["valid"]["loss"] == min(by_epoch)
+    assert [row["epoch"] for row in fitted.history if row.get("best")] == [fitted.step]
+
+
+def test_training_stops_after_patience_epochs_without_a_lower_loss():
+    train = examples(16, 6, 2, seed=0)
+    options = dataclasses.replace(FAST, epochs=100, patience=3)
+    fitted = fit_mlp(train, swap_labels(train), 2, options, seed=0, quiet=True)
+    assert len(fitted.history) == fitted.step + 3 < 100
+
+
+def test_mlp_standardizes_by_its_training_texts():
+    train, valid = examples(20, 4, 2, seed=0), examples(10, 4, 2, seed=1)
+    model = fit_mlp(train, valid, 2, dataclasses.replace(FAST, epochs=1), seed=0, quiet=True).model
+    assert torch.equal(model.standardize.mean, train.vectors.mean(dim=0))
+    assert torch.equal(model.standardize.deviation, train.vectors.std(dim=0, correction=0))
+
+
+def test_losses_are_measured_without_dropout():
+    train = examples(16, 6, 2, seed=0)
+    options = dataclasses.replace(FAST, dropout=0.9, epochs=1)
+    fitted = fit_mlp(train, train, 2, options, seed=0, quiet=True)
+    assert losses(fitted.model, train, train) == {key: fitted.history[0][key] for key in ("train", "valid")}
+
+
+def test_the_same_seed_gives_the_same_weights():
+    train = examples(20, 4, 3, seed=0)
+    options = dataclasses.replace(FAST, dropout=0.5, epochs=3)
+    first = fit_mlp(train, train, 3, options, seed=7, quiet=True)
+    torch.rand(5)  # other draws in between do not matter
+    second = fit_mlp(train, train, 3, options, seed=7, quiet=True)
+    assert same(weights_of(first.model), weights_of(second.model))
+
+
+def test_another_seed_gives_other_weights():
+    train = examples(20, 4, 3, seed=0)
+    options = dataclasses.replace(FAST, epochs=1)
+    first, second = (fit_mlp(train, train, 3, options, seed, quiet=True).model for seed in (0, 1))
+    assert not same(weights_of(first), weights_of(second))
+
+
+def random_states() -> tuple[bytes, bytes]:
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()
+
+
+def test_fitting_an_mlp_keeps_the_global_random_state():
+    train, before = examples(20, 4, 2, seed=0), random_states()
+    fit_mlp(train, train, 2, dataclasses.replace(FAST, dropout=0.5, epochs=2), seed=0, quiet=True)
+    assert random_states() == before
+
+
+def test_fitting_a_logistic_regression_keeps_the_global_random_state():
+    train, before = examples(20, 4, 2, seed=0), random_states()
+    fit_logistic(train, train, 2, LogisticConfig(l2=(1.0,)))
+    assert random_states() == before
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"hidden": 0}, {"batch_size": 0}, {"patience": 0}, {"dropout": 1.0}])
+def test_mlp_settings_that_cannot_train_are_refused(wrong: dict):
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("_", "-")):
+        dataclasses.replace(FAST, **wrong)
+
+
+def test_losses_by_hand():
+    part = EncodedTexts(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 1]))
+    model = LogisticRegression(1, 2)
+    model.load_state_dict({"output.weight": torch.tensor([[1.0]]), "output.bias": torch.tensor([0.0])})
+    row = losses(model, part, part)["train"]
+    # logits (0, 0) and (0, 1): the loss is log 2 and log(1 + 1/e); a tie goes to class 0; float32 has 7 digits
+    assert row["loss"] == pytest.approx((np.log(2) + np.log1p(np.exp(-1))) / 2, abs=1e-6)
+    assert row["accuracy"] == 0.5
+
+
+def test_five_classes_from_text_to_prediction():
+    topics = ["sea", "sky", "city", "forest", "desert"]
+    encoder = MeanEncoder([*topics, "and"], torch.cat((4 * torch.eye(5), torch.ones(1, 5))))
+    texts = [f"{topic} and {topic}" for topic in topics] * 4
+    part = EncodedTexts(encoder.encode(texts).vectors, torch.arange(20) % 5)
+    for model in (
+        fit_logistic(part, part, 5, LogisticConfig(l2=(0.1,))).model,
+        fit_mlp(part, part, 5, FAST, seed=0, quiet=True).model,
+    ):
+        logits = StaticClassifier(encoder, model, topics).logits(texts)
+        assert [topics[c] for c in logits.argmax(dim=1)] == topics * 4
