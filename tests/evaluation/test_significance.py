@@ -174,11 +174,7 @@ def test_the_generalization_gap_is_the_difference_of_two_accuracies():
     ("train", "test", "expected"),
     [
         ([[9, 1], [1, 9]], [[8, 2], [2, 8]], False),  # ten points, but twenty texts: within noise
-        (
-            [[90_500, 9_500], [9_500, 90_500]],
-            [[90_000, 10_000], [10_000, 90_000]],
-            False,
-        ),  # but half a point
+        ([[90_500, 9_500], [9_500, 90_500]], [[90_000, 10_000], [10_000, 90_000]], False),  # half a point
         ([[92_000, 8_000], [8_000, 92_000]], [[90_000, 10_000], [10_000, 90_000]], True),  # two points
         ([[60, 40], [40, 60]], [[99, 1], [1, 99]], False),  # better on test
     ],
