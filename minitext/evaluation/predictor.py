@@ -5,8 +5,7 @@ Shapes: B texts, C classes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
-from minitext.training.device import pick_device
+from minitext.training.device import one_thread, pick_device
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
@@ -105,17 +104,6 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the name of the most probable class of each text."""
         return [self.class_names[c] for c in self.predict_logits(texts).argmax(dim=1).tolist()]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: on small operations two took twice the CPU time, and longer on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 LoadedTrack = tuple[tuple[str, ...], nn.Module, TokenSettings | None]
