@@ -4,8 +4,11 @@ Inputs: a finished run and a `.csv`, `.tsv`, `.jsonl` or text file. Outputs: `<o
 when it is complete; a partial file can be resumed. Shapes: B texts, C classes.
 """
 
+import csv
+import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minitext.data.readers import TABLE_KINDS, TextRow, format_rows, stream_texts
+from minitext.data.readers import TABLE_DELIMITERS, TABLE_KINDS, TextRow, stream_texts
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
@@ -168,3 +171,13 @@ def add_outcomes(counts: Counts, notes: Sequence[str]) -> Counts:
     predicted, below = notes.count(""), notes.count(BELOW_THRESHOLD)
     no_text = len(notes) - predicted - below
     return Counts(counts.resumed, counts.predicted + predicted, counts.below + below, counts.no_text + no_text)
+
+
+def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
+    if kind == ".jsonl":
+        records = (dict(zip(columns, row, strict=True)) for row in rows)
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
+    return buffer.getvalue()

@@ -30,7 +30,7 @@ METRICS_FILE = "metrics.jsonl"
 # settings that may differ when a run is resumed, because they do not change its result
 NO_EFFECT = {
     "command", "started", "machine", "versions",
-    "run.out", "run.overwrite", "run.resume", "run.quiet", "run.debug", "run.num_seeds",
+    "run.out", "run.overwrite", "run.resume", "run.quiet", "run.debug", "run.num_seeds", "loop.save_every",
 }  # fmt: skip
 
 

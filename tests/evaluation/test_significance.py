@@ -84,8 +84,6 @@ def test_paired_scores_equal_classification_scores(monkeypatch):
         alone = metrics.classification_scores(labels, given.argmax(1), given, ("a", "b", "c"), seed=5)
         for name, estimate in run.items():
             assert estimate.value == pytest.approx(alone[name]["value"], abs=1e-12), name
-        low, high = run["log_loss"].interval()
-        assert (low, high) == pytest.approx((alone["log_loss"]["low"], alone["log_loss"]["high"]), abs=1e-12)
 
 
 def test_a_run_does_not_differ_from_itself(monkeypatch):
@@ -176,12 +174,8 @@ def test_the_generalization_gap_is_the_difference_of_two_accuracies():
     ("train", "test", "expected"),
     [
         ([[9, 1], [1, 9]], [[8, 2], [2, 8]], False),  # ten points, but twenty texts: within noise
-        (
-            [[90_500, 9_500], [9_500, 90_500]],
-            [[90_000, 10_000], [10_000, 90_000]],
-            False,
-        ),  # not noise, but half a point
-        ([[92_000, 8_000], [8_000, 92_000]], [[90_000, 10_000], [10_000, 90_000]], True),  # two points, and not noise
+        ([[90_500, 9_500], [9_500, 90_500]], [[90_000, 10_000], [10_000, 90_000]], False),  # half a point
+        ([[92_000, 8_000], [8_000, 92_000]], [[90_000, 10_000], [10_000, 90_000]], True),  # two points
         ([[60, 40], [40, 60]], [[99, 1], [1, 99]], False),  # better on test
     ],
 )

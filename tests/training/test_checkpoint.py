@@ -89,7 +89,7 @@ def test_a_run_interrupted_after_any_update_resumes_to_the_same_bits(
 def test_a_run_killed_in_any_update_resumes_from_the_last_checkpoint_to_the_same_bits(
     tmp_path, monkeypatch, uninterrupted, update: int
 ):
-    """An exception stands for the kill: nothing is written after it. Checkpoints follow every third update."""
+    """An exception simulates the kill: nothing is written after it. Checkpoints follow every third update."""
     weights, log = uninterrupted["evaluations within epochs"]
     config = dataclasses.replace(MID_EPOCH, save_every=3.0)
     clock = iter(range(1000))  # one second per update
@@ -177,7 +177,7 @@ def test_everything_that_the_next_step_depends_on_is_restored(tmp_path):
         torch.testing.assert_close(after.state_dict()["state"], before.state_dict()["state"], rtol=0, atol=0)
 
 
-def test_without_a_checkpoint_a_run_starts_anew(tmp_path):
+def test_without_a_checkpoint_the_run_is_new(tmp_path):
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert load_checkpoint(tmp_path, model, [], NO_SCALING) == (TrainState(), None)
