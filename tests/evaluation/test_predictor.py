@@ -136,7 +136,7 @@ def test_unfinished_run_is_not_suggested(tmp_path, folder):
 
 
 def add_class(path: Path) -> None:
-    change_json(path, names=["neg", "so-so", "pos"])
+    change_json(path, class_names=["neg", "so-so", "pos"])
 
 
 DAMAGES = {
