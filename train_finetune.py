@@ -35,7 +35,7 @@ from minitext.training.distributed import Distributed, destroy, init_distributed
 from minitext.training.loop import class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
-from minitext.utils.config import option, parse
+from minitext.utils.config import option, parse, require
 from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
@@ -60,15 +60,10 @@ class ModelConfig:
     push_to_hub: str | None = option(None, "upload the finished run to this Hub repository, user/name")
 
     def __post_init__(self) -> None:
-        if self.max_length < 4:
-            raise UserError(f"--max-length must be at least 4 (got {self.max_length})")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be in [0, 1) (got {getattr(self, name)})")
-        if not 0 < self.layer_lr_decay <= 1:
-            raise UserError(f"--layer-lr-decay must be in (0, 1] (got {self.layer_lr_decay})")
-        if min(self.reinit_layers, self.freeze_layers) < 0:
-            raise UserError("--reinit-layers and --freeze-layers must be >= 0")
+        require(self, lambda value: value >= 4, "at least 4", "max_length")
+        require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout", "attention_dropout")
+        require(self, lambda value: 0 < value <= 1, "in (0, 1]", "layer_lr_decay")
+        require(self, lambda value: value >= 0, ">= 0", "reinit_layers", "freeze_layers")
 
 
 @dataclass(frozen=True)

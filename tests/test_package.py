@@ -13,11 +13,8 @@ import minitext
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_public_name_can_be_imported():
-    namespace: dict = {}
-    exec("from minitext import *", namespace)
-    assert set(minitext.__all__) <= namespace.keys()
-    assert all(namespace[name].__doc__ for name in minitext.__all__)
+def test_every_public_name_exists_and_is_documented():
+    assert all(getattr(minitext, name).__doc__ for name in minitext.__all__)
 
 
 def test_the_package_is_typed():
@@ -31,9 +28,11 @@ def test_importing_does_not_import_matplotlib_or_huggingface_hub(module: str):
     assert done.stdout == "[]\n"
 
 
-def test_the_python_snippet_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture):
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+def test_the_python_snippet_of_the_readme_runs(tmp_path: Path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     save_scratch(tmp_path / "run")
-    exec(snippet.replace("runs/finetune", str(tmp_path / "run")), {})
-    names, probabilities, words = capsys.readouterr().out.strip().split("\n", 2)
+    command = [sys.executable, "-c", snippet.replace("runs/finetune", str(tmp_path / "run"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names, probabilities, words = done.stdout.strip().split("\n", 2)
     assert names.startswith("(") and probabilities.startswith("[[") and "WordAttribution" in words

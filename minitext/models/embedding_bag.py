@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minitext.data.batching import Batch
 from minitext.data.ngrams import add_ngrams
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.io import atomic, read_json, write_json
 
@@ -34,11 +34,8 @@ class NetworkConfig:
     binary_counts: bool = option(False, "count each token and n-gram once per text (Wang & Manning 2012)")
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "hidden_size", "ngrams", "buckets"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1 (got {getattr(self, name)})")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout must be in [0, 1) (got {self.dropout})")
+        require(self, lambda value: value >= 1, "at least 1", "embedding_dim", "hidden_size", "ngrams", "buckets")
+        require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
 
 
 class EmbeddingBagClassifier(nn.Module):

@@ -5,6 +5,7 @@ Shapes: B texts, D vector width, C classes, K logits that are learned (1 for two
 """
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from minitext.models.static import MLP, EncodedTexts, LogisticRegression
 from minitext.training.device import one_thread
 from minitext.training.logistic import LogisticObjective, lbfgs, newton
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 
 NEWTON_MAX_PARAMETERS = 2_000  # beyond it L-BFGS is faster: a Hessian costs B * P**2 operations, its factor P**3 / 3
@@ -51,10 +52,9 @@ class LogisticConfig:
     iterations: int = option(1000, "maximum number of iterations")
 
     def __post_init__(self) -> None:
-        if min(self.l2) <= 0:
+        if not all(0 < l2 < math.inf for l2 in self.l2):
             raise UserError(f"--l2 must be > 0 (got {' '.join(map(str, self.l2))})")
-        if self.iterations < 1:
-            raise UserError(f"--iterations must be at least 1 (got {self.iterations})")
+        require(self, lambda value: value >= 1, "at least 1", "iterations")
 
 
 def fit_logistic(train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: LogisticConfig) -> FitResult:
@@ -123,11 +123,10 @@ class MLPConfig:
     patience: int = option(15, "stop after N epochs without a lower validation loss")
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1 (got {getattr(self, name)})")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout must be in [0, 1) (got {self.dropout})")
+        require(self, lambda value: value >= 1, "at least 1", "hidden", "batch_size", "epochs", "patience")
+        require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
+        require(self, lambda value: 0 < value < math.inf, "> 0", "lr")
+        require(self, lambda value: 0 <= value < math.inf, ">= 0", "weight_decay")
 
 
 def fit_mlp(

@@ -24,7 +24,7 @@ from minitext.training.distributed import SINGLE, Distributed
 from minitext.training.micro_batches import MicroBatches
 from minitext.training.optim import SCHEDULES, build_optimizers, lr_factor, set_lr, warmup_updates
 from minitext.training.step import StepResult, train_step
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE
@@ -58,19 +58,11 @@ class LoopConfig:
     precision: str = option("auto", "autocast dtype", choices=("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batch_size", "max_tokens_per_batch", "eval_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag(name)} must be at least 1 (got {value})")
-        for name in ("lr", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:  # written so that NaN is refused as well
-                raise UserError(f"{flag(name)} must be > 0 (got {value})")
-        for name in ("warmup", "weight_decay", "save_every"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{flag(name)} must be >= 0 (got {getattr(self, name)})")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing must be in [0, 1) (got {self.label_smoothing})")
+        counts = ("epochs", "batch_size", "micro_batch_size", "max_tokens_per_batch", "eval_every", "patience")
+        require(self, lambda value: value >= 1, "at least 1", *counts)
+        require(self, lambda value: 0 < value < math.inf, "> 0", "lr", "max_grad_norm")
+        require(self, lambda value: 0 <= value < math.inf, ">= 0", "warmup", "weight_decay", "save_every")
+        require(self, lambda value: 0 <= value < 1, "in [0, 1)", "label_smoothing")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise UserError(f"--micro-batch-size {self.micro_batch_size} is more than --batch-size {self.batch_size}")
 
@@ -257,8 +249,3 @@ def class_weights_of(labels: Tensor, num_classes: int, kind: str) -> Tensor:
         return torch.ones(num_classes)
     counts = torch.bincount(labels, minlength=num_classes)
     return len(labels) / (num_classes * counts.clamp_min(1).float())
-
-
-def flag(name: str) -> str:
-    """The command-line flag of a field."""
-    return f"--{name.replace('_', '-')}"

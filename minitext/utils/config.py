@@ -6,10 +6,12 @@ Inputs: a dataclass whose fields are groups, dataclasses with fields made by `op
 import argparse
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from types import MappingProxyType
 from typing import Any, TypeVar
+
+from minitext.utils.errors import UserError
 
 Settings = TypeVar("Settings")
 
@@ -17,6 +19,14 @@ Settings = TypeVar("Settings")
 def option(default: Any, help: str, **argparse_settings: Any) -> Any:
     """A dataclass field that is also a command-line option with this help text."""
     return field(default=default, metadata={"help": help, **argparse_settings})
+
+
+def require(config: Any, condition: Callable[[Any], bool], expected: str, *names: str) -> None:
+    """Raise UserError unless the fields `names` meet a condition: "--lr must be > 0 (got -1)". None is not checked."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not condition(value):
+            raise UserError(f"--{name.replace('_', '-')} must be {expected} (got {value})")
 
 
 def parse(
