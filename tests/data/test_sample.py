@@ -1,6 +1,4 @@
-"""Proves that the sample that travels with the package is what its users are told: 600 written reviews, half of them
-positive, no two alike, and vectors that know their words.
-"""
+"""The bundled sample: 600 reviews, half of them positive, no two the same; word vectors and a small BERT that fit it."""
 
 import gzip
 import json
@@ -9,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import pack
 from safetensors.torch import load_file
 
 from minitext.data.dataset import DataConfig, load_dataset
@@ -18,8 +17,8 @@ from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
 from minitext.models import hub
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
-from minitext.pretraining import glove as glove_train
-from minitext.pretraining.mlm import load_existing
+from minitext.pretraining.glove import read_texts
+from minitext.pretraining.init import load_existing
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +61,12 @@ def test_no_review_occurs_twice(texts):
     assert len({tuple(words(text)) for text in texts}) == 600
 
 
-def test_no_two_reviews_open_with_the_same_six_words(texts):
+def test_no_two_reviews_start_with_the_same_six_words(texts):
     openings = Counter(tuple(words(text)[:6]) for text in texts)
     assert [opening for opening, count in openings.items() if count > 1] == []
 
 
-def test_the_vectors_are_20000_of_width_100():
+def test_there_are_20000_vectors_of_100_numbers():
     vectors = load_word_vectors("sample")
     assert (len(vectors.words), vectors.table.shape) == (20_000, (20_000, 100))
     assert vectors.table.isfinite().all()
@@ -85,7 +84,7 @@ def test_the_vectors_cover_over_90_percent_of_the_samples_words(texts):
 
 
 def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
-    assert glove_train.read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
+    assert read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
 
 
 # The small BERT
@@ -104,7 +103,7 @@ def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
+def test_the_whole_encoder_is_loaded_and_only_the_head_is_new():
     _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
     assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
 
@@ -120,10 +119,9 @@ def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
 def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
     model, tokenizer, _ = load_existing("sample", 0.0)
     model.eval()
-    ids = torch.tensor([tokenizer.encode(text).ids])
-    hidden = ids == tokenizer.token_to_id("[MASK]")
+    ids = tokenizer.encode(text).ids
     with torch.no_grad():
-        (row,) = model(ids, torch.ones_like(hidden), hidden)
+        (row,) = model(pack(ids, masked=[ids.index(tokenizer.token_to_id("[MASK]"))]))
     assert tokenizer.id_to_token(int(row.argmax())) in expected
 
 
@@ -134,13 +132,13 @@ def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
 
 
 @pytest.mark.oracle
-def test_transformers_opens_the_bert_and_names_the_same_words():
+def test_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
     ours, tokenizer, _ = load_existing("sample", 0.0)
     ours.eval()
-    ids = torch.tensor([tokenizer.encode("a dull film with a [MASK] ending").ids])
-    hidden = ids == tokenizer.token_to_id("[MASK]")
+    ids = tokenizer.encode("a dull film with a [MASK] ending").ids
+    masked = [ids.index(tokenizer.token_to_id("[MASK]"))]
     with torch.no_grad():
-        expected = theirs(ids).logits[hidden]
-        torch.testing.assert_close(ours(ids, torch.ones_like(hidden), hidden), expected, atol=1e-4, rtol=0)  # float32
+        expected = theirs(torch.tensor([ids])).logits[0, masked]
+        torch.testing.assert_close(ours(pack(ids, masked=masked)), expected, atol=1e-4, rtol=0)  # float32
