@@ -39,7 +39,7 @@ def build_new(
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    model = BertMaskedLM(with_dropout(replace(config, vocab_size=size), dropout))
+    model = BertMaskedLM(replace(config, vocab_size=size, dropout=dropout, attention_dropout=dropout))
     init_positions(model)
     if vectors:
         init_token_embeddings(model, tokenizer, load_word_vectors(vectors, tokenizer.get_vocab()))
@@ -56,16 +56,12 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
         raise UserError(
             f"{source}: {hub_config['model_type']} checkpoints have no masked-LM head; supported: {supported}"
         )
-    model = BertMaskedLM(with_dropout(read_config(hub_config, source), dropout))
+    config = read_config(hub_config, source)
+    model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     load_weights(model, folder, family)
     tokenizer = load_hub_tokenizer(folder)
     check_vocabulary(tokenizer, model.config, source)
     return model, tokenizer, hub_config
-
-
-def with_dropout(config: BertConfig, dropout: float) -> BertConfig:
-    """The same config with another dropout in the encoder."""
-    return replace(config, dropout=dropout, attention_dropout=dropout)
 
 
 @torch.no_grad()

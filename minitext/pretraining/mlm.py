@@ -108,7 +108,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     dtype = pick_dtype(config.loop.precision, device)
     distributed = init_distributed(device)
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
-    run = open_run(config.run)
+    if (Path(config.run.out) / "scores.json").exists():
+        raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+    run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     train_texts, valid_texts = split_texts(config.pretrain, seed)
 
     torch.manual_seed(seed)
@@ -152,17 +154,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         if draw is not None:
             draw(run.folder)
         run.commit()
-    best = f"epoch {state.best_epoch:g} (by validation {config.loop.select_by})"
-    log(f"{run.out}: best checkpoint: {best}; {state.updates:,} updates in {state.seconds:.1f} s", quiet)
+    log(f"{run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)
     return run.out
-
-
-def open_run(config: PretrainRunConfig) -> RunDir:
-    """The run directory. Raises UserError if `config.out` is anything but a pretrained checkpoint to be replaced."""
-    if (Path(config.out) / "scores.json").exists():
-        raise UserError(f"{config.out}: contains a classifier; pass another --out")
-    return RunDir(config.out, config.overwrite, config.resume, final_file=METRICS_FILE)
 
 
 def split_texts(config: PretrainConfig, seed: int) -> tuple[list[str], list[str]]:
@@ -217,14 +211,13 @@ def evaluate_mlm(
     """
     model.eval()
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
-    sums, count = [torch.zeros(2, device=device)], 0  # of each batch: loss, correct predictions
+    sums = [torch.zeros(3, device=device)]  # of each batch: loss, correct predictions, masked tokens
     for batch in load_batches(collator, batches, [EVAL_EPOCH] * len(batches)):
         batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(batch).float()  # (M, V)
-        correct = (logits.argmax(dim=1) == batch.labels).sum()
-        sums.append(torch.stack((F.cross_entropy(logits, batch.labels, reduction="sum"), correct)))
-        count += len(batch.labels)
-    totals = torch.stack(sums).sum(dim=0)
-    loss, correct, count = distributed.all_reduce_sum(torch.cat((totals, totals.new_tensor([count])))).tolist()
+        hits = logits.argmax(dim=1) == batch.labels
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        sums.append(torch.stack((loss, hits.sum(), torch.ones_like(hits).sum())))
+    loss, correct, count = distributed.all_reduce_sum(torch.stack(sums).sum(dim=0)).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "perplexity": math.exp(min(loss / count, 700))}
