@@ -298,7 +298,7 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
         (("--model", cut), "damaged"),
         (("--model", damage(checkpoint, tmp_path / "gpt2", model_type="gpt2")), "served are bert, roberta"),
         (("--model", damage(checkpoint, tmp_path / "small", vocab_size=10)), "expected"),
-        (("--model", str(tmp_path / "reviews.csv")), "a file; give the folder"),
+        (("--model", str(tmp_path / "reviews.csv")), "has no config.json; give a folder"),
         (("--max-length", "65"), "64 tokens"),
         (("--freeze-layers", "99"), "2 layers"),
         (("--layer-lr-decay", "0"), "--layer-lr-decay"),

@@ -16,7 +16,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 from minitext.data.tokenizer import load_tokenizer
-from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
+from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic, read_json, write_json, write_text
@@ -42,27 +42,23 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if found is None:
         raise UserError(f"{folder}: has no weights ({' or '.join(WEIGHTS[:3:2])})")
+    paths = [found]
+    if found.suffix == ".json":
+        weight_map = read_json(found).get("weight_map")
+        if not weight_map or not isinstance(weight_map, dict):
+            raise UserError(f"{found}: lists no files; download the checkpoint again")
+        paths = [folder / Path(name).name for name in sorted(set(map(str, weight_map.values())))]  # in `folder` alone
     tensors: dict[str, Tensor] = {}
-    for path in shard_paths(found) if found.suffix == ".json" else [found]:
+    for path in paths:
         try:
             tensors |= read_tensors(path)
         except PermissionError:
             raise
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: missing, but listed in {found.name}; download the checkpoint again") from error
         except Exception as error:  # torch.load raises whatever its unpickler meets
-            raise UserError(f"{path}: corrupt ({first_line(error)}); download the checkpoint again") from error
+            raise UserError(
+                f"{path}: missing or corrupt ({first_line(error)}); download the checkpoint again"
+            ) from error
     return tensors
-
-
-def shard_paths(index: Path) -> list[Path]:
-    """The files that the index of a sharded checkpoint lists."""
-    weight_map = read_json(index).get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    outside = [name for name in names if Path(name).name != name or name in ("", "..")]
-    if outside or not names:
-        raise UserError(f"{index}: lists {'files outside its folder' if outside else 'no files'}")
-    return [index.parent / name for name in names]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -104,8 +100,8 @@ def load_weights(
         elif absent or (ours.startswith("output.") and (new_output or wrong)):
             new.append(ours)
         elif wrong:
-            shapes = ((name, tuple(tensors[name].shape), tuple(parts[name].shape)) for name in wrong)
-            problems += [f"{name} is {shape}, expected {expected}" for name, shape, expected in shapes]
+            shapes = {name: (tuple(tensors[name].shape), tuple(parts[name].shape)) for name in wrong}
+            problems += [f"{name} is {shape}, expected {expected}" for name, (shape, expected) in shapes.items()]
         else:
             for name, part in parts.items():
                 part.copy_(tensors[name])
@@ -123,8 +119,6 @@ def load_classifier(
     The checkpoint's head is kept if it has the same classes, and put into the order of `class_names`. Otherwise it is
     initialised from torch's global generator, so seed it first. The dropouts replace those of the checkpoint.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: has no config.json; give a folder with a checkpoint, or a Hub id")
     config = read_json(folder / "config.json")
     family = family_of(config, str(folder))
     changes = {"attention_dropout": attention_dropout, "dropout": dropout, "head_dropout": dropout}
@@ -178,7 +172,7 @@ def save_model(
     rows = dict(enumerate(class_names))
     config = {
         **{key: value for key, value in source.items() if key not in NOT_KEPT},
-        "architectures": [family.masked_lm_architecture if masked_lm else family.architecture],
+        "architectures": [f"{family.name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"],
         "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "minitext": more,
     }
@@ -191,22 +185,21 @@ def save_model(
     save_tokenizer(tokenizer, folder, model.config.max_length)
 
 
-def load_hub_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`."""
+def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`.
+
+    Raises UserError if it has more than `vocab_size` tokens, the rows of the encoder.
+    """
     if (folder / "tokenizer.json").exists() or not (folder / "vocab.txt").exists():
-        return load_tokenizer(str(folder))
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))
-    return Tokenizer.from_str(wordpiece.to_str())
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, source: str) -> None:
-    """Raises UserError if the tokenizer has more ids than the encoder has rows."""
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(
-            f"{source}: its tokenizer has {tokenizer.get_vocab_size():,} tokens but its encoder {config.vocab_size:,}; "
-            "use the tokenizer of the checkpoint"
-        )
+        tokenizer = load_tokenizer(str(folder))
+    else:
+        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))
+        tokenizer = Tokenizer.from_str(wordpiece.to_str())
+    size = tokenizer.get_vocab_size()
+    if vocab_size is not None and size > vocab_size:
+        raise UserError(f"{folder}: has a tokenizer of {size:,} tokens but an encoder of {vocab_size:,}; replace it")
+    return tokenizer
 
 
 def mask_id(tokenizer: Tokenizer) -> int | None:
@@ -217,8 +210,6 @@ def mask_id(tokenizer: Tokenizer) -> int | None:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Write `tokenizer.json`, and the settings with which transformers' AutoTokenizer finds the special tokens."""
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     roles = {token: role for role, tokens in SPECIAL_ROLES.items() for token in reversed(tokens)}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,4 +1,4 @@
-"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global WordVectors for Word Representation").
+"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global Vectors for Word Representation").
 
 Inputs: texts without labels. Outputs: `WordVectors`, in a text file, most frequent word first.
 Shapes: V words, D vector width, N co-occurring pairs, B pairs in a batch, U distinct words in one column of a batch.
@@ -78,7 +78,7 @@ def train_vectors(config: GloveConfig) -> WordVectors:
     texts = [text for source in config.data for text in read_texts(source)]
     vocab = frequent_words(texts, config.min_count, config.vocab_size)
     ids, offsets = word_ids(texts, {word: number for number, word in enumerate(vocab)})
-    pairs = count_pairs(ids, offsets, len(vocab), config.window, config.quiet)
+    pairs = count_pairs(ids, offsets, len(vocab), config.window)
     if not len(pairs.counts):
         raise UserError(
             f"{', '.join(config.data)}: no two words with at least {config.min_count} occurrences share a text "

@@ -15,7 +15,7 @@ from torch import Tensor
 from minitext.data.tokenizer import train_tokenizer
 from minitext.data.word_vectors import WordVectors, load_word_vectors
 from minitext.models.bert import BertConfig, BertMaskedLM
-from minitext.models.hf_checkpoint import check_vocabulary, load_hub_tokenizer, load_weights
+from minitext.models.hf_checkpoint import load_hub_tokenizer, load_weights
 from minitext.models.hf_names import FAMILIES, family_of, read_config, write_config
 from minitext.models.hub import fetch_checkpoint
 from minitext.utils.errors import UserError
@@ -34,11 +34,8 @@ def build_new(
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(f"--vocab-size {config.vocab_size}: the texts have only {size:,} word pieces; lower it")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
+    sep, cls = ((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
     model = BertMaskedLM(replace(config, vocab_size=size, dropout=dropout, attention_dropout=dropout))
     init_positions(model)
     if vectors:
@@ -51,7 +48,7 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
     folder = fetch_checkpoint(source)
     hub_config = read_json(folder / "config.json")
     family = family_of(hub_config, source)
-    if family.masked_lm is None:
+    if not family.masked_lm:
         supported = ", ".join(kind for kind, member in FAMILIES.items() if member.masked_lm)
         raise UserError(
             f"{source}: {hub_config['model_type']} checkpoints have no masked-LM head; supported: {supported}"
@@ -59,9 +56,7 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
     config = read_config(hub_config, source)
     model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     load_weights(model, folder, family)
-    tokenizer = load_hub_tokenizer(folder)
-    check_vocabulary(tokenizer, model.config, source)
-    return model, tokenizer, hub_config
+    return model, load_hub_tokenizer(folder, config.vocab_size), hub_config
 
 
 @torch.no_grad()

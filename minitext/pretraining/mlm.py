@@ -216,8 +216,8 @@ def evaluate_mlm(
         batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(batch).float()  # (M, V)
-        hits = logits.argmax(dim=1) == batch.labels
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        sums.append(torch.stack((loss, hits.sum(), torch.ones_like(hits).sum())))
+        correct = (logits.argmax(dim=1) == batch.labels).sum()
+        sums.append(torch.stack((loss, correct, loss.new_tensor(len(batch.labels)))))
     loss, correct, count = distributed.all_reduce_sum(torch.stack(sums).sum(dim=0)).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "perplexity": math.exp(min(loss / count, 700))}
