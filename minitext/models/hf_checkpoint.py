@@ -55,9 +55,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         except PermissionError:
             raise
         except Exception as error:  # torch.load raises whatever its unpickler meets
-            raise UserError(
-                f"{path}: missing or corrupt ({first_line(error)}); download the checkpoint again"
-            ) from error
+            problem = f"missing or corrupt ({first_line(error)})"
+            raise UserError(f"{path}: {problem}; download the checkpoint again") from error
     return tensors
 
 

@@ -69,8 +69,7 @@ class State(NamedTuple):
 def train_vectors(config: GloveConfig) -> WordVectors:
     """Count pairs, train, write `config.out`, and return the vectors.
 
-    They are a function of the texts and the settings (on one machine). Raises UserError if no two words co-occur, or
-    the loss is not finite.
+    Raises UserError if no two words co-occur, or the loss is not finite.
     """
     out = Path(config.out)
     if not out.parent.is_dir():

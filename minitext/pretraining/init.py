@@ -34,13 +34,14 @@ def build_new(
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(f"--vocab-size {config.vocab_size}: the texts have only {size:,} word pieces; lower it")
+    config = replace(config, vocab_size=size)  # a vocabulary has at least all characters
     sep, cls = ((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
     tokenizer.post_processor = processors.BertProcessing(sep, cls)
-    model = BertMaskedLM(replace(config, vocab_size=size, dropout=dropout, attention_dropout=dropout))
+    model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     init_positions(model)
     if vectors:
         init_token_embeddings(model, tokenizer, load_word_vectors(vectors, tokenizer.get_vocab()))
-    return model, tokenizer, write_config(replace(config, vocab_size=size))
+    return model, tokenizer, write_config(config)
 
 
 def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer, dict]:
@@ -50,9 +51,8 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
     family = family_of(hub_config, source)
     if not family.masked_lm:
         supported = ", ".join(kind for kind, member in FAMILIES.items() if member.masked_lm)
-        raise UserError(
-            f"{source}: {hub_config['model_type']} checkpoints have no masked-LM head; supported: {supported}"
-        )
+        kind = hub_config["model_type"]
+        raise UserError(f"{source}: {kind} checkpoints have no masked-LM head; supported: {supported}")
     config = read_config(hub_config, source)
     model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     load_weights(model, folder, family)
@@ -86,10 +86,10 @@ def init_token_embeddings(model: BertMaskedLM, tokenizer: Tokenizer, vectors: Wo
     Related tokens start close to each other. Other tokens are not changed.
     Raises UserError if the vectors have another width, or know no token.
     """
-    if vectors.table.shape[1] != model.config.token_width:
+    found, expected = vectors.table.shape[1], model.config.token_width
+    if found != expected:
         raise UserError(
-            f"--vectors has dimension {vectors.table.shape[1]} but the encoder expects {model.config.token_width}; "
-            f"pass --hidden-size {vectors.table.shape[1]}, or other vectors"
+            f"--vectors has dimension {found} but the encoder expects {expected}; pass --hidden-size {found}"
         )
     known = [(row, vectors.index[token]) for token, row in tokenizer.get_vocab().items() if token in vectors.index]
     if not known:

@@ -27,7 +27,7 @@ from minitext.pretraining.init import build_new, init_output_bias, load_existing
 from minitext.pretraining.masking import MLMCollator, make_collator
 from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
-from minitext.training.loop import LoopConfig, fit, plan_steps
+from minitext.training.loop import LoopConfig, fit, flag, plan_steps
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, log, run_settings
@@ -62,7 +62,7 @@ class PretrainConfig:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions", "max_length"):
             least = {"vocab_size": 100, "max_length": 8}.get(name, 1)
             if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least} (got {getattr(self, name)})")
+                raise UserError(f"{flag(name)} must be at least {least} (got {getattr(self, name)})")
         if self.vectors and self.model:
             raise UserError(f"--vectors {self.vectors} initializes a new encoder; drop it or --model {self.model}")
         if not 0 <= self.dropout < 1:
@@ -115,16 +115,13 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
 
     torch.manual_seed(seed)
     model, tokenizer, hub_config = start_model(config.pretrain, train_texts)
-    length = config.pretrain.max_length
+    length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
     if not config.pretrain.model:
         init_output_bias(model, train.data.ids)
-    log(
-        f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out; "
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters; {device}, {dtype}",
-        quiet,
-    )
+    counts = f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out"
+    log(f"{counts}; {parameters:,} parameters; {device}, {dtype}", quiet)
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
     if is_main:
         data_found = {"train": describe(train.data), "valid": describe(valid.data)}
@@ -136,7 +133,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     state = fit(
         model,
         train,
-        partial(evaluate_mlm, model, valid, batch_size, device, dtype, distributed),
+        partial(evaluate_mlm, model, valid, batch_size, dtype, distributed),
         config.loop,
         seed=seed,
         device=device,
@@ -174,14 +171,8 @@ def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaske
     if config.model:
         model, tokenizer, hub_config = load_existing(config.model, config.dropout)
     else:
-        shape = BertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            intermediate_size=4 * config.hidden_size,
-            max_positions=config.max_positions,
-        )
+        sizes = {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_layers", "num_heads")}
+        shape = BertConfig(**sizes, intermediate_size=4 * config.hidden_size, max_positions=config.max_positions)
         model, tokenizer, hub_config = build_new(shape, texts, config.dropout, config.vectors)
     if config.max_length > model.config.max_length:
         raise UserError(
@@ -198,17 +189,10 @@ def describe(blocks: TokenizedTexts) -> dict[str, int | str]:
 
 @torch.inference_mode()
 def evaluate_mlm(
-    model: nn.Module,
-    collator: MLMCollator,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    distributed: Distributed = SINGLE,
+    model: nn.Module, collator: MLMCollator, batch_size: int, dtype: torch.dtype, distributed: Distributed = SINGLE
 ) -> dict[str, float]:
-    """Loss in nats, accuracy and perplexity, exp(loss), on masked tokens of all blocks.
-
-    With several processes each one computes its shard of the batches, and all get the same scores.
-    """
+    """Loss in nats, accuracy and perplexity, exp(loss), on masked tokens of all blocks; the same in all processes."""
+    device = next(model.parameters()).device
     model.eval()
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
     sums = [torch.zeros(3, device=device)]  # of each batch: loss, correct predictions, masked tokens
