@@ -24,7 +24,6 @@ from minitext.utils.io import atomic, read_json, write_json, write_text
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # not weights: buffers of old checkpoints, and the decoder, which is the token embedding
 NOT_WEIGHTS = re.compile(r"position_ids$|(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|vocab_projector\.weight$")
-GENERIC_LABEL = re.compile(r"label_\d+")
 # parts of the source's config.json that do not hold for the saved model
 NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype",
             "num_labels", "id2label", "label2id", "problem_type"}  # fmt: skip
@@ -92,15 +91,13 @@ def load_weights(
     for ours, parameter in model.state_dict().items():
         names = hub_names(ours, family, isinstance(model, BertMaskedLM))
         parts = dict(zip(names, parameter.chunk(len(names)), strict=True))  # views of the parameter
-        absent = [name for name in names if name not in tensors]
-        wrong = [name for name in names if name in tensors and tensors[name].shape != parts[name].shape]
-        if absent and ours.startswith("encoder."):
-            problems += [f"{name} is missing" for name in absent]
-        elif absent or (ours.startswith("output.") and (new_output or wrong)):
+        shapes = {name: tuple(tensors[name].shape) if name in tensors else "missing" for name in names}
+        wrong = [name for name in names if shapes[name] != parts[name].shape]
+        absent = "missing" in shapes.values() and not ours.startswith("encoder.")
+        if absent or (ours.startswith("output.") and (new_output or wrong)):
             new.append(ours)
         elif wrong:
-            shapes = {name: (tuple(tensors[name].shape), tuple(parts[name].shape)) for name in wrong}
-            problems += [f"{name} is {shape}, expected {expected}" for name, (shape, expected) in shapes.items()]
+            problems += [f"{name} is {shapes[name]}, expected {tuple(parts[name].shape)}" for name in wrong]
         else:
             for name, part in parts.items():
                 part.copy_(tensors[name])
@@ -119,21 +116,17 @@ def load_classifier(
     initialised from torch's global generator, so seed it first. The dropouts replace those of the checkpoint.
     """
     config = read_json(folder / "config.json")
-    family = family_of(config, str(folder))
     changes = {"attention_dropout": attention_dropout, "dropout": dropout, "head_dropout": dropout}
     changes = {name: value for name, value in changes.items() if value is not None}
     model = BertClassifier(replace(read_config(config, str(folder)), **changes), len(class_names))
     order = label_order(config, class_names)
-    new, unused = load_weights(model, folder, family, new_output=order is None)
-    notes = []
+    new, unused = load_weights(model, folder, family_of(config, str(folder)), new_output=order is None)
+    notes = [f"newly initialised: {', '.join(new)}"] if new else []
     if "output.weight" not in new:
         model.output.load_state_dict({name: tensor[order] for name, tensor in model.output.state_dict().items()})
-        notes.append("classification head of the checkpoint kept")
-    if new:
-        notes.append(f"newly initialised: {', '.join(new)}")
+        notes.insert(0, "classification head of the checkpoint kept")
     if unused:
-        more = f" and {len(unused) - 4} more" if len(unused) > 4 else ""
-        notes.append(f"unused: {', '.join(unused[:4])}{more}")
+        notes.append(f"unused: {', '.join(unused[:4])}{f' and {len(unused) - 4} more' if len(unused) > 4 else ''}")
     return model, notes
 
 
@@ -144,7 +137,7 @@ def label_order(config: Mapping, class_names: Sequence[str]) -> list[int] | None
     """
     rows = {str(label).casefold(): str(row) for row, label in (config.get("id2label") or {}).items()}
     expected = [str(row) for row in range(len(class_names))]
-    if all(GENERIC_LABEL.fullmatch(label) for label in rows):
+    if all(re.fullmatch(r"label_\d+", label) for label in rows):
         return list(map(int, expected))
     order = [rows.get(name.casefold(), "") for name in class_names]
     return list(map(int, order)) if len(rows) == len(order) and sorted(order) == sorted(expected) else None
@@ -163,20 +156,21 @@ def save_model(
     `source` is the `config.json` that the model came from; `more` is kept in the new one as `minitext`.
     """
     family = FAMILIES[source["model_type"]]
-    masked_lm = isinstance(model, BertMaskedLM)
-    tensors: dict[str, Tensor] = {}
+    masked_lm, tensors = isinstance(model, BertMaskedLM), {}
     for ours, tensor in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
         tensors |= zip(names, (part.contiguous() for part in tensor.cpu().chunk(len(names))), strict=True)
-    rows = dict(enumerate(class_names))
     config = {
         **{key: value for key, value in source.items() if key not in NOT_KEPT},
         "architectures": [f"{family.name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"],
         "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "minitext": more,
     }
-    if rows:
-        config |= {"id2label": rows, "label2id": {name: row for row, name in rows.items()}}
+    if class_names:
+        config |= {
+            "id2label": dict(enumerate(class_names)),
+            "label2id": {name: row for row, name in enumerate(class_names)},
+        }
         config["problem_type"] = "single_label_classification"
     with atomic(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})

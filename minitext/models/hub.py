@@ -84,9 +84,8 @@ def push(folder: Path, repository: str) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi  # upload_folder cannot rename report.md to README.md
 
-    files = {name: folder / name for name in RUN_FILES} | {"README.md": folder / "report.md"}
+    files = {name: name for name in RUN_FILES} | {"README.md": "report.md"}
     with hub_errors(repository):
-        api = HfApi()
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-        api.create_commit(repository, operations, commit_message="Trained by minitext")
-        return f"{api.endpoint}/{repository}"
+        operations = [CommitOperationAdd(name, str(folder / source)) for name, source in files.items()]
+        HfApi().create_commit(repository, operations, commit_message="Trained by minitext")
+    return f"{HfApi().endpoint}/{repository}"
