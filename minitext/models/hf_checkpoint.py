@@ -167,10 +167,8 @@ def save_model(
         "minitext": more,
     }
     if class_names:
-        config |= {
-            "id2label": dict(enumerate(class_names)),
-            "label2id": {name: row for row, name in enumerate(class_names)},
-        }
+        config["id2label"] = dict(enumerate(class_names))
+        config["label2id"] = {name: row for row, name in enumerate(class_names)}
         config["problem_type"] = "single_label_classification"
     with atomic(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})

@@ -57,7 +57,7 @@ def hub_errors(source: str) -> Iterator[None]:
         errors.RevisionNotFoundError: "the repository has no such revision",
         errors.RepositoryNotFoundError: f"no such repository on the Hub, or a private one ({LOGIN})",
         errors.LocalEntryNotFoundError: "not (completely) in the Hub's cache, and the Hub cannot be reached; "
-        "connect or try again later, or give a folder with the checkpoint",
+        "try again later, or give a folder with the checkpoint",
     }
     try:
         yield

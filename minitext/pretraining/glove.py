@@ -30,9 +30,7 @@ from minitext.utils.run_dir import log
 class GloveConfig:
     """word vectors"""
 
-    data: tuple[str, ...] = option(
-        ("sample",), "labelled texts (without their test part), or .txt files with one text per line", metavar="DATA"
-    )
+    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     out: str = option("vectors.txt.gz", "output file, .txt or .txt.gz")
     embedding_dim: int = option(100, "dimension of the vectors")
     window: int = option(10, "context words on either side")
@@ -79,10 +77,8 @@ def train_vectors(config: GloveConfig) -> WordVectors:
     ids, offsets = word_ids(texts, {word: number for number, word in enumerate(vocab)})
     pairs = count_pairs(ids, offsets, len(vocab), config.window)
     if not len(pairs.counts):
-        raise UserError(
-            f"{', '.join(config.data)}: no two words with at least {config.min_count} occurrences share a text "
-            f"({len(texts):,} texts); give more texts or lower --min-count"
-        )
+        problem = f"no two words with at least {config.min_count} occurrences share a text ({len(texts):,} texts)"
+        raise UserError(f"{', '.join(config.data)}: {problem}; give more texts or lower --min-count")
     log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
     state = fit(pairs, len(vocab), config)
     vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
@@ -168,10 +164,7 @@ def gradients(own: Tensor, other: Tensor, factors: Tensor, others: Tensor) -> tu
 def adagrad_step(
     table: Tensor, squares: Tensor, rows: Tensor, gradient_sums: Tensor, gradient_squares: Tensor, constant: int
 ) -> None:
-    """AdaGrad (Duchi et al. 2011): add the squared gradients, then step by gradient / sqrt(squares).
-
-    The column `constant` stays 1.
-    """
+    """AdaGrad (Duchi et al. 2011): step by gradient / sqrt(sum of squares). The column `constant` stays 1."""
     gradient_sums[:, constant] = 0
     squares.index_add_(0, rows, gradient_squares)
     table.index_add_(0, rows, gradient_sums.div_(squares.index_select(0, rows).sqrt_()), alpha=-1)

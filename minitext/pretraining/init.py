@@ -34,7 +34,7 @@ def build_new(
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(f"--vocab-size {config.vocab_size}: the texts have only {size:,} word pieces; lower it")
-    config = replace(config, vocab_size=size)  # a vocabulary has at least all characters
+    config = replace(config, vocab_size=size)  # larger if the texts have more characters than that
     sep, cls = ((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
     tokenizer.post_processor = processors.BertProcessing(sep, cls)
     model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))

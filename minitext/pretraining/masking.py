@@ -86,13 +86,6 @@ def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after
     return TokenizedTexts(torch.cat(blocks), torch.tensor([0, *map(len, blocks)]).cumsum(0))
 
 
-def encode_untruncated(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> TokenizedTexts:
-    """Ids of whole texts without the special tokens around a text: blocks have their own."""
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return encode(bare, texts, NO_TRUNCATION, "head", quiet)
-
-
 def make_collator(
     tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int, cls_objective: bool = False, quiet: bool = True
 ) -> MLMCollator:
@@ -102,7 +95,9 @@ def make_collator(
         raise UserError("the tokenizer has no [MASK] or <mask> token; use that of a masked language model")
     if cls_objective and not before:
         raise UserError("--cls-objective needs a tokenizer that adds a token before a text, such as [CLS]; drop it")
-    tokens = encode_untruncated(tokenizer, texts, quiet)
+    bare = Tokenizer.from_str(tokenizer.to_str())  # adds no tokens to a text: blocks have their own
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokens = encode(bare, texts, NO_TRUNCATION, "head", quiet)
     if not len(tokens.ids):
         raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
     blocks = pack_blocks(tokens, length, before, after)

@@ -40,18 +40,14 @@ EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from
 class PretrainConfig:
     """pretraining"""
 
-    data: tuple[str, ...] = option(
-        ("sample",), "labeled data, without its test part, or .txt files with one text per line", metavar="DATA"
-    )
+    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     model: str | None = option(None, "continue from this checkpoint: Hub id or folder (default: a new encoder)")
     vocab_size: int = option(4096, "vocabulary size of a new tokenizer")
     hidden_size: int = option(256, "hidden size of a new encoder")
     num_layers: int = option(4, "layers of a new encoder")
     num_heads: int = option(4, "attention heads of a new encoder")
     max_positions: int = option(512, "maximum input length of a new encoder, in tokens")
-    vectors: str | None = option(
-        None, "initialize the tokens of a new encoder from word vectors of its hidden size: a name or a file"
-    )
+    vectors: str | None = option(None, "word vectors that initialize the tokens of a new encoder: a name or a file")
     max_length: int = option(128, "tokens per block; texts are packed end to end")
     dropout: float = option(0.0, "dropout during pretraining (the saved config keeps BERT's 0.1)")
     cls_objective: bool = option(False, "also train [CLS] to predict one of its block's masked tokens")
@@ -183,7 +179,7 @@ def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaske
 
 def describe(blocks: TokenizedTexts) -> dict[str, int | str]:
     """Size and fingerprint of the data, for `settings.json`."""
-    fingerprint = hashlib.sha256(blocks.ids.numpy().tobytes()).hexdigest()
+    fingerprint = hashlib.sha256(blocks.ids.numpy()).hexdigest()
     return {"blocks": len(blocks.offsets) - 1, "tokens": len(blocks.ids), "fingerprint": fingerprint}
 
 
