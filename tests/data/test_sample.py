@@ -1,4 +1,4 @@
-"""The bundled sample: 600 reviews, half of them positive, no two the same; word vectors and a small BERT that fit it."""
+"""The bundled sample: 600 reviews, half of them positive, no two the same; word vectors and a BERT that fit it."""
 
 import gzip
 import json
