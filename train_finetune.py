@@ -25,7 +25,7 @@ from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
 from minitext.evaluation.predictor import format_prediction
 from minitext.models.bert import BertClassifier, init_weights
-from minitext.models.hf_checkpoint import check_vocabulary, load_classifier, load_hub_tokenizer, save_model
+from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, save_model
 from minitext.models.hub import fetch_checkpoint, open_repository, push
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
@@ -218,8 +218,7 @@ def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, .
 
 def load_checkpoint_tokenizer(config: ModelConfig, checkpoint: Path, model: BertClassifier) -> Tokenizer:
     """The checkpoint's tokenizer. It must add a token before and after a text: the head reads the first."""
-    tokenizer = load_hub_tokenizer(checkpoint)
-    check_vocabulary(tokenizer, model.config, config.model)
+    tokenizer = load_hub_tokenizer(checkpoint, model.config.vocab_size)
     if not all(special_ids(tokenizer)):
         raise UserError(f"{config.model}: the tokenizer adds no token before and after a text, which the head needs")
     return tokenizer

@@ -16,7 +16,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 from minitext.data.tokenizer import load_tokenizer
-from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
+from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic, read_json, write_json, write_text
@@ -24,7 +24,6 @@ from minitext.utils.io import atomic, read_json, write_json, write_text
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # not weights: buffers of old checkpoints, and the decoder, which is the token embedding
 NOT_WEIGHTS = re.compile(r"position_ids$|(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|vocab_projector\.weight$")
-GENERIC_LABEL = re.compile(r"label_\d+")
 # parts of the source's config.json that do not hold for the saved model
 NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype",
             "num_labels", "id2label", "label2id", "problem_type"}  # fmt: skip
@@ -42,27 +41,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if found is None:
         raise UserError(f"{folder}: has no weights ({' or '.join(WEIGHTS[:3:2])})")
+    paths = [found]
+    if found.suffix == ".json":
+        weight_map = read_json(found).get("weight_map")
+        if not weight_map or not isinstance(weight_map, dict):
+            raise UserError(f"{found}: lists no files; download the checkpoint again")
+        paths = [folder / Path(name).name for name in sorted(set(map(str, weight_map.values())))]  # in `folder` alone
     tensors: dict[str, Tensor] = {}
-    for path in shard_paths(found) if found.suffix == ".json" else [found]:
+    for path in paths:
         try:
             tensors |= read_tensors(path)
         except PermissionError:
             raise
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: missing, but listed in {found.name}; download the checkpoint again") from error
         except Exception as error:  # torch.load raises whatever its unpickler meets
-            raise UserError(f"{path}: corrupt ({first_line(error)}); download the checkpoint again") from error
+            problem = f"missing or corrupt ({first_line(error)})"
+            raise UserError(f"{path}: {problem}; download the checkpoint again") from error
     return tensors
-
-
-def shard_paths(index: Path) -> list[Path]:
-    """The files that the index of a sharded checkpoint lists."""
-    weight_map = read_json(index).get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    outside = [name for name in names if Path(name).name != name or name in ("", "..")]
-    if outside or not names:
-        raise UserError(f"{index}: lists {'files outside its folder' if outside else 'no files'}")
-    return [index.parent / name for name in names]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -97,15 +91,13 @@ def load_weights(
     for ours, parameter in model.state_dict().items():
         names = hub_names(ours, family, isinstance(model, BertMaskedLM))
         parts = dict(zip(names, parameter.chunk(len(names)), strict=True))  # views of the parameter
-        absent = [name for name in names if name not in tensors]
-        wrong = [name for name in names if name in tensors and tensors[name].shape != parts[name].shape]
-        if absent and ours.startswith("encoder."):
-            problems += [f"{name} is missing" for name in absent]
-        elif absent or (ours.startswith("output.") and (new_output or wrong)):
+        shapes = {name: tuple(tensors[name].shape) if name in tensors else "missing" for name in names}
+        wrong = [name for name in names if shapes[name] != parts[name].shape]
+        absent = "missing" in shapes.values() and not ours.startswith("encoder.")
+        if absent or (ours.startswith("output.") and (new_output or wrong)):
             new.append(ours)
         elif wrong:
-            shapes = ((name, tuple(tensors[name].shape), tuple(parts[name].shape)) for name in wrong)
-            problems += [f"{name} is {shape}, expected {expected}" for name, shape, expected in shapes]
+            problems += [f"{name} is {shapes[name]}, expected {tuple(parts[name].shape)}" for name in wrong]
         else:
             for name, part in parts.items():
                 part.copy_(tensors[name])
@@ -123,24 +115,18 @@ def load_classifier(
     The checkpoint's head is kept if it has the same classes, and put into the order of `class_names`. Otherwise it is
     initialised from torch's global generator, so seed it first. The dropouts replace those of the checkpoint.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: has no config.json; give a folder with a checkpoint, or a Hub id")
     config = read_json(folder / "config.json")
-    family = family_of(config, str(folder))
     changes = {"attention_dropout": attention_dropout, "dropout": dropout, "head_dropout": dropout}
     changes = {name: value for name, value in changes.items() if value is not None}
     model = BertClassifier(replace(read_config(config, str(folder)), **changes), len(class_names))
     order = label_order(config, class_names)
-    new, unused = load_weights(model, folder, family, new_output=order is None)
-    notes = []
+    new, unused = load_weights(model, folder, family_of(config, str(folder)), new_output=order is None)
+    notes = [f"newly initialised: {', '.join(new)}"] if new else []
     if "output.weight" not in new:
         model.output.load_state_dict({name: tensor[order] for name, tensor in model.output.state_dict().items()})
-        notes.append("classification head of the checkpoint kept")
-    if new:
-        notes.append(f"newly initialised: {', '.join(new)}")
+        notes.insert(0, "classification head of the checkpoint kept")
     if unused:
-        more = f" and {len(unused) - 4} more" if len(unused) > 4 else ""
-        notes.append(f"unused: {', '.join(unused[:4])}{more}")
+        notes.append(f"unused: {', '.join(unused[:4])}{f' and {len(unused) - 4} more' if len(unused) > 4 else ''}")
     return model, notes
 
 
@@ -151,7 +137,7 @@ def label_order(config: Mapping, class_names: Sequence[str]) -> list[int] | None
     """
     rows = {str(label).casefold(): str(row) for row, label in (config.get("id2label") or {}).items()}
     expected = [str(row) for row in range(len(class_names))]
-    if all(GENERIC_LABEL.fullmatch(label) for label in rows):
+    if all(re.fullmatch(r"label_\d+", label) for label in rows):
         return list(map(int, expected))
     order = [rows.get(name.casefold(), "") for name in class_names]
     return list(map(int, order)) if len(rows) == len(order) and sorted(order) == sorted(expected) else None
@@ -170,20 +156,19 @@ def save_model(
     `source` is the `config.json` that the model came from; `more` is kept in the new one as `minitext`.
     """
     family = FAMILIES[source["model_type"]]
-    masked_lm = isinstance(model, BertMaskedLM)
-    tensors: dict[str, Tensor] = {}
+    masked_lm, tensors = isinstance(model, BertMaskedLM), {}
     for ours, tensor in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
         tensors |= zip(names, (part.contiguous() for part in tensor.cpu().chunk(len(names))), strict=True)
-    rows = dict(enumerate(class_names))
     config = {
         **{key: value for key, value in source.items() if key not in NOT_KEPT},
-        "architectures": [family.masked_lm_architecture if masked_lm else family.architecture],
+        "architectures": [f"{family.name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"],
         "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "minitext": more,
     }
-    if rows:
-        config |= {"id2label": rows, "label2id": {name: row for row, name in rows.items()}}
+    if class_names:
+        config["id2label"] = dict(enumerate(class_names))
+        config["label2id"] = {name: row for row, name in enumerate(class_names)}
         config["problem_type"] = "single_label_classification"
     with atomic(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -191,22 +176,21 @@ def save_model(
     save_tokenizer(tokenizer, folder, model.config.max_length)
 
 
-def load_hub_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`."""
+def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`.
+
+    Raises UserError if it has more than `vocab_size` tokens, the rows of the encoder.
+    """
     if (folder / "tokenizer.json").exists() or not (folder / "vocab.txt").exists():
-        return load_tokenizer(str(folder))
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))
-    return Tokenizer.from_str(wordpiece.to_str())
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, source: str) -> None:
-    """Raises UserError if the tokenizer has more ids than the encoder has rows."""
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(
-            f"{source}: its tokenizer has {tokenizer.get_vocab_size():,} tokens but its encoder {config.vocab_size:,}; "
-            "use the tokenizer of the checkpoint"
-        )
+        tokenizer = load_tokenizer(str(folder))
+    else:
+        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))
+        tokenizer = Tokenizer.from_str(wordpiece.to_str())
+    size = tokenizer.get_vocab_size()
+    if vocab_size is not None and size > vocab_size:
+        raise UserError(f"{folder}: has a tokenizer of {size:,} tokens but an encoder of {vocab_size:,}; replace it")
+    return tokenizer
 
 
 def mask_id(tokenizer: Tokenizer) -> int | None:
@@ -217,8 +201,6 @@ def mask_id(tokenizer: Tokenizer) -> int | None:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Write `tokenizer.json`, and the settings with which transformers' AutoTokenizer finds the special tokens."""
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     roles = {token: role for role, tokens in SPECIAL_ROLES.items() for token in reversed(tokens)}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -6,7 +6,7 @@ Each family is one table, so that all of them run on one encoder.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from minitext.models.bert import BertConfig
 from minitext.utils.errors import UserError
@@ -39,67 +39,41 @@ DISTILBERT_ENCODER = EMBEDDINGS | {
     "transformer.layer.{}.ffn.lin2": "encoder.layers.{}.mlp.down",
     "transformer.layer.{}.output_layer_norm": "encoder.layers.{}.mlp_norm",
 }
+BERT_HEAD = {"bert.pooler.dense": "dense", "classifier": "output"}
 DENSE_HEAD = {"classifier.dense": "dense", "classifier.out_proj": "output"}
+DISTILBERT_HEAD = {"pre_classifier": "dense", "classifier": "output"}
+BERT_MASKED_LM = {
+    "cls.predictions.transform.dense": "dense",
+    "cls.predictions.transform.LayerNorm": "norm",
+    "cls.predictions": "",
+}
+ROBERTA_MASKED_LM = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""}
+DISTILBERT_MASKED_LM = {"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""}
+ROBERTA_SETTINGS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}
+DISTILBERT_SETTINGS = {"num_token_types": 0, "head_activation": "relu"}
+ELECTRA_SETTINGS = {"dropout_before_head": True, "head_activation": "gelu"}
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """A model type of the Hub."""
 
+    name: str  # in transformers' classes: BertForMaskedLM, BertForSequenceClassification
     prefix: str  # of all encoder names; some checkpoints omit it
     encoder: Mapping[str, str]  # without the prefix
     head: Mapping[str, str]  # classification head
-    architecture: str  # transformers' class with a classification head
-    masked_lm: Mapping[str, str] | None = None  # masked-LM head; "" is the parameter `bias` of BertMaskedLM
-    masked_lm_architecture: str | None = None
-    settings: Mapping[str, object] = field(default_factory=dict)  # of BertConfig, constant within the family
+    masked_lm: Mapping[str, str]  # masked-LM head, empty if there is none; "" is the parameter `bias` of BertMaskedLM
+    settings: Mapping[str, object]  # of BertConfig, constant within the family
 
 
-def roberta_family(name: str) -> Family:
-    """RoBERTa (Liu et al. 2019), CamemBERT and XLM-RoBERTa: the same modules, other texts and tokenizers."""
-    return Family(
-        prefix="roberta.",
-        encoder=BERT_ENCODER,
-        head=DENSE_HEAD,
-        architecture=f"{name}ForSequenceClassification",
-        masked_lm={"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""},
-        masked_lm_architecture=f"{name}ForMaskedLM",
-        settings={"dropout_before_head": True, "masked_lm_activation": "gelu"},
-    )
-
-
+ROBERTA = ("roberta.", BERT_ENCODER, DENSE_HEAD, ROBERTA_MASKED_LM, ROBERTA_SETTINGS)
+DISTILBERT = ("distilbert.", DISTILBERT_ENCODER, DISTILBERT_HEAD, DISTILBERT_MASKED_LM, DISTILBERT_SETTINGS)
 FAMILIES = {
-    "bert": Family(
-        prefix="bert.",
-        encoder=BERT_ENCODER,
-        head={"bert.pooler.dense": "dense", "classifier": "output"},
-        architecture="BertForSequenceClassification",
-        masked_lm={
-            "cls.predictions.transform.dense": "dense",
-            "cls.predictions.transform.LayerNorm": "norm",
-            "cls.predictions": "",
-        },
-        masked_lm_architecture="BertForMaskedLM",
-    ),
-    "roberta": roberta_family("Roberta"),
-    "camembert": roberta_family("Camembert"),
-    "xlm-roberta": roberta_family("XLMRoberta"),
-    "distilbert": Family(  # Sanh et al. 2019
-        prefix="distilbert.",
-        encoder=DISTILBERT_ENCODER,
-        head={"pre_classifier": "dense", "classifier": "output"},
-        architecture="DistilBertForSequenceClassification",
-        masked_lm={"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""},
-        masked_lm_architecture="DistilBertForMaskedLM",
-        settings={"num_token_types": 0, "head_activation": "relu"},
-    ),
-    "electra": Family(  # Clark et al. 2020; its discriminators, which have no masked-LM head
-        prefix="electra.",
-        encoder=BERT_ENCODER,
-        head=DENSE_HEAD,
-        architecture="ElectraForSequenceClassification",
-        settings={"dropout_before_head": True, "head_activation": "gelu"},
-    ),
+    "bert": Family("Bert", "bert.", BERT_ENCODER, BERT_HEAD, BERT_MASKED_LM, {}),
+    "roberta": Family("Roberta", *ROBERTA),  # Liu et al. 2019
+    "camembert": Family("Camembert", *ROBERTA),  # the same modules, other texts and tokenizers
+    "xlm-roberta": Family("XLMRoberta", *ROBERTA),
+    "distilbert": Family("DistilBert", *DISTILBERT),  # Sanh et al. 2019
+    "electra": Family("Electra", "electra.", BERT_ENCODER, DENSE_HEAD, {}, ELECTRA_SETTINGS),  # Clark et al. 2020
 }
 
 # our setting: its possible names in a config.json, and its default in transformers
@@ -165,5 +139,5 @@ def hub_names(ours: str, family: Family, masked_lm: bool) -> tuple[str, ...]:
     layer = re.search(r"\d+", module)
     pattern = re.sub(r"\d+", "{}", module)
     names = {family.prefix + theirs: own for theirs, own in family.encoder.items()}
-    names |= (family.masked_lm if masked_lm else family.head) or {}
+    names |= family.masked_lm if masked_lm else family.head
     return tuple(f"{theirs.format(layer and layer[0])}.{kind}" for theirs, own in names.items() if own == pattern)

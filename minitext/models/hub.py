@@ -5,6 +5,7 @@ Inputs: a Hub id, `id@revision`, or a folder. Outputs: a folder with the checkpo
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from minitext.utils.errors import UserError, first_line
@@ -21,25 +22,27 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 def fetch_checkpoint(source: str) -> Path:
     """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache.
 
-    A legacy `pytorch_model.bin` is fetched only if the repository has no safetensors. If the Hub cannot be reached, the
-    cache is used. Raises UserError for an unknown or gated id, or if nothing is cached.
+    If the Hub cannot be reached, the cache is used. Raises UserError for an unknown or gated id, or if nothing is
+    cached.
     """
-    if source == "sample":
-        return SAMPLE
-    if Path(source).is_dir():
-        return Path(source)
-    if Path(source).exists():
-        raise UserError(f"{source}: a file; give the folder with its config.json, or a Hub id")
+    folder = SAMPLE if source == "sample" else Path(source)
+    if not folder.exists():
+        folder = download_checkpoint(source)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{source}: has no config.json; give a folder with a checkpoint, or a Hub id")
+    return folder
+
+
+def download_checkpoint(source: str) -> Path:
+    """The files of a Hub id in the cache, with a legacy `pytorch_model.bin` only if there are no safetensors."""
     from huggingface_hub import snapshot_download  # imported late: it takes half a second
 
     repository, _, revision = source.partition("@")
     with hub_errors(source):
-        wanted = [*CONFIG_FILES, *SAFETENSORS]
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-        if not (folder / "config.json").exists():
-            raise UserError(f"{source}: the repository has no config.json, so it is not a model for transformers")
-        if not any(folder.glob("model*.safetensors")):
-            snapshot_download(repository, revision=revision or None, allow_patterns=list(LEGACY_WEIGHTS))
+        fetch = partial(snapshot_download, repository, revision=revision or None)
+        folder = Path(fetch(allow_patterns=[*CONFIG_FILES, *SAFETENSORS]))
+        if (folder / "config.json").exists() and not any(folder.glob("model*.safetensors")):
+            fetch(allow_patterns=[*LEGACY_WEIGHTS])
     return folder
 
 
@@ -54,18 +57,14 @@ def hub_errors(source: str) -> Iterator[None]:
         errors.RevisionNotFoundError: "the repository has no such revision",
         errors.RepositoryNotFoundError: f"no such repository on the Hub, or a private one ({LOGIN})",
         errors.LocalEntryNotFoundError: "not (completely) in the Hub's cache, and the Hub cannot be reached; "
-        "connect or try again later, or give a folder with the checkpoint",
+        "try again later, or give a folder with the checkpoint",
     }
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # a failed connection has a class of the HTTP library in use
-        message = next((message for kind, message in messages.items() if isinstance(error, kind)), None)
-        if message is None and isinstance(error, errors.HfHubHTTPError):
-            remedy = LOGIN if error.response.status_code in (401, 403) else "try again later"
-            message = f"the Hub rejected the request ({first_line(error)}); {remedy}"
-        raise UserError(f"{source}: {message or f'request to the Hub failed ({first_line(error)})'}") from error
+        other = f"request to the Hub failed ({first_line(error)}); try again later, or {LOGIN}"
+        message = next((message for kind, message in messages.items() if isinstance(error, kind)), other)
+        raise UserError(f"{source}: {message}") from error
 
 
 def open_repository(repository: str) -> None:
@@ -85,9 +84,8 @@ def push(folder: Path, repository: str) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi  # upload_folder cannot rename report.md to README.md
 
-    files = {name: folder / name for name in RUN_FILES} | {"README.md": folder / "report.md"}
+    files = {name: name for name in RUN_FILES} | {"README.md": "report.md"}
     with hub_errors(repository):
-        api = HfApi()
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-        api.create_commit(repository, operations, commit_message="Trained by minitext")
-        return f"{api.endpoint}/{repository}"
+        operations = [CommitOperationAdd(name, str(folder / source)) for name, source in files.items()]
+        HfApi().create_commit(repository, operations, commit_message="Trained by minitext")
+    return f"{HfApi().endpoint}/{repository}"

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minitext.data.words import UNKNOWN
 
@@ -24,9 +23,7 @@ class Pairs(NamedTuple):
     counts: Tensor  # (N,) float32, X[row, column]
 
 
-def count_pairs(
-    ids: np.ndarray, offsets: np.ndarray, vocab_size: int, window: int, quiet: bool = True, chunk: int = CHUNK
-) -> Pairs:
+def count_pairs(ids: np.ndarray, offsets: np.ndarray, vocab_size: int, window: int, chunk: int = CHUNK) -> Pairs:
     """The co-occurrence matrix (section 3): words at distance d <= window in one text count 1/d, in both directions.
 
     `ids` and `offsets` are from `word_ids`. Unknown words are removed before distances are measured, as in the
@@ -35,18 +32,12 @@ def count_pairs(
     texts = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
     known = ids != UNKNOWN
     ids, texts = ids[known].astype(np.int64), texts[known]
-    runs = [(np.empty(0, np.int64), np.empty(0, np.float32))]
-    with tqdm(desc="counting", total=len(ids), unit="word", unit_scale=True, leave=False, disable=quiet or None) as bar:
-        for start in range(0, len(ids), chunk):
-            stop = min(start + chunk, len(ids))
-            runs.append(count_chunk(ids, texts, start, stop, vocab_size, window))
-            # each run is at least twice as long as the next one, so a pair is merged only log(runs) times
-            while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
-                runs.append(merge(runs.pop(), runs.pop()))
-            bar.update(stop - start)
-    while len(runs) > 1:
-        runs.append(merge(runs.pop(), runs.pop()))
-    keys, counts = runs.pop()
+    keys, counts = np.empty(0, np.int64), np.empty(0, np.float32)  # key: row * V + column
+    for start in range(0, len(ids), chunk):
+        new_keys, new_counts = count_chunk(ids, texts, start, min(start + chunk, len(ids)), vocab_size, window)
+        keys, counts = np.concatenate((keys, new_keys)), np.concatenate((counts, new_counts))
+        order = np.argsort(keys, kind="stable")  # timsort merges the two sorted runs
+        keys, counts = add_equal(keys[order], counts[order])
     rows, columns = (torch.from_numpy(part.astype(np.int32)) for part in np.divmod(keys, vocab_size))
     return Pairs(rows, columns, torch.from_numpy(counts))
 
@@ -65,13 +56,6 @@ def count_chunk(
     keys, distances = np.divmod(np.sort(np.concatenate(codes)), window)
     keys, counts = add_equal(keys, 1 / (distances + 1))  # summed in float64
     return keys, counts.astype(np.float32)
-
-
-def merge(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Merge two sorted runs of (keys, counts)."""
-    keys, counts = map(np.concatenate, zip(first, second, strict=True))
-    order = np.argsort(keys, kind="stable")  # timsort detects and merges the two sorted runs
-    return add_equal(keys[order], counts[order])
 
 
 def add_equal(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

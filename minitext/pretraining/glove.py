@@ -1,21 +1,18 @@
-"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global WordVectors for Word Representation").
+"""GloVe word vectors from texts (Pennington, Socher & Manning 2014, "GloVe: Global Vectors for Word Representation").
 
 Inputs: texts without labels. Outputs: `WordVectors`, in a text file, most frequent word first.
 Shapes: V words, D vector width, N co-occurring pairs, B pairs in a batch, U distinct words in one column of a batch.
 """
 
-import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,20 +23,14 @@ from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
-from minitext.utils.io import atomic
 from minitext.utils.run_dir import log
-
-BLOCK = 4096  # pairs scored at once, so that their vectors stay in the CPU cache
-NOT_IN_FINGERPRINT = ("data", "out", "epochs", "digits", "resume", "quiet")  # may change when training is resumed
 
 
 @dataclass(frozen=True)
 class GloveConfig:
     """word vectors"""
 
-    data: tuple[str, ...] = option(
-        ("sample",), "labelled texts (without their test part), or .txt files with one text per line", metavar="DATA"
-    )
+    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     out: str = option("vectors.txt.gz", "output file, .txt or .txt.gz")
     embedding_dim: int = option(100, "dimension of the vectors")
     window: int = option(10, "context words on either side")
@@ -52,8 +43,7 @@ class GloveConfig:
     batch_size: int = option(65_536, "pairs of words per update")
     digits: int = option(4, "significant digits in the file")
     seed: int = option(0, "random seed for the initial vectors and the order of the pairs")
-    resume: bool = option(False, "resume an interrupted training after its last complete epoch")
-    quiet: bool = option(False, "print nothing but errors")
+    quiet: bool = option(False, "print only errors")
 
     def __post_init__(self) -> None:
         if not self.out.endswith((".txt", ".txt.gz")):
@@ -61,8 +51,6 @@ class GloveConfig:
         for name, value in asdict(self).items():
             if type(value) in (int, float) and name != "seed" and not value > 0:  # "not" rejects NaN as well
                 raise UserError(f"--{name.replace('_', '-')} must be > 0 (got {value})")
-        if self.seed < 0:
-            raise UserError(f"--seed must be >= 0 (got {self.seed})")
 
 
 class State(NamedTuple):
@@ -79,8 +67,7 @@ class State(NamedTuple):
 def train_vectors(config: GloveConfig) -> WordVectors:
     """Count pairs, train, write `config.out`, and return the vectors.
 
-    They are a function of the texts and the settings (on one machine), whether or not training was resumed. Raises
-    UserError if no two words co-occur, or the loss is not finite.
+    Raises UserError if no two words co-occur, or the loss is not finite.
     """
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -88,29 +75,20 @@ def train_vectors(config: GloveConfig) -> WordVectors:
     texts = [text for source in config.data for text in read_texts(source)]
     vocab = frequent_words(texts, config.min_count, config.vocab_size)
     ids, offsets = word_ids(texts, {word: number for number, word in enumerate(vocab)})
-    pairs = count_pairs(ids, offsets, len(vocab), config.window, config.quiet)
+    pairs = count_pairs(ids, offsets, len(vocab), config.window)
     if not len(pairs.counts):
-        raise UserError(
-            f"{', '.join(config.data)}: no two words with at least {config.min_count} occurrences share a text "
-            f"({len(texts):,} texts); give more texts or lower --min-count"
-        )
+        problem = f"no two words with at least {config.min_count} occurrences share a text ({len(texts):,} texts)"
+        raise UserError(f"{', '.join(config.data)}: {problem}; give more texts or lower --min-count")
     log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
-    checkpoint = out.with_name(out.name + ".checkpoint")
-    state = fit(pairs, vocab, config, checkpoint)
+    state = fit(pairs, len(vocab), config)
     vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
     vectors.write(out, config.digits)
-    checkpoint.unlink(missing_ok=True)
     return vectors
-
-
-# Texts and words
 
 
 def read_texts(source: str) -> list[str]:
     """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabelled ones."""
     if source.endswith((".txt", ".txt.gz")):
-        if not Path(source).is_file():
-            raise UserError(f"{source}: no such file")
         return [line for line in read_text(Path(source)).split("\n") if line.strip()]
     texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
     if source == "imdb":
@@ -120,68 +98,46 @@ def read_texts(source: str) -> list[str]:
 
 def frequent_words(texts: Sequence[str], min_count: int, vocab_size: int) -> list[str]:
     """The most frequent words, most frequent first; equally frequent ones in order of first appearance."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(words(text))
+    counts = Counter(word for text in texts for word in words(text))
     return [word for word, count in counts.most_common(vocab_size) if count >= min_count]
 
 
-# Training
-
-
-def fit(pairs: Pairs, vocab: Sequence[str], config: GloveConfig, checkpoint: Path) -> State:
-    """Train all epochs with a checkpoint after each; with `config.resume`, continue from `checkpoint`."""
-    identity = fingerprint(pairs, vocab, config)
-    state, done = initial_state(len(vocab), config.embedding_dim, config.seed), 0
-    if config.resume and checkpoint.exists():
-        state, done = load_checkpoint(checkpoint, identity)
-    total, seen = config.epochs * len(pairs.counts), done * len(pairs.counts)
-    with tqdm(None, "vectors", total, initial=seen, unit="pair", unit_scale=True, disable=config.quiet or None) as bar:
-        for epoch in range(done + 1, config.epochs + 1):
-            loss = train_epoch(state, pairs, config, epoch, bar)
-            if not np.isfinite(loss):
+def fit(pairs: Pairs, vocab_size: int, config: GloveConfig) -> State:
+    """Train all epochs; each uses every pair once, in random order."""
+    generator, total = torch.Generator().manual_seed(config.seed), len(pairs.counts)
+    state = initial_state(vocab_size, config.embedding_dim, generator)
+    with tqdm(
+        None, "vectors", config.epochs * total, unit="pair", unit_scale=True, disable=config.quiet or None
+    ) as bar:
+        for epoch in range(1, config.epochs + 1):
+            loss = 0.0
+            for indices in torch.randperm(total, generator=generator).split(config.batch_size):
+                indices = indices.sort().values  # pairs are sorted by row, so each batch is sorted too
+                batch = Pairs(*(part.index_select(0, indices) for part in pairs))
+                loss += train_step(state, batch, config.lr, config.x_max, config.alpha) / total
+                bar.update(len(indices))
+            if not math.isfinite(loss):
                 raise UserError(f"epoch {epoch}: the loss is {loss}; lower --lr (now {config.lr})")
             if not config.quiet:
                 bar.write(f"epoch {epoch}: loss {loss:.5f}")
-            save_checkpoint(checkpoint, state, epoch, identity)
     return state
 
 
-def initial_state(vocab_size: int, embedding_dim: int, seed: int) -> State:
+def initial_state(vocab_size: int, embedding_dim: int, generator: torch.Generator) -> State:
     """As in the authors' program: vectors and biases uniform in (-0.5, 0.5) / D, squared gradients 1."""
-    generator, shape = torch_generator(seed, 0), (vocab_size, embedding_dim + 2)
+    shape = (vocab_size, embedding_dim + 2)
     word, context = ((torch.rand(shape, generator=generator) - 0.5) / embedding_dim for _ in range(2))
     word[:, -1] = context[:, -2] = 1
     return State(word, context, torch.ones_like(word), torch.ones_like(context))
-
-
-def torch_generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.default_rng([seed, epoch]).integers(2**63)))
-
-
-def train_epoch(state: State, pairs: Pairs, config: GloveConfig, epoch: int, bar: tqdm) -> float:
-    """Update with every pair once, in an order that is a function of (seed, epoch); returns the mean loss."""
-    order = torch.randperm(len(pairs.counts), generator=torch_generator(config.seed, epoch))
-    loss = 0.0
-    for indices in order.split(config.batch_size):
-        indices = indices.sort().values  # pairs are sorted by row, so each batch is sorted too
-        batch = Pairs(*(part.index_select(0, indices) for part in pairs))
-        loss += train_step(state, batch, config.lr, config.x_max, config.alpha)
-        bar.update(len(indices))
-    return loss / len(pairs.counts)
 
 
 def train_step(state: State, batch: Pairs, lr: float, x_max: float, alpha: float) -> float:
     """One AdaGrad update with B pairs, sorted by row; returns the sum of their losses f(X) * error^2 (eq. 8)."""
     rows, columns, counts = batch
     weights = (counts / x_max).clamp(max=1) ** alpha  # eq. 9
-    scores = torch.cat(  # (B,); index_select is faster on the CPU than indexing by brackets
-        [
-            state.word.index_select(0, row_block).mul_(state.context.index_select(0, column_block)).sum(dim=1)
-            for row_block, column_block in zip(rows.split(BLOCK), columns.split(BLOCK), strict=True)
-        ]
-    )
-    errors = scores - counts.log()
+    # index_select is faster on the CPU than indexing by brackets
+    scores = torch.einsum("bd,bd->b", state.word.index_select(0, rows), state.context.index_select(0, columns))
+    errors = scores - counts.log()  # (B,)
     factors = lr * weights * errors  # (B,), as in the authors' program: lr inside AdaGrad's sums, no factor 2
     by_column = columns.argsort(stable=True)
     # all gradients are computed before the first update
@@ -208,40 +164,7 @@ def gradients(own: Tensor, other: Tensor, factors: Tensor, others: Tensor) -> tu
 def adagrad_step(
     table: Tensor, squares: Tensor, rows: Tensor, gradient_sums: Tensor, gradient_squares: Tensor, constant: int
 ) -> None:
-    """AdaGrad (Duchi et al. 2011): add the squared gradients, then step by gradient / sqrt(squares).
-
-    The column `constant` stays 1.
-    """
+    """AdaGrad (Duchi et al. 2011): step by gradient / sqrt(sum of squares). The column `constant` stays 1."""
     gradient_sums[:, constant] = 0
     squares.index_add_(0, rows, gradient_squares)
     table.index_add_(0, rows, gradient_sums.div_(squares.index_select(0, rows).sqrt_()), alpha=-1)
-
-
-# Checkpoints
-
-
-def fingerprint(pairs: Pairs, vocab: Sequence[str], config: GloveConfig) -> str:
-    """SHA-256 of the words, the pairs and the settings that the result depends on."""
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_IN_FINGERPRINT}
-    digest = hashlib.sha256(repr((settings, list(vocab))).encode())
-    for part in pairs:
-        digest.update(part.numpy())
-    return digest.hexdigest()
-
-
-def save_checkpoint(path: Path, state: State, epoch: int, identity: str) -> None:
-    with atomic(path) as temporary:
-        save_file(state._asdict(), temporary, {"epoch": str(epoch), "identity": identity})
-
-
-def load_checkpoint(path: Path, identity: str) -> tuple[State, int]:
-    """The state after the last complete epoch, and its number."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            state = State(*(file.get_tensor(name) for name in State._fields))
-    except SafetensorError as error:
-        raise UserError(f"{path}: corrupt ({error}); start again without --resume") from error
-    if metadata["identity"] != identity:
-        raise UserError(f"{path}: made from other texts or settings; restore them or drop --resume")
-    return state, int(metadata["epoch"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from minitext.data.tokenizer import train_tokenizer
 from minitext.data.word_vectors import WordVectors, load_word_vectors
 from minitext.models.bert import BertConfig, BertMaskedLM
-from minitext.models.hf_checkpoint import check_vocabulary, load_hub_tokenizer, load_weights
+from minitext.models.hf_checkpoint import load_hub_tokenizer, load_weights
 from minitext.models.hf_names import FAMILIES, family_of, read_config, write_config
 from minitext.models.hub import fetch_checkpoint
 from minitext.utils.errors import UserError
@@ -34,16 +34,14 @@ def build_new(
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(f"--vocab-size {config.vocab_size}: the texts have only {size:,} word pieces; lower it")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    model = BertMaskedLM(with_dropout(replace(config, vocab_size=size), dropout))
+    config = replace(config, vocab_size=size)  # larger if the texts have more characters than that
+    sep, cls = ((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
+    model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     init_positions(model)
     if vectors:
         init_token_embeddings(model, tokenizer, load_word_vectors(vectors, tokenizer.get_vocab()))
-    return model, tokenizer, write_config(replace(config, vocab_size=size))
+    return model, tokenizer, write_config(config)
 
 
 def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer, dict]:
@@ -51,21 +49,14 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
     folder = fetch_checkpoint(source)
     hub_config = read_json(folder / "config.json")
     family = family_of(hub_config, source)
-    if family.masked_lm is None:
+    if not family.masked_lm:
         supported = ", ".join(kind for kind, member in FAMILIES.items() if member.masked_lm)
-        raise UserError(
-            f"{source}: {hub_config['model_type']} checkpoints have no masked-LM head; supported: {supported}"
-        )
-    model = BertMaskedLM(with_dropout(read_config(hub_config, source), dropout))
+        kind = hub_config["model_type"]
+        raise UserError(f"{source}: {kind} checkpoints have no masked-LM head; supported: {supported}")
+    config = read_config(hub_config, source)
+    model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
     load_weights(model, folder, family)
-    tokenizer = load_hub_tokenizer(folder)
-    check_vocabulary(tokenizer, model.config, source)
-    return model, tokenizer, hub_config
-
-
-def with_dropout(config: BertConfig, dropout: float) -> BertConfig:
-    """The same config with another dropout in the encoder."""
-    return replace(config, dropout=dropout, attention_dropout=dropout)
+    return model, load_hub_tokenizer(folder, config.vocab_size), hub_config
 
 
 @torch.no_grad()
@@ -95,10 +86,10 @@ def init_token_embeddings(model: BertMaskedLM, tokenizer: Tokenizer, vectors: Wo
     Related tokens start close to each other. Other tokens are not changed.
     Raises UserError if the vectors have another width, or know no token.
     """
-    if vectors.table.shape[1] != model.config.token_width:
+    found, expected = vectors.table.shape[1], model.config.token_width
+    if found != expected:
         raise UserError(
-            f"--vectors has dimension {vectors.table.shape[1]} but the encoder expects {model.config.token_width}; "
-            f"pass --hidden-size {vectors.table.shape[1]}, or other vectors"
+            f"--vectors has dimension {found} but the encoder expects {expected}; pass --hidden-size {found}"
         )
     known = [(row, vectors.index[token]) for token, row in tokenizer.get_vocab().items() if token in vectors.index]
     if not known:

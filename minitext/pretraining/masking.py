@@ -80,25 +80,10 @@ def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after
 
     Each block begins with `before` and ends with `after`. Only the last block is shorter; no token is lost.
     """
-    ids = texts.ids.numpy()
-    pieces = []
-    for start, end in zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True):
-        pieces += [ids[start:end], after]
-    stream = np.concatenate([*pieces, np.empty(0, dtype=np.int32)]).astype(np.int32)
-    room = length - len(before) - len(after)
-    blocks = [
-        np.concatenate([before, stream[first : first + room], after]).astype(np.int32)
-        for first in range(0, len(stream), room)
-    ]
-    offsets = torch.tensor([0, *map(len, blocks)], dtype=torch.int64).cumsum(0)
-    return TokenizedTexts(torch.from_numpy(np.concatenate([*blocks, np.empty(0, dtype=np.int32)])), offsets)
-
-
-def encode_untruncated(tokenizer: Tokenizer, texts: Sequence[str], quiet: bool) -> TokenizedTexts:
-    """Ids of whole texts without the special tokens around a text: blocks have their own."""
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return encode(bare, texts, NO_TRUNCATION, "head", quiet)
+    start, end = (torch.tensor(ids, dtype=torch.int32) for ids in (before, after))
+    stream = torch.cat([torch.cat((text, end)) for text in texts.ids.split(texts.lengths().tolist())])
+    blocks = [torch.cat((start, part, end)) for part in stream.split(length - len(start) - len(end))]
+    return TokenizedTexts(torch.cat(blocks), torch.tensor([0, *map(len, blocks)]).cumsum(0))
 
 
 def make_collator(
@@ -110,8 +95,11 @@ def make_collator(
         raise UserError("the tokenizer has no [MASK] or <mask> token; use that of a masked language model")
     if cls_objective and not before:
         raise UserError("--cls-objective needs a tokenizer that adds a token before a text, such as [CLS]; drop it")
-    blocks = pack_blocks(encode_untruncated(tokenizer, texts, quiet), length, before, after)
-    if not len(blocks.ids):
+    bare = Tokenizer.from_str(tokenizer.to_str())  # adds no tokens to a text: blocks have their own
+    bare.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokens = encode(bare, texts, NO_TRUNCATION, "head", quiet)
+    if not len(tokens.ids):
         raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
+    blocks = pack_blocks(tokens, length, before, after)
     special = sorted(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
     return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), cls_objective)

@@ -28,7 +28,7 @@ from minitext.pretraining.masking import MLMCollator, make_collator
 from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, log, run_settings
 
@@ -40,18 +40,14 @@ EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from
 class PretrainConfig:
     """pretraining"""
 
-    data: tuple[str, ...] = option(
-        ("sample",), "labeled data, without its test part, or .txt files with one text per line", metavar="DATA"
-    )
+    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     model: str | None = option(None, "continue from this checkpoint: Hub id or folder (default: a new encoder)")
     vocab_size: int = option(4096, "vocabulary size of a new tokenizer")
     hidden_size: int = option(256, "hidden size of a new encoder")
     num_layers: int = option(4, "layers of a new encoder")
     num_heads: int = option(4, "attention heads of a new encoder")
     max_positions: int = option(512, "maximum input length of a new encoder, in tokens")
-    vectors: str | None = option(
-        None, "initialize the tokens of a new encoder from word vectors of its hidden size: a name or a file"
-    )
+    vectors: str | None = option(None, "word vectors that initialize the tokens of a new encoder: a name or a file")
     max_length: int = option(128, "tokens per block; texts are packed end to end")
     dropout: float = option(0.0, "dropout during pretraining (the saved config keeps BERT's 0.1)")
     cls_objective: bool = option(False, "also train [CLS] to predict one of its block's masked tokens")
@@ -59,16 +55,14 @@ class PretrainConfig:
     valid_fraction: float = option(0.01, "fraction of the texts that is held out for evaluation")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions", "max_length"):
-            least = {"vocab_size": 100, "max_length": 8}.get(name, 1)
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least} (got {getattr(self, name)})")
+        require(self, lambda value: value >= 100, "at least 100", "vocab_size")
+        require(self, lambda value: value >= 8, "at least 8", "max_length")
+        sizes = ("hidden_size", "num_layers", "num_heads", "max_positions")
+        require(self, lambda value: value >= 1, "at least 1", *sizes)
+        require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
+        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction")
         if self.vectors and self.model:
             raise UserError(f"--vectors {self.vectors} initializes a new encoder; drop it or --model {self.model}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout must be in [0, 1) (got {self.dropout})")
-        if not 0 < self.valid_fraction < 1:
-            raise UserError(f"--valid-fraction must be strictly between 0 and 1 (got {self.valid_fraction})")
 
 
 @dataclass(frozen=True)
@@ -108,21 +102,20 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     dtype = pick_dtype(config.loop.precision, device)
     distributed = init_distributed(device)
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
-    run = open_run(config.run)
+    if (Path(config.run.out) / "scores.json").exists():
+        raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+    run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     train_texts, valid_texts = split_texts(config.pretrain, seed)
 
     torch.manual_seed(seed)
     model, tokenizer, hub_config = start_model(config.pretrain, train_texts)
-    length = config.pretrain.max_length
+    length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
     if not config.pretrain.model:
         init_output_bias(model, train.data.ids)
-    log(
-        f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out; "
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters; {device}, {dtype}",
-        quiet,
-    )
+    counts = f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out"
+    log(f"{counts}; {parameters:,} parameters; {device}, {dtype}", quiet)
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
     if is_main:
         data_found = {"train": describe(train.data), "valid": describe(valid.data)}
@@ -134,7 +127,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     state = fit(
         model,
         train,
-        partial(evaluate_mlm, model, valid, batch_size, device, dtype, distributed),
+        partial(evaluate_mlm, model, valid, batch_size, dtype, distributed),
         config.loop,
         seed=seed,
         device=device,
@@ -152,17 +145,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         if draw is not None:
             draw(run.folder)
         run.commit()
-    best = f"epoch {state.best_epoch:g} (by validation {config.loop.select_by})"
-    log(f"{run.out}: best checkpoint: {best}; {state.updates:,} updates in {state.seconds:.1f} s", quiet)
+    log(f"{run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)
     return run.out
-
-
-def open_run(config: PretrainRunConfig) -> RunDir:
-    """The run directory. Raises UserError if `config.out` is anything but a pretrained checkpoint to be replaced."""
-    if (Path(config.out) / "scores.json").exists():
-        raise UserError(f"{config.out}: contains a classifier; pass another --out")
-    return RunDir(config.out, config.overwrite, config.resume, final_file=METRICS_FILE)
 
 
 def split_texts(config: PretrainConfig, seed: int) -> tuple[list[str], list[str]]:
@@ -180,14 +165,8 @@ def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaske
     if config.model:
         model, tokenizer, hub_config = load_existing(config.model, config.dropout)
     else:
-        shape = BertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            intermediate_size=4 * config.hidden_size,
-            max_positions=config.max_positions,
-        )
+        sizes = {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_layers", "num_heads")}
+        shape = BertConfig(**sizes, intermediate_size=4 * config.hidden_size, max_positions=config.max_positions)
         model, tokenizer, hub_config = build_new(shape, texts, config.dropout, config.vectors)
     if config.max_length > model.config.max_length:
         raise UserError(
@@ -198,33 +177,25 @@ def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaske
 
 def describe(blocks: TokenizedTexts) -> dict[str, int | str]:
     """Size and fingerprint of the data, for `settings.json`."""
-    fingerprint = hashlib.sha256(blocks.ids.numpy().tobytes()).hexdigest()
+    fingerprint = hashlib.sha256(blocks.ids.numpy()).hexdigest()
     return {"blocks": len(blocks.offsets) - 1, "tokens": len(blocks.ids), "fingerprint": fingerprint}
 
 
 @torch.inference_mode()
 def evaluate_mlm(
-    model: nn.Module,
-    collator: MLMCollator,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    distributed: Distributed = SINGLE,
+    model: nn.Module, collator: MLMCollator, batch_size: int, dtype: torch.dtype, distributed: Distributed = SINGLE
 ) -> dict[str, float]:
-    """Loss in nats, accuracy and perplexity, exp(loss), on masked tokens of all blocks.
-
-    With several processes each one computes its shard of the batches, and all get the same scores.
-    """
+    """Loss in nats, accuracy and perplexity, exp(loss), on masked tokens of all blocks; the same in all processes."""
+    device = next(model.parameters()).device
     model.eval()
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
-    sums, count = [torch.zeros(2, device=device)], 0  # of each batch: loss, correct predictions
+    sums = [torch.zeros(3, device=device)]  # of each batch: loss, correct predictions, masked tokens
     for batch in load_batches(collator, batches, [EVAL_EPOCH] * len(batches)):
         batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(batch).float()  # (M, V)
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
         correct = (logits.argmax(dim=1) == batch.labels).sum()
-        sums.append(torch.stack((F.cross_entropy(logits, batch.labels, reduction="sum"), correct)))
-        count += len(batch.labels)
-    totals = torch.stack(sums).sum(dim=0)
-    loss, correct, count = distributed.all_reduce_sum(torch.cat((totals, totals.new_tensor([count])))).tolist()
+        sums.append(torch.stack((loss, correct, loss.new_tensor(len(batch.labels)))))
+    loss, correct, count = distributed.all_reduce_sum(torch.stack(sums).sum(dim=0)).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "perplexity": math.exp(min(loss / count, 700))}

@@ -1,4 +1,4 @@
-"""The bundled sample: 600 different reviews, half of them positive, word vectors that cover them, and a small BERT."""
+"""The bundled sample: 600 reviews, half of them positive, no two the same; word vectors and a BERT that fit it."""
 
 import gzip
 import json
@@ -7,20 +7,18 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from packed_batches import pack
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
-from minitext.data.batching import Batch, PackCollator
 from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.readers import SAMPLE
-from minitext.data.tokenizer import TokenizedTexts
 from minitext.data.word_vectors import SAMPLE as SAMPLE_VECTORS
 from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
 from minitext.models import hub
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
-from minitext.pretraining import glove as glove_train
-from minitext.pretraining.mlm import load_existing
+from minitext.pretraining.glove import read_texts
+from minitext.pretraining.init import load_existing
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +61,12 @@ def test_no_review_occurs_twice(texts):
     assert len({tuple(words(text)) for text in texts}) == 600
 
 
-def test_no_two_reviews_open_with_the_same_six_words(texts):
+def test_no_two_reviews_start_with_the_same_six_words(texts):
     openings = Counter(tuple(words(text)[:6]) for text in texts)
     assert [opening for opening, count in openings.items() if count > 1] == []
 
 
-def test_the_vectors_are_20000_of_width_100():
+def test_there_are_20000_vectors_of_100_numbers():
     vectors = load_word_vectors("sample")
     assert (len(vectors.words), vectors.table.shape) == (20_000, (20_000, 100))
     assert vectors.table.isfinite().all()
@@ -86,7 +84,7 @@ def test_the_vectors_cover_over_90_percent_of_the_samples_words(texts):
 
 
 def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
-    assert glove_train.read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
+    assert read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
 
 
 # The small BERT
@@ -105,17 +103,9 @@ def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_all_weights_of_the_encoder_are_loaded():
+def test_the_whole_encoder_is_loaded_and_only_the_head_is_new():
     _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
     assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
-
-
-def batch_with_mask(tokenizer: Tokenizer, text: str) -> Batch:
-    """A batch of one text, whose tokens [MASK] are predicted."""
-    ids = torch.tensor(tokenizer.encode(text).ids, dtype=torch.int32)
-    texts = TokenizedTexts(ids, torch.tensor([0, len(ids)]))
-    batch = PackCollator(texts, torch.zeros(1, dtype=torch.int64))([0])
-    return batch._replace(masked=(ids == tokenizer.token_to_id("[MASK]")).nonzero().flatten())
 
 
 @pytest.mark.parametrize(
@@ -126,14 +116,16 @@ def batch_with_mask(tokenizer: Tokenizer, text: str) -> Batch:
         ("i would [MASK] this film to anyone.", {"recommend"}),
     ],
 )
-def test_the_bert_predicts_masked_words(text: str, expected: set[str]):
+def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
     model, tokenizer, _ = load_existing("sample", 0.0)
+    model.eval()
+    ids = tokenizer.encode(text).ids
     with torch.no_grad():
-        (row,) = model.eval()(batch_with_mask(tokenizer, text))
+        (row,) = model(pack(ids, masked=[ids.index(tokenizer.token_to_id("[MASK]"))]))
     assert tokenizer.id_to_token(int(row.argmax())) in expected
 
 
-def test_the_vocabulary_covers_over_98_percent_of_the_sample(texts):
+def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
     tokenizer = load_hub_tokenizer(hub.SAMPLE)
     ids = [number for text in texts for number in tokenizer.encode(text).ids]
     assert ids.count(tokenizer.token_to_id("[UNK]")) / len(ids) < 0.02
@@ -144,7 +136,9 @@ def test_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
     ours, tokenizer, _ = load_existing("sample", 0.0)
-    batch = batch_with_mask(tokenizer, "a dull film with a [MASK] ending")
+    ours.eval()
+    ids = tokenizer.encode("a dull film with a [MASK] ending").ids
+    masked = [ids.index(tokenizer.token_to_id("[MASK]"))]
     with torch.no_grad():
-        expected = theirs(batch.ids[None]).logits[0, batch.masked]
-        torch.testing.assert_close(ours.eval()(batch), expected, atol=1e-4, rtol=0)  # float32
+        expected = theirs(torch.tensor([ids])).logits[0, masked]
+        torch.testing.assert_close(ours(pack(ids, masked=masked)), expected, atol=1e-4, rtol=0)  # float32

@@ -274,14 +274,14 @@ def test_buffers_and_the_tied_decoder_are_not_listed_as_unused(name: str, tmp_pa
 def test_a_missing_tensor_of_the_encoder_is_an_error(name: str, tmp_path):
     saved(tmp_path)
     edit(tmp_path, lambda tensors: tensors.pop(name))
-    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*{re.escape(name)} is missing"):
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*{re.escape(name)} is missing, expected"):
         load_classifier(tmp_path, ["neg", "pos"])
 
 
 def test_a_checkpoint_of_another_family_is_an_error(tmp_path):
     saved(tmp_path, "distilbert")
     (tmp_path / "config.json").write_text(json.dumps(source("bert")))
-    with pytest.raises(UserError, match=r"is missing \(\d+ tensors do not fit config\.json\)"):
+    with pytest.raises(UserError, match=r"is missing, expected \(.*\) \(\d+ tensors do not fit config\.json\)"):
         load_classifier(tmp_path, ["neg", "pos"])
 
 
@@ -363,23 +363,22 @@ def test_shards_are_read(tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     sharded(tmp_path)
     (tmp_path / "part-1.safetensors").unlink()
-    with pytest.raises(UserError, match=r"part-1\.safetensors: missing, but listed in model\.safetensors\.index\.json"):
+    with pytest.raises(UserError, match=r"part-1\.safetensors: missing or corrupt .*download the checkpoint again"):
         read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "sub/x.safetensors", ""])
-def test_an_index_with_files_outside_its_folder_is_rejected(name: str, tmp_path):
+def test_files_outside_the_folder_of_an_index_are_not_read(name: str, tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     saved(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "x.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(UserError, match=r"index\.json: lists files outside its folder"):
+    with pytest.raises(UserError, match="missing or corrupt"):
         read_weights(folder)
 
 
-@pytest.mark.parametrize("index", ['{"weight_map": {}}', "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 5}}',
-                                   "[]", "{", ""])  # fmt: skip
+@pytest.mark.parametrize("index", ['{"weight_map": {}}', "{}", '{"weight_map": ["a"]}', "[]", "{", ""])
 def test_an_index_without_files_is_rejected(index: str, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json"):
@@ -435,7 +434,7 @@ def test_a_truncated_file_is_corrupt(name: str, fraction: float, tmp_path):
         (tmp_path / "model.safetensors").unlink()
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(UserError, match=rf"{re.escape(name)}: corrupt .*download the checkpoint again"):
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: missing or corrupt .*download the checkpoint again"):
         load_classifier(tmp_path, ["neg", "pos"])
 
 
@@ -459,12 +458,10 @@ def test_an_unreadable_file_is_not_reported_as_corrupt(monkeypatch, tmp_path):
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "nul", "\N{BOM}{}"])
-def test_a_folder_without_a_valid_config_is_rejected(content: str | None, tmp_path):
+@pytest.mark.parametrize("content", ["", "{", "[]", "nul", "\N{BOM}{}"])
+def test_an_invalid_config_is_rejected(content: str, tmp_path):
     saved(tmp_path)
-    (tmp_path / "config.json").unlink()
-    if content is not None:
-        (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}.*config\.json"):
         load_classifier(tmp_path, ["neg", "pos"])
 
@@ -524,7 +521,7 @@ def written(folder: Path, kind: str, masked_lm: bool = False, **changes):
     """A random small model of transformers, in evaluation mode and saved to `folder`."""
     transformers = pytest.importorskip("transformers")
     settings = transformers.AutoConfig.for_model(**source(kind, **changes), num_labels=3)
-    architecture = FAMILIES[kind].masked_lm_architecture if masked_lm else FAMILIES[kind].architecture
+    architecture = f"{FAMILIES[kind].name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"
     model = randomized(getattr(transformers, architecture)(settings))
     model.save_pretrained(folder)
     return model

@@ -204,14 +204,14 @@ def names_that_transformers_saves(architecture: str, given: dict, folder) -> lis
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_names_of_a_classifier_are_exactly_those_of_transformers(kind: str, tmp_path):
     given = config(kind, embedding_size=6) if kind == "electra" else config(kind)
-    expected = names_that_transformers_saves(FAMILIES[kind].architecture, given, tmp_path)
+    expected = names_that_transformers_saves(f"{FAMILIES[kind].name}ForSequenceClassification", given, tmp_path)
     assert names_of(BertClassifier(read_config(given, "here"), 3), kind) == expected
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if FAMILIES[kind].masked_lm])
 def test_the_names_of_a_masked_language_model_are_exactly_those_of_transformers(kind: str, tmp_path):
-    expected = names_that_transformers_saves(FAMILIES[kind].masked_lm_architecture, config(kind), tmp_path)
+    expected = names_that_transformers_saves(f"{FAMILIES[kind].name}ForMaskedLM", config(kind), tmp_path)
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "lm_head.decoder.weight",
             "lm_head.decoder.bias", "vocab_projector.weight"}  # fmt: skip
     assert names_of(BertMaskedLM(read_config(config(kind), "here")), kind) == [

@@ -152,6 +152,7 @@ def test_a_legacy_bin_is_fetched_if_there_are_no_safetensors(hub: Hub, call: Cal
 def test_a_folder_is_used_as_it_is_without_a_request(hub: Hub, call: Call, tmp_path: Path):
     folder = tmp_path / "user" / "model"
     folder.mkdir(parents=True)
+    (folder / "config.json").touch()
     output, status = call(f"print(hub.fetch_checkpoint({str(folder)!r}))", hub.address)
     assert (output.strip(), status) == (str(folder), 0)
     assert hub.asked == []
@@ -205,13 +206,18 @@ def test_a_file_instead_of_a_folder_is_one_line(hub: Hub, call: Call, tmp_path: 
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
     message = refusal(call(fetch(str(path)), hub.address))
-    assert message == f"{path}: a file; give the folder with its config.json, or a Hub id"
+    assert message == f"{path}: has no config.json; give a folder with a checkpoint, or a Hub id"
+
+
+def test_a_folder_without_a_config_is_one_line(hub: Hub, call: Call, tmp_path: Path):
+    message = refusal(call(fetch(str(tmp_path)), hub.address))
+    assert message == f"{tmp_path}: has no config.json; give a folder with a checkpoint, or a Hub id"
 
 
 def test_a_repository_without_a_config_is_one_line(hub: Hub, call: Call):
     hub.files["user/model"] = {"README.md": b"", "tokenizer.json": b"{}"}
     message = refusal(call(fetch("user/model"), hub.address))
-    assert message.startswith("user/model: the repository has no config.json")
+    assert message.startswith("user/model: has no config.json")
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])

@@ -139,5 +139,5 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(checkpoint):
     tokenizer = load_hub_tokenizer(checkpoint)
     tokenizer.add_tokens(["another"])
     tokenizer.save(str(checkpoint / "tokenizer.json"))
-    with pytest.raises(UserError, match="its tokenizer has 301 tokens but its encoder 300"):
+    with pytest.raises(UserError, match="has a tokenizer of 301 tokens but an encoder of 300"):
         load_existing(str(checkpoint), 0.0)

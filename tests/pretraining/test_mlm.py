@@ -29,7 +29,6 @@ from minitext.training.distributed import SINGLE, Distributed
 from minitext.utils.config import parse
 from minitext.utils.errors import UserError, exit_status
 
-CPU = torch.device("cpu")
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
          "metrics.jsonl"}  # fmt: skip
 SMALL = ("--hidden-size", "16", "--num-layers", "1", "--num-heads", "2", "--vocab-size", "300", "--max-positions", "32",
@@ -127,7 +126,7 @@ def test_the_saved_weights_are_those_of_the_best_evaluation(data, tmp_path):
     assert min(losses) < losses[-1]
     model, tokenizer, _ = load_existing(str(tmp_path / "bert"), 0.0)
     _, held_out = split_texts(mlm.PretrainConfig(data=(str(data),), valid_fraction=0.2), seed=0)
-    scores = evaluate_mlm(model, make_collator(tokenizer, held_out, 16, seed=0), 64, CPU, torch.float32)
+    scores = evaluate_mlm(model, make_collator(tokenizer, held_out, 16, seed=0), 64, torch.float32)
     assert scores["loss"] == pytest.approx(min(losses), abs=1e-5)  # float32; batches of 64 instead of 4
 
 
@@ -289,7 +288,7 @@ def test_scores_are_means_over_the_masked_tokens(finished, texts, batch_size):
     batch = collator(np.arange(len(collator.data.offsets) - 1), EVAL_EPOCH)
     with torch.no_grad():
         log_p = model.eval()(batch).log_softmax(dim=1)
-    scores = evaluate_mlm(model.train(), collator, batch_size, CPU, torch.float32)
+    scores = evaluate_mlm(model.train(), collator, batch_size, torch.float32)
     expected = -log_p[range(len(batch.labels)), batch.labels].double().mean().item()
     assert scores["loss"] == pytest.approx(expected, abs=1e-5)  # float32
     assert scores["accuracy"] == (log_p.argmax(dim=1) == batch.labels).double().mean().item()
@@ -315,12 +314,12 @@ def test_all_processes_get_the_scores_of_a_single_one(finished, texts, num_texts
     barrier_of_all, values = Barrier(2, timeout=20), []
 
     def evaluate(rank: int) -> dict[str, float]:
-        return evaluate_mlm(model, collator, 2, CPU, torch.float32, ThreadRank(rank, 2, barrier_of_all, values))
+        return evaluate_mlm(model, collator, 2, torch.float32, ThreadRank(rank, 2, barrier_of_all, values))
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(evaluate, range(2))
     assert first == second
-    assert first == pytest.approx(evaluate_mlm(model, collator, 2, CPU, torch.float32, SINGLE), rel=1e-5)  # float32
+    assert first == pytest.approx(evaluate_mlm(model, collator, 2, torch.float32, SINGLE), rel=1e-5)  # float32
     assert {int(value[2]) > 0 for value in values} == ({True} if num_texts == 20 else {True, False})
 
 
@@ -328,14 +327,14 @@ def test_a_huge_loss_has_a_finite_perplexity(finished, texts):
     model, tokenizer, _ = load_existing(str(finished), 0.0)
     with torch.no_grad():
         model.bias[0] = 1e4  # predicts a token that is never masked
-    scores = evaluate_mlm(model, make_collator(tokenizer, texts[:20], 16, seed=0), 64, CPU, torch.float32)
+    scores = evaluate_mlm(model, make_collator(tokenizer, texts[:20], 16, seed=0), 64, torch.float32)
     assert scores["loss"] > 1000 and math.isfinite(scores["perplexity"])
 
 
 def test_an_untrained_model_predicts_at_chance(texts):
     torch.manual_seed(0)
     model, tokenizer, _ = build_new(BertConfig(300, 16, 1, 2, 64), texts, 0.0)
-    scores = evaluate_mlm(model, make_collator(tokenizer, texts, 16, seed=0), 64, CPU, torch.float32)
+    scores = evaluate_mlm(model, make_collator(tokenizer, texts, 16, seed=0), 64, torch.float32)
     assert scores["loss"] == pytest.approx(math.log(300), abs=0.1)  # new weights give logits of about 0.02 * 4
 
 
