@@ -22,7 +22,7 @@ from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
 SEED = 0  # of the resamples that all runs share
-SCORES_NOTE = "Brackets: 95 % bootstrap intervals over the test texts."
+SCORES_NOTE = "Brackets: 95 % bootstrap intervals. Train - test is significant if its interval is above 1 point."
 PAIRS_NOTE = (
     f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar's test: exact, "
     "two-sided, p corrected for the number of pairs (Holm)."
@@ -140,13 +140,9 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
         stars = [" ★" if len(runs) > 1 and value == best else "" for value in values]
         scores = [format_score(run.scores[key], key in IN_PERCENT) for run in runs]
         rows.append([METRIC_LABELS[key], *map("".join, zip(scores, stars, strict=True))])
-    gaps = [run.scores["generalization_gap"] for run in runs]
     return [
         *rows,
-        [
-            "train - test (points)",
-            *(format_points(gap) + (", significant" if gap["significant"] else "") for gap in gaps),
-        ],
+        ["train - test (points)", *(format_points(run.scores["generalization_gap"]) for run in runs)],
         ["parameters", *(f"{run.cost.parameters:,}" for run in runs)],
         ["training time (s)", *(f"{run.cost.train_seconds:,.1f}" for run in runs)],
         ["texts per second", *(f"{run.cost.texts / run.cost.predict_seconds:,.0f}" for run in runs)],

@@ -32,8 +32,8 @@ METRIC_LABELS = {
 }
 CALIBRATION = (
     "Calibration error: the difference between accuracy and mean confidence of a bin, averaged over texts (Guo et al. "
-    "2017). As many texts of a perfectly calibrated model have the error of the second row. The temperature was fitted "
-    "on validation and divides the logits, so it changes no predicted class. It is part of the saved weights."
+    "2017). The second row is that of a perfectly calibrated model on as many texts. The temperature was fitted on "
+    "validation and divides the logits, so it changes no predicted class. It is part of the saved weights."
 )
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
