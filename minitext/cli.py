@@ -25,6 +25,7 @@ from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
+from minitext.utils.io import write_text
 from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, check_finished
 
@@ -94,11 +95,11 @@ def compare(arguments: argparse.Namespace) -> None:
     """Compare finished runs on the same test texts: a table here, and a self-contained HTML page."""
     from minitext.reporting.comparison import compare as compare_runs  # here: slow to import
     from minitext.reporting.comparison import show_comparison
-    from minitext.reporting.html import write_page
+    from minitext.reporting.html import page
 
     comparison = compare_runs(arguments.runs, arguments.device)
     print(show_comparison(comparison))
-    write_page(comparison, Path(arguments.out))
+    write_text(Path(arguments.out), page(comparison))
     print(f"\npage: {arguments.out}")
 
 

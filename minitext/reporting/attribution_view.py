@@ -13,43 +13,35 @@ from minitext.evaluation.attribution import Attribution, WordAttribution
 from minitext.evaluation.integrated_gradients import MAX_ERROR
 
 TABLE_WORDS = 10
-BAR_WIDTH = 20  # characters of the longest bar
 GREEN, PINK = 28, 127  # of a terminal's 256 colors: distinct for color-blind readers, legible on black and on white
-# the least share of the largest contribution: the style. Colored text, colored background, the same in bold
+# the least fraction of the largest contribution: the style. Bold on a colored background, the same not bold, colored
 STYLES = ((0.75, "1;97;48;5;{}"), (0.4, "97;48;5;{}"), (0.15, "38;5;{}"))
-DIM = "2"
 CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def segments(attribution: Attribution) -> Iterator[tuple[str, WordAttribution | None]]:
-    """Yield the whole text in order: words, and what is between them (with None)."""
+def segments(attribution: Attribution) -> Iterator[tuple[str, WordAttribution | None, float]]:
+    """Yield the whole text in order: words with their contributions, relative to the largest, and what is between."""
+    largest = max((abs(word.contribution) for word in attribution.words), default=0.0) or 1.0
     end = 0
     for word in attribution.words:
-        yield attribution.text[end : word.start], None
-        yield attribution.text[word.start : word.end], word
+        yield attribution.text[end : word.start], None, 0.0
+        yield attribution.text[word.start : word.end], word, word.contribution / largest
         end = word.end
-    yield attribution.text[end:], None
-
-
-def max_contribution(attribution: Attribution) -> float:
-    """Return the largest absolute contribution, or 1 if no word contributes."""
-    return max((abs(word.contribution) for word in attribution.words), default=0.0) or 1.0
+    yield attribution.text[end:], None, 0.0
 
 
 def html_words(attribution: Attribution) -> str:
-    """Return the text as an HTML fragment with one `<span class="w">` per word.
+    """Return the text as an HTML fragment with one `<span class="w">` per word, or `"w unseen"` if not seen.
 
-    The CSS variable `--c` of a span is its contribution divided by the largest one, from -1 to 1 (positive: for the
-    target class). Words that the model does not see have the class `w unseen`.
+    The CSS variable `--c` is the relative contribution, from -1 to 1 (positive: for the target class).
     """
-    largest, pieces = max_contribution(attribution), []
-    for piece, word in segments(attribution):
-        piece = html.escape(piece)
-        if word is None:
-            pieces.append(piece)
-            continue
-        strength = round(word.contribution / largest, 2) + 0.0  # no "-0.00"
-        pieces.append(f'<span class="{"w" if word.seen else "w unseen"}" style="--c:{strength:.2f}">{piece}</span>')
+    pieces = []
+    for piece, word, strength in segments(attribution):
+        shown = html.escape(piece)
+        if word:
+            kind = "w" if word.seen else "w unseen"
+            shown = f'<span class="{kind}" style="--c:{round(strength, 2) + 0.0:.2f}">{shown}</span>'  # no "-0.00"
+        pieces.append(shown)
     return "".join(pieces)
 
 
@@ -59,8 +51,8 @@ def format_attribution(attribution: Attribution) -> str:
     Colors are left out where stdout is no terminal or NO_COLOR is set (no-color.org).
     """
     names = attribution.class_names
-    order = sorted(range(len(names)), key=lambda c: -attribution.probabilities[c])
-    lines = [" · ".join(f"{names[c]} {attribution.probabilities[c]:.1%}" for c in order)]
+    ranked = sorted(zip(attribution.probabilities, names, strict=True), key=lambda row: -row[0])
+    lines = [" · ".join(f"{name} {probability:.1%}" for probability, name in ranked)]
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         lines += [colored_text(attribution), ""]
     lines += word_table(attribution)
@@ -77,13 +69,12 @@ def format_attribution(attribution: Attribution) -> str:
 
 def colored_text(attribution: Attribution) -> str:
     """Return the text with ANSI colors by sign and strength; words that the model does not see are dim."""
-    largest, pieces = max_contribution(attribution), []
-    for piece, word in segments(attribution):
-        strength = word.contribution / largest if word else 0.0
+    pieces = []
+    for piece, word, strength in segments(attribution):
         color = GREEN if strength > 0 else PINK
         style = next((style.format(color) for least, style in STYLES if abs(strength) >= least), "")
         if word and not word.seen:
-            style = DIM
+            style = "2"  # dim
         piece = piece.translate(CONTROL_CHARACTERS)
         pieces.append(f"\x1b[{style}m{piece}\x1b[0m" if style else piece)
     return "".join(pieces)
@@ -94,17 +85,14 @@ def word_table(attribution: Attribution) -> list[str]:
     found: dict[str, list[float]] = {}
     for word in attribution.words:
         if word.seen:
-            text = attribution.text[word.start : word.end].lower()
+            text = attribution.text[word.start : word.end].lower().translate(CONTROL_CHARACTERS)
             found.setdefault(text, []).append(word.contribution)
     ranked = sorted(((sum(values), len(values), text) for text, values in found.items()), key=lambda row: -abs(row[0]))
-    largest = (abs(ranked[0][0]) if ranked else 0.0) or 1.0
     lines = []
     for total, count, text in ranked[:TABLE_WORDS]:
-        bar = "█" * round(BAR_WIDTH * abs(total) / largest)
-        times = f" ×{count}" if count > 1 else ""
-        lines.append(f"  {total:+8.3f} {bar:<{BAR_WIDTH}} {text.translate(CONTROL_CHARACTERS)}{times}")
+        lines.append(f"  {total:+8.3f}  {text}{f' ×{count}' if count > 1 else ''}")
     if others := ranked[TABLE_WORDS:]:
-        lines.append(f"  {sum(row[0] for row in others):+8.3f} {'':{BAR_WIDTH}} {len(others)} other words")
+        lines.append(f"  {sum(row[0] for row in others):+8.3f}  {len(others)} other words")
     if unseen := sum(not word.seen for word in attribution.words):
         lines.append(f"  {unseen} of {len(attribution.words)} words not seen: unknown or truncated")
     return lines or ["  no words in this text"]

@@ -26,19 +26,18 @@ DPI = 160
 PROBABILITY_BINS = 20
 PANEL = 4.5  # width of one plot in inches
 MAX_ANNOTATED = 20  # classes; more have no room for numbers in the cells
-MAX_NAMED = 60  # classes; more have no room for names beside the rows
 
 
 def draw(folder: Path) -> None:
-    """Draw `curves.png`, `confusion.png`, `probabilities.png` and `reliability.png` of a finished run.
-
-    Raises UserError where the run's files are missing or corrupt.
-    """
+    """Draw the four PNG files of a finished run. Raises UserError where its other files are missing or corrupt."""
     run = read_run(folder)
     save(curves(run.evaluations), folder / "curves.png")
-    save(confusion(run.confusion, run.class_names), folder / "confusion.png")
+    save(confusion(np.array(run.scores["confusion"]), run.class_names), folder / "confusion.png")
     save(histogram(run.probabilities, run.correct, run.class_names), folder / "probabilities.png")
-    panels = {"before calibration": run.uncalibrated(), f"temperature {run.temperature:.2f}": run.probabilities}
+    temperature = run.scores["before_temperature"]["temperature"]
+    powers = run.probabilities**temperature  # softmax(T log p): the temperature T has divided the logits
+    uncalibrated = powers / powers.sum(1, keepdims=True)
+    panels = {"before calibration": uncalibrated, f"temperature {temperature:.2f}": run.probabilities}
     save(reliability(run.labels, panels), folder / "reliability.png")
 
 
@@ -51,16 +50,14 @@ def save(figure: Figure, path: Path) -> None:
 def to_svg(figure: Figure, title: str) -> str:
     """An `<svg>` element for a page: as wide as its box, transparent, black lines in the color of the page's text."""
     buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # the salt makes the ids the same in each call, and different in each figure of a page
     settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.sans-serif": ["DejaVu Sans", "Arial"]}
     with matplotlib.rc_context(settings):
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    drawing = buffer.getvalue()
-    drawing = re.sub(r"<style.*?</style>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
-    drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)  # such ids occur in every figure and nothing refers to them
-    drawing = drawing.replace("stroke: #000000", "stroke: currentColor")
-    head, body = drawing.split(">", 1)
+    svg = re.sub(r"<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)  # it would apply to the whole page
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # such ids occur in every figure and nothing refers to them
+    head, body = svg[svg.index("<svg") :].replace("stroke: #000000", "stroke: currentColor").split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     label, width = escape(title), round(1.35 * 72 * figure.get_figwidth())
     return f'{head} role="img" aria-label="{label}" style="max-width: {width}px"><title>{label}</title>{body}'.strip()
@@ -74,44 +71,31 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     return figure, axes
 
 
-def curves(evaluations: Sequence[Mapping], stacked: bool = False) -> Figure:
-    """Training and validation loss and accuracy of one run, side by side or `stacked`.
+def curves(*runs: Sequence[Mapping], stacked: bool = False) -> Figure:
+    """Loss and accuracy of a run, side by side or `stacked`; a dotted line marks the best evaluation.
 
-    A dotted line marks the best evaluation, whose weights were kept.
+    Several runs: a thin line for each, a thick one for the mean where all were evaluated.
     """
-    figure = spread_curves([evaluations], stacked)
-    unit = unit_of(evaluations)
-    best = next((row[unit] for row in reversed(evaluations) if row.get("best")), None)  # later ones replaced earlier
-    for axis in figure.axes if best is not None else ():
-        axis.axvline(best, color=GREY, linestyle=":", label="best")
-    figure.axes[0].legend(frameon=False)
-    return figure
-
-
-def spread_curves(runs: Sequence[Sequence[Mapping]], stacked: bool = False) -> Figure:
-    """Loss and accuracy of several seeds: a thin line for each, a thick one for the mean where all were evaluated."""
     figure, axes = new_figure(2, 1, PANEL, 5.2) if stacked else new_figure(1, 2, 2 * PANEL, 3.4)
-    unit, suffix = unit_of(runs[0]), f", mean of {len(runs)}" if len(runs) > 1 else ""
+    single, unit = len(runs) == 1, "epoch" if "epoch" in runs[0][0] else "iteration"
+    best = [row[unit] for row in runs[0] if row.get("best")][-1:] if single else []  # later ones replaced earlier
     for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
         for part, label, color, marker in (("train", "train", BLUE, "o"), ("valid", "validation", ORANGE, "s")):
             lines = [{row[unit]: row[part][key] for row in run if part in row} for run in runs]
-            for line in lines if len(runs) > 1 else ():
+            for line in () if single else lines:
                 axis.plot(list(line), list(line.values()), color=color, linewidth=0.7, alpha=0.5)
-            common = sorted(set.intersection(*map(set, lines)))
-            means = [np.mean([line[x] for line in lines]) for x in common]
-            style = {"color": color, "linewidth": 2, "marker": marker if len(common) <= 30 else "", "markersize": 4}
-            if common:
-                axis.plot(common, means, label=label + suffix, **style)
+            if common := sorted(set.intersection(*map(set, lines))):
+                means = [np.mean([line[x] for line in lines]) for x in common]
+                style = {"color": color, "linewidth": 2, "marker": marker if len(common) <= 30 else "", "markersize": 4}
+                axis.plot(common, means, label=label if single else f"{label}, mean of {len(runs)}", **style)
+        for x in best:
+            axis.axvline(x, color=GREY, linestyle=":", label="best")
         axis.set(xlabel=unit, ylabel="loss (nats)" if key == "loss" else key)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes[0].legend(frameon=False)
     return figure
-
-
-def unit_of(evaluations: Sequence[Mapping]) -> str:
-    return "epoch" if "epoch" in evaluations[0] else "iteration"
 
 
 def share_scales(figures: Sequence[Figure]) -> None:
@@ -135,19 +119,16 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         color = "white" if fraction > 0.55 else "#111111"
         axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9 if classes <= 8 else 7)
     axis.set(xlabel="predicted class", ylabel="true class")
-    if classes <= MAX_NAMED:
-        labels = [plain(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
-        font = min(10, 360 / classes)
-        axis.set_xticks(range(classes), labels, fontsize=font, rotation=90 if classes > 4 else 0)
-        axis.set_yticks(range(classes), labels, fontsize=font)
+    labels, font = [plain(name if len(name) <= 18 else f"{name[:17]}…") for name in names], min(10, 360 / classes)
+    axis.set_xticks(range(classes), labels, fontsize=font, rotation=90 if classes > 4 else 0)
+    axis.set_yticks(range(classes), labels, fontsize=font)
     if not annotated:
-        bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(1))
-        bar.set_label("fraction of the true class")
+        figure.colorbar(image, shrink=0.8, format=PercentFormatter(1), label="fraction of the true class")
     return figure
 
 
 def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[str]) -> Figure:
-    """Predicted probabilities, (N, C), of correct predictions and, on top of them, of wrong ones; `correct` is (N,).
+    """Predicted probabilities (N, C) of correct and, on top of them, of wrong predictions; `correct` is (N,) bool.
 
     Two classes: the probability of the second. More: that of the predicted class.
     """
@@ -166,16 +147,13 @@ def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[st
 
 
 def reliability(labels: np.ndarray, panels: Mapping[str, np.ndarray]) -> Figure:
-    """Accuracy by confidence, one plot for each of `panels`: title -> probabilities (N, C).
-
-    Bars are 95 % intervals; the area of a point grows with its number of texts.
-    """
+    """Accuracy by confidence with 95 % intervals; one plot for each of `panels`, title -> probabilities (N, C)."""
     figure, axes = new_figure(1, len(panels), PANEL * len(panels), 3.8)
     for axis, (title, probabilities) in zip(axes, panels.items(), strict=True):
         rows = reliability_bins(labels, probabilities)
-        confidence, accuracy = (np.array([row[key] for row in rows]) for key in ("confidence", "accuracy"))
-        low, high = (np.array([row[key] for row in rows]) for key in ("accuracy_low", "accuracy_high"))
-        size = 12 + 300 * np.array([row["count"] for row in rows]) / len(labels)
+        columns = ("confidence", "accuracy", "accuracy_low", "accuracy_high", "count")
+        confidence, accuracy, low, high, count = (np.array([row[key] for row in rows]) for key in columns)
+        size = 12 + 300 * count / len(labels)  # the area of a point
         chance = 1 / probabilities.shape[1]
         axis.plot([chance, 1], [chance, 1], color=GREY, linestyle=":", label="perfect calibration")
         axis.vlines(confidence, low, high, color=BLUE, linewidth=1.2)
@@ -190,13 +168,11 @@ def reliability(labels: np.ndarray, panels: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label: str, zero: bool = False) -> Figure:
-    """One row per name: `value` with its interval from `low` to `high`, in per cent; `zero` adds a line at 0."""
+def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label: str) -> Figure:
+    """One row per name: `value` with its interval from `low` to `high`, in per cent."""
     figure, (axis,) = new_figure(1, 1, PANEL, 0.8 + 0.32 * len(names))
     value, low, high = (100 * np.array([score[key] for score in scores]) for key in ("value", "low", "high"))
     rows = range(len(names))
-    if zero:
-        axis.axvline(0, color=GREY, linewidth=1)
     axis.errorbar(value, rows, xerr=[value - low, high - value], fmt="o", color=BLUE, capsize=3, markersize=5)
     axis.set_yticks(rows, [plain(name) for name in names])
     axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))

@@ -7,7 +7,6 @@ Inputs: a run directory with settings and metrics, the logits of the three parts
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from torch import Tensor
 
 from minitext.data.dataset import Dataset, Splits
-from minitext.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
@@ -34,39 +32,22 @@ METRIC_LABELS = {
 }
 CALIBRATION = (
     "Calibration error: the difference between accuracy and mean confidence of a bin, averaged over texts (Guo et al. "
-    "2017). The temperature was fitted on validation and divides the logits, so it changes no predicted class. It is "
-    "part of the saved weights."
+    "2017). The second row is that of a perfectly calibrated model on as many texts. The temperature was fitted on "
+    "validation and divides the logits, so it changes no predicted class. It is part of the saved weights."
 )
-TEST_USED_ONCE = "The test texts were scored once, after every choice had been made on validation."
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
-MISTAKES = 10  # rows in the report; mistakes.csv has more, and the texts
 
 
 def finish_run(
-    run: RunDir,
-    splits: Splits,
-    logits: Sequence[Tensor],
-    temperature: float,
-    notes: Mapping[str, str],
-    cost: Cost,
+    run: RunDir, splits: Splits, logits: Sequence[Tensor], temperature: float, notes: Mapping[str, str], cost: Cost
 ) -> dict[str, dict[str, Any]]:
-    """Score a run, write its result files and report, and commit its directory.
+    """Score a run that holds its saved model and metrics, write its result files and report, and commit its directory.
 
-    Args:
-        run: started; holds the saved model and the metrics.
-        splits: train, valid and test.
-        logits: (B, C) float32 of each part, on the CPU, before the temperature.
-        temperature: fitted on validation.
-        notes: facts for the report, name to text.
-        cost: of the run.
-
-    Returns:
-        The scores, as in `scores.json`.
+    `logits`: (B, C) float32 of the three parts, on the CPU, before the temperature. Returns the scores.
     """
     from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and training need not wait for it
 
-    seed = read_json(run.folder / "settings.json")["run"]["seed"]
-    scores = score_run(splits, logits, temperature, seed)
+    scores = score_run(splits, logits, temperature, read_json(run.folder / "settings.json")["run"]["seed"])
     write_json(run.folder / "scores.json", scores)
     write_json(run.folder / "costs.json", cost._asdict())
     predicted, calibrated = logits[-1].argmax(dim=1).numpy(), probabilities(logits[-1].double() / temperature)
@@ -83,27 +64,28 @@ def write_predictions(path: Path, test: Dataset, predicted: np.ndarray, probabil
     names = test.class_names
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        tag = ["tag"] if test.tags else []
-        writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in names), *tag])
+        head = ["id", "label", "predicted", *(f"p({name})" for name in names)]
+        writer.writerow([*head, "tag"] if test.tags else head)
         for i, row in enumerate(probabilities):
-            tag = test.tags[i : i + 1]
             classes = names[test.labels[i]], names[predicted[i]]
-            writer.writerow([test.ids[i], *classes, *(f"{value:.9g}" for value in row), *tag])
+            writer.writerow([test.ids[i], *classes, *(f"{value:.9g}" for value in row), *test.tags[i : i + 1]])
 
 
 def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
     """Write `report.md` from the files of the run."""
     settings, scores = read_json(folder / "settings.json"), read_json(folder / "scores.json")
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
-    test = scores["test"]
+    test, gap = scores["test"], scores["test"]["generalization_gap"]
+    verdict = "generalization gap significant (> 1 point)" if gap["significant"] else "within noise"
     sections = [
         f"# {name}",
         f"`{settings['command']}`",
         f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
         "## Scores",
         markdown_table(score_rows(scores)),
-        f"Brackets: 95 % bootstrap intervals over the texts ({counts}). {TEST_USED_ONCE}",
-        generalization_gap_line(test["generalization_gap"]),
+        f"Brackets: 95 % bootstrap intervals over the texts ({counts}).",
+        "The test texts were scored once, after every choice had been made on validation.",
+        f"Accuracy on train minus accuracy on test: {format_points(gap)} points, {verdict}.",
         "## Classes, on test",
         markdown_table(class_rows(test)),
         "![Confusion matrix on test](confusion.png)",
@@ -113,14 +95,12 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "![Histogram of predicted probabilities](probabilities.png)",
         "## Calibration, on test",
         markdown_table(calibration_rows(test)),
-        f"{temperature_line(test)} {CALIBRATION}",
+        CALIBRATION,
         "![Accuracy by confidence, before and after the temperature](reliability.png)",
         "## Accuracy by subgroup, on test",
         markdown_table(subgroup_rows(test["subgroup_accuracy"])),
         "Brackets: 95 % intervals (Wilson). Lengths and fractions of words in quartiles of the texts.",
-        "## Most confident errors, on test",
-        markdown_table(mistake_rows(folder / "mistakes.csv")),
-        "These are errors of the model or of the labels. `mistakes.csv` has more of them, with their texts.",
+        "`mistakes.csv` has the most confident errors, with their texts: errors of the model or of the labels.",
         "## Notes",
         "\n".join(f"- {key}: {value}" for key, value in notes.items()),
         "## Settings",
@@ -145,29 +125,6 @@ def class_rows(scores: Mapping) -> list[list[str]]:
     return rows
 
 
-def generalization_gap_line(gap: Mapping) -> str:
-    """The accuracy on train minus that on test, and whether the difference is significant."""
-    size = f"{100 * gap['value']:.1f} points [{100 * gap['low']:.1f}, {100 * gap['high']:.1f}]"
-    verdict = "generalization gap significant (> 1 point)" if gap["significant"] else "within noise"
-    return f"Accuracy on train minus accuracy on test: {size}, {verdict}."
-
-
-def temperature_line(scores: Mapping) -> str:
-    """How the temperature changed the calibration error, and why not more where it did not halve it."""
-    temperature, before = (scores["before_temperature"][key] for key in ("temperature", "ece"))
-    after, floor = scores["ece"]["value"], scores["ece_if_calibrated"]["value"]
-    line = f"The temperature changed the calibration error from {before:.1%} to {after:.1%}"
-    if after > before / 2:
-        line += f"; a perfectly calibrated model would have {floor:.1%} on as many texts, and "
-        if after < before:
-            line += "a single temperature cannot fix every bin"
-        else:
-            line += "the best temperature on validation is not the best one on test"
-    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
-        line += f"; it is {temperature:g}, the bound of its range"
-    return line + "."
-
-
 def calibration_rows(scores: Mapping) -> list[list[str]]:
     """A header and one row per measure, before and after the temperature."""
     before = scores["before_temperature"]
@@ -184,44 +141,41 @@ def subgroup_rows(subgroups: Sequence[Mapping]) -> list[list[str]]:
     """A header and one row per subgroup of the test texts."""
     rows = [["by", "subgroup", "texts", "accuracy"]]
     for row in subgroups:
-        interval = {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
-        rows.append([row["by"], row["subgroup"], f"{row['count']:,}", format_score(interval, True)])
+        rows.append(
+            [row["by"], row["subgroup"], f"{row['count']:,}", format_score(row | {"value": row["accuracy"]}, True)]
+        )
     return rows
-
-
-def mistake_rows(path: Path) -> list[list[str]]:
-    """A header and one row for each of the first MISTAKES; without the texts, as a report may be published."""
-    columns = ["id", "label", "predicted", "probability"]
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(islice(csv.DictReader(file), MISTAKES))
-    return [["text", *columns[1:]], *([row[column] for column in columns] for row in rows)]
 
 
 def format_score(score: Mapping[str, float | None], percent: bool) -> str:
     """`74.1 % [73.5, 74.6]` or `0.512 [0.505, 0.519]`."""
     if score["value"] is None:
         return "none"
-    factor, digits = (100, 1) if percent else (1, 3)
-    value, *ends = (f"{factor * score[key]:.{digits}f}" for key in ("value", "low", "high") if score[key] is not None)
-    return f"{value}{' %' if percent else ''}" + (f" [{', '.join(ends)}]" if ends else "")
-
-
-def format_mean(mean: float, std: float | None, percent: bool) -> str:
-    """`84.0 % (2.4)` or `0.391 (0.021)`: mean and standard deviation over seeds; one run has no deviation."""
     factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    return f"{factor * mean:.{digits}f}{unit}" + ("" if std is None else f" ({factor * std:.{digits}f})")
+    value, *ends = (f"{factor * score[key]:.{digits}f}" for key in ("value", "low", "high") if score[key] is not None)
+    return f"{value}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def format_points(difference: Mapping[str, float]) -> str:
+    """A difference between two accuracies or F1 as `+1.3 [-0.4, +3.0]`."""
+    value, low, high = (f"{100 * difference[key]:+.1f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def format_mean(mean: float, std: float, percent: bool) -> str:
+    """`84.0 % (2.4)` or `0.391 (0.021)`: mean and standard deviation over two or more seeds."""
+    factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
+    return f"{factor * mean:.{digits}f}{unit} ({factor * std:.{digits}f})"
 
 
 def markdown_table(rows: list[list[str]]) -> str:
     """The rows as a Markdown table; the first is its header."""
-    head, *body = rows
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [head, ["---"] * len(head), *body]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 def text_table(rows: list[list[str]]) -> str:
     """The rows in aligned columns, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)

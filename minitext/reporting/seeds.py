@@ -4,7 +4,7 @@ Inputs: the configuration of a script. Outputs: one configuration per seed; then
 deviation of every score over the runs, and their learning curves in one figure.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,16 +20,10 @@ Config = TypeVar("Config")  # a frozen dataclass with a field `run: RunConfig`
 
 
 def for_each_seed(config: Config, names: Sequence[str] = ("",)) -> Iterator[Config]:
-    """Yield `config` once for each of `--num-seeds` seeds, with that seed in `.run`.
+    """Yield `config` once for each of `--num-seeds` seeds; `names` are the runs that the script writes for a seed.
 
-    With `--resume`, seeds whose runs are all finished are skipped.
-
-    Args:
-        config: of the script.
-        names: the runs that the script writes for each seed.
-
-    Raises:
-        UserError: a run of a single seed already exists where the runs of several seeds would be written.
+    With `--resume`, seeds whose runs are all finished are skipped. Raises UserError if a run of a single seed already
+    exists where the runs of several seeds would be written.
     """
     run = config.run
     for name in names if run.num_seeds > 1 else ():
@@ -44,34 +38,24 @@ def for_each_seed(config: Config, names: Sequence[str] = ("",)) -> Iterator[Conf
 
 def summarize(config: Any, name: str = "") -> str:
     """Write `seeds.json` and `curves.png` for the runs `name` of all seeds; returns a table for the terminal."""
-    from minitext.reporting.plots import save, spread_curves  # here: matplotlib is slow to import
+    from minitext.reporting.plots import curves, save  # here: matplotlib is slow to import
 
     seeds = range(config.run.seed, config.run.seed + config.run.num_seeds)
     folders = [replace(config.run, seed=seed).folder(name) for seed in seeds]
     runs = [read_json(folder / "scores.json") for folder in folders]
-    summary = {part: summarize_part([run[part] for run in runs]) for part in runs[0]}
-    parent = folders[0].parent
-    write_json(parent / "seeds.json", summary)
-    save(spread_curves([MetricsLog(folder / METRICS_FILE).evaluations() for folder in folders]), parent / "curves.png")
-    return f"\n{parent}: mean (standard deviation) of {len(runs)} seeds\n{text_table(seed_rows(summary))}"
-
-
-def summarize_part(scores: Sequence[Mapping]) -> dict[str, dict]:
-    """Mean, standard deviation and values of each score of one part of the data that is defined for all seeds."""
-    summary = {}
-    for key in METRIC_LABELS:
-        values = [score[key]["value"] for score in scores]
-        if None not in values:
-            mean, std = mean_and_std(values)
-            summary[key] = {"mean": mean, "std": std, "values": values}
-    return summary
-
-
-def seed_rows(summary: Mapping[str, Mapping]) -> list[list[str]]:
-    """A header and one row per score, with one column per part of the data."""
+    summary: dict[str, dict[str, dict]] = {part: {} for part in runs[0]}
     rows = [["", *summary]]
     for key, label in METRIC_LABELS.items():
-        found = [part.get(key) for part in summary.values()]
-        cells = [format_mean(part["mean"], part["std"], key in IN_PERCENT) if part else "none" for part in found]
-        rows.append([label, *cells])
-    return rows
+        rows.append([label])
+        for part, means in summary.items():
+            values = [run[part][key]["value"] for run in runs]
+            if None in values:  # undefined for a seed
+                rows[-1].append("none")
+                continue
+            mean, std = mean_and_std(values)
+            means[key] = {"mean": mean, "std": std, "values": values}
+            rows[-1].append(format_mean(mean, std, key in IN_PERCENT))
+    parent = folders[0].parent
+    write_json(parent / "seeds.json", summary)
+    save(curves(*(MetricsLog(folder / METRICS_FILE).evaluations() for folder in folders)), parent / "curves.png")
+    return f"\n{parent}: mean (standard deviation) of {len(runs)} seeds\n{text_table(rows)}"

@@ -14,6 +14,7 @@ from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassi
 
 REVIEWS = [("pos", "a good film"), ("neg", "a bad film"), ("pos", "good, not bad"), ("neg", "bad, not good"),
            ("pos", "good good"), ("neg", "bad bad")]  # fmt: skip
+COSTS = {"parameters": 10, "train_seconds": 3.0, "predict_seconds": 0.5, "texts": 50}
 
 
 def write_json(path: Path, value: object) -> None:
@@ -23,7 +24,7 @@ def write_json(path: Path, value: object) -> None:
 def write_run(
     folder: Path, names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, ids: Sequence[str] = (), **more
 ) -> Path:
-    """The files of a run, except its model; `more` has settings, costs, tags or evaluations."""
+    """The files of a run, except its model; `more` has settings, costs, tags, texts or evaluations."""
     folder.mkdir(parents=True)
     count, predicted = len(labels), probabilities.argmax(1)
     accuracy = float((labels == predicted).mean())
@@ -46,14 +47,17 @@ def write_run(
     write_json(folder / "scores.json", {"test": test})
     lines = [json.dumps(row) + "\n" for row in [{"step": 1, "loss": 2.0}, *more.get("evaluations", rows)]]
     (folder / "metrics.jsonl").write_text("".join(lines))
-    if "costs" in more:
-        write_json(folder / "costs.json", more["costs"])
+    write_json(folder / "costs.json", {**COSTS, **more.get("costs", {})})
+    texts = more.get("texts", ["a text"] * count)
     ids, tags = ids or [f"reviews.csv:{i + 2}" for i in range(count)], more.get("tags", [])
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "predicted", *(f"p({name})" for name in names), *(["tag"] if tags else [])])
         for i in range(count):
             writer.writerow([ids[i], names[labels[i]], names[predicted[i]], *probabilities[i], *tags[i : i + 1]])
+    with open(folder / "mistakes.csv", "w", newline="", encoding="utf-8") as file:
+        rows = [(ids[i], texts[i]) for i in np.flatnonzero(labels != predicted)]
+        csv.writer(file).writerows([("id", "text"), *rows])
     return folder
 
 
@@ -83,7 +87,7 @@ def save_run_on() -> Callable[..., Path]:
         more["settings"] = {
             "data": options, "run": {"seed": seed}, "data_found": {"test": {"fingerprint": test.fingerprint()}}
         }  # fmt: skip
-        write_run(folder, test.class_names, test.labels, probabilities, test.ids, **more)
+        write_run(folder, test.class_names, test.labels, probabilities, test.ids, texts=test.texts, **more)
         encoder = MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]]))
         StaticClassifier(encoder, LogisticRegression(1, 2), test.class_names).save(folder)
         return folder

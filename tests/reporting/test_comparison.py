@@ -11,7 +11,6 @@ from minitext import cli
 from minitext.evaluation import metrics
 from minitext.reporting.comparison import (
     compare,
-    format_number,
     overview_scores,
     pair_rows,
     show_comparison,
@@ -57,7 +56,7 @@ def test_a_pair_counts_the_texts_that_only_one_run_has_right(two_runs):
     (pair,) = comparison.pairs
     assert (pair.mcnemar.only_first, pair.mcnemar.only_second) == (3, 1)
     assert pair.mcnemar.p == pytest.approx(2 * 5 / 16)  # 1 of 4 or fewer, on either side
-    assert pair.differences["accuracy"].value == pytest.approx(2 / 8)
+    assert pair.differences["accuracy"]["value"] == pytest.approx(2 / 8)
     assert pair.verdict == "not significant (p 0.625)"
     row = pair_rows(comparison)[1]
     assert row[0] == "first - second"
@@ -76,7 +75,7 @@ def test_a_clear_difference_is_significant(tmp_path, data, save_run_on):
     with open(data, "a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("pos", "a good film"), ("neg", "a bad film")] * 30)
     comparison = compare([save_run_on(tmp_path / "good", data), save_run_on(tmp_path / "bad", data, range(20))])
-    assert comparison.pairs[0].significant
+    assert comparison.pairs[0].verdict == "significant (p < 0.001)"
     assert "  significant (p < 0.001)" in show_comparison(comparison)
 
 
@@ -91,10 +90,9 @@ def test_seeds_are_averaged(tmp_path, data, save_run_on):
     save_run_on(tmp_path / "mlp" / "seed0", data, [0])
     save_run_on(tmp_path / "mlp" / "seed1", data, [1, 2, 3])
     comparison = compare([tmp_path / "mlp"])
-    (group,) = comparison.seeds
-    assert (group.name, group.runs) == ("mlp", [0, 1])
-    assert group.scores["accuracy"] == pytest.approx((6 / 8, (2 * (1 / 8) ** 2) ** 0.5))
-    assert "mlp, mean (standard deviation) of 2 seeds: accuracy 75.0 % (17.7)" in show_comparison(comparison)
+    (line,) = comparison.seeds  # the standard deviation of 7/8 and 5/8 is 0.177
+    assert line.startswith("mlp, mean (standard deviation) of 2 seeds: accuracy 75.0 % (17.7), ")
+    assert show_comparison(comparison).endswith(line)
 
 
 # Other test texts
@@ -106,32 +104,30 @@ def test_another_file_is_named(two_runs, tmp_path, data, save_run_on):
         csv.writer(file).writerows([("pos", "good"), ("neg", "bad")] * 3)
     message = message_of(two_runs[0], save_run_on(tmp_path / "third", other))
     assert f"data {other} against {data}" in message
-    assert "10 texts against 8" in message
+    assert "number of texts 10 against 8" in message
 
 
 def test_another_seed_is_named(two_runs, tmp_path, data, save_run_on):
     message = message_of(two_runs[0], save_run_on(tmp_path / "third", data, seed=1))
     assert "seed 1 against 0" in message
-    assert "text 1 is reviews.csv:" in message
 
 
 def test_another_subset_is_named(two_runs, tmp_path, data, save_run_on):
     message = message_of(two_runs[0], save_run_on(tmp_path / "third", data, fraction=0.5))
     assert "subset [1.0, 0.5] against [1.0, 1.0]" in message
-    assert "4 texts against 8" in message
+    assert "number of texts 4 against 8" in message
 
 
 def test_a_file_that_changed_between_the_runs_is_named(two_runs, tmp_path, data, save_run_on):
     data.write_text(data.read_text().replace("film", "play"))
     message = message_of(two_runs[0], save_run_on(tmp_path / "third", data))
-    assert "same ids, other texts or labels" in message
+    assert "(the data changed)" in message
 
 
 def test_other_classes_are_named(two_runs, tmp_path, data, save_run_on):
     data.write_text(data.read_text().replace("pos,", "yes,"))
     message = message_of(two_runs[0], save_run_on(tmp_path / "third", data))
-    assert "classes are neg, yes" in message
-    assert "neg, pos" in message
+    assert "classes neg, yes against neg, pos" in message
 
 
 def test_the_same_texts_at_another_path_can_be_compared(two_runs, tmp_path, data, save_run_on):
@@ -143,18 +139,13 @@ def test_the_same_texts_at_another_path_can_be_compared(two_runs, tmp_path, data
 # Tables
 
 
-def test_costs_are_shown_and_missing_ones_are_a_dash(two_runs, tmp_path, data, save_run_on):
-    costs = {"parameters": 1234, "train_seconds": 61.24, "predict_seconds": 0.5, "texts": 50}
+def test_costs_are_shown(two_runs, tmp_path, data, save_run_on):
+    costs = {"parameters": 1234, "train_seconds": 61.24, "predict_seconds": 0.5, "texts": 5000}
     third = save_run_on(tmp_path / "third", data, costs=costs)
     cells = {label: values for label, *values in overview_scores(compare([two_runs[0], third]))}
-    assert cells["parameters"] == ["–", "1,234"]
-    assert cells["training time (s)"] == ["–", "61.2"]
-    assert cells["texts per second"] == ["–", "100"]
-
-
-@pytest.mark.parametrize(("value", "digits", "expected"), [(1234.56, 0, "1,235"), (0.25, 1, "0.2"), (None, 1, "–")])
-def test_numbers_have_thousands_separators(value: float | None, digits: int, expected: str):
-    assert format_number(value, digits) == expected
+    assert cells["parameters"] == ["10", "1,234"]
+    assert cells["training time (s)"] == ["3.0", "61.2"]
+    assert cells["texts per second"] == ["100", "10,000"]
 
 
 def test_accuracy_by_tag_has_one_row_per_tag_and_one_column_per_run(tmp_path, data, save_run_on):

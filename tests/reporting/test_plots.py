@@ -17,7 +17,6 @@ from minitext.reporting.plots import (
     intervals,
     reliability,
     share_scales,
-    spread_curves,
     to_svg,
 )
 
@@ -90,7 +89,7 @@ def test_curves_can_be_stacked():
 
 
 def test_the_mean_curve_ends_where_a_seed_stopped():
-    figure = spread_curves([evaluations(3, scale=1), evaluations(2, scale=3)])
+    figure = curves(evaluations(3, scale=1), evaluations(2, scale=3))
     assert legend_of(figure) == ["train, mean of 2", "validation, mean of 2"]
     first, second, mean = figure.axes[0].get_lines()[:3]
     assert [len(line.get_xdata()) for line in (first, second, mean)] == [3, 2, 2]

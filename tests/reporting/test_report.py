@@ -17,11 +17,10 @@ from minitext.reporting.report import (
     METRIC_LABELS,
     class_rows,
     finish_run,
+    format_points,
     format_score,
-    generalization_gap_line,
     markdown_table,
     score_rows,
-    temperature_line,
     text_table,
     write_predictions,
     write_report,
@@ -140,9 +139,18 @@ def test_the_report_shows_every_figure(written, figure: str):
 
 
 def test_the_report_says_whether_the_generalization_gap_is_significant(written):
-    assert "20.0 points [15.0, 25.0], generalization gap significant (> 1 point)." in written
-    small = {"value": 0.005, "low": -0.01, "high": 0.02, "significant": False}
-    assert generalization_gap_line(small).endswith("0.5 points [-1.0, 2.0], within noise.")
+    assert "+20.0 [+15.0, +25.0] points, generalization gap significant (> 1 point)." in written
+
+
+def test_the_report_says_that_a_small_generalization_gap_is_within_noise(written, tmp_path):
+    test = SCORES["test"] | {"generalization_gap": {"value": 0.005, "low": -0.01, "high": 0.02, "significant": False}}
+    (tmp_path / "scores.json").write_text(json.dumps(SCORES | {"test": test}), encoding="utf-8")
+    write_report(tmp_path, "mlp", {})
+    assert "+0.5 [-1.0, +2.0] points, within noise." in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_differences_are_formatted_in_points_with_their_sign():
+    assert format_points({"value": 0.005, "low": -0.01, "high": 0.02}) == "+0.5 [-1.0, +2.0]"
 
 
 def test_the_report_shows_calibration_before_and_after_the_temperature(written):
@@ -151,28 +159,12 @@ def test_the_report_shows_calibration_before_and_after_the_temperature(written):
     assert "| calibration error of a calibrated model |  | 6.2% |" in written
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "temperature", "expected"),
-    [
-        (0.12, 0.05, 1.5, "from 12.0% to 5.0%."),
-        (0.12, 0.09, 1.5, "would have 4.0% on as many texts, and a single temperature cannot fix every bin."),
-        (0.05, 0.06, 1.5, "and the best temperature on validation is not the best one on test."),
-        (0.12, 0.05, 20.0, "from 12.0% to 5.0%; it is 20, the bound of its range."),
-        (0.12, 0.05, 0.05, "from 12.0% to 5.0%; it is 0.05, the bound of its range."),
-    ],
-)
-def test_the_report_says_what_the_temperature_changed(before: float, after: float, temperature: float, expected: str):
-    scores = {"before_temperature": {"temperature": temperature, "ece": before}, "ece": {"value": after}}
-    line = temperature_line(scores | {"ece_if_calibrated": {"value": 0.04}})
-    assert line.startswith("The temperature changed the calibration error ") and line.endswith(expected)
-
-
 def test_the_report_shows_accuracy_by_subgroup(written):
     assert "| tag | irony | 1,200 | 50.0 % [40.0, 60.0] |" in written
 
 
-def test_the_report_shows_the_most_confident_errors_without_their_texts(written):
-    assert "| r.csv:7 | neg | pos | 0.9876 |" in written
+def test_the_report_holds_no_texts(written):
+    assert "`mistakes.csv`" in written
     assert "secret" not in written
 
 

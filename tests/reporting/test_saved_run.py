@@ -27,36 +27,14 @@ def message_of(*folders: Path) -> str:
 
 def test_a_run_has_the_saved_numbers(folder):
     run = read_run(folder)
-    assert (run.name, run.class_names, run.tags, run.costs) == ("mlp", ("neg", "pos"), None, {})
+    assert (run.name, run.class_names, run.tags, run.fingerprint) == ("mlp", ("neg", "pos"), None, "abc")
     assert run.labels.tolist() == LABELS.tolist()
     assert run.predicted.tolist() == [0, 1, 0, 0]
     assert run.correct.tolist() == [True, True, False, True]
     assert run.probabilities.tolist() == PROBABILITIES.tolist()
-    assert run.confusion.tolist() == [[2, 0], [1, 1]]
+    assert (run.cost.parameters, run.mistakes) == (10, {"reviews.csv:4": "a text"})
     assert run.scores["accuracy"]["value"] == 0.75
     assert [row["epoch"] for row in run.evaluations] == [1, 2]
-
-
-def test_uncalibrated_probabilities_undo_the_temperature(folder):
-    odds = read_run(folder).uncalibrated()  # of a temperature of 1.5
-    assert odds.sum(1) == pytest.approx(1)
-    assert np.log(odds[:, 1] / odds[:, 0]) == pytest.approx(1.5 * np.log(PROBABILITIES[:, 1] / PROBABILITIES[:, 0]))
-
-
-def test_texts_per_second_needs_a_measured_time(tmp_path, folder, save_run):
-    costs = {"parameters": 10, "train_seconds": 3.0, "predict_seconds": 0.5, "texts": 50}
-    assert read_run(folder).texts_per_second() is None
-    measured = save_run(tmp_path / "measured", ("neg", "pos"), LABELS, PROBABILITIES, costs=costs)
-    assert read_run(measured).texts_per_second() == 100
-
-
-def test_model_bytes_count_the_files_of_the_model_only(folder):
-    assert read_run(folder).model_bytes() == 0
-    (folder / "model.safetensors").write_bytes(b"123")
-    (folder / "tokenizer.json").write_text("{}")
-    for name in ("report.md", "curves.png", "costs.json", "mistakes.csv"):
-        (folder / name).write_text("{}")
-    assert read_run(folder).model_bytes() == 5
 
 
 @pytest.mark.parametrize(
@@ -89,11 +67,11 @@ def test_an_unfinished_run_is_refused(folder):
     assert f"{folder}: unfinished" in message_of(folder)
 
 
-def test_a_run_given_twice_is_refused(folder):
-    assert "given twice" in message_of(folder, folder / ".." / "mlp")
+def test_a_run_given_twice_is_read_once(folder):
+    assert [run.name for run in read_runs([folder, folder / ".." / "mlp"])] == ["mlp"]
 
 
-@pytest.mark.parametrize("name", ["settings.json", "predictions.csv", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["settings.json", "costs.json", "predictions.csv", "mistakes.csv", "metrics.jsonl"])
 def test_a_missing_file_is_refused(folder, name: str):
     (folder / name).unlink()
     message = message_of(folder)
@@ -108,16 +86,22 @@ def test_a_truncated_file_is_refused(folder, name: str):
     assert message_of(folder).startswith(f"{folder / name}, line 1: not JSON")
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [("log_loss", "scores.json test log_loss value"), ("count", "scores.json test count"),
-     ("generalization_gap", "scores.json test generalization_gap value")],
-)  # fmt: skip
-def test_a_missing_score_is_named(folder, path: str, expected: str):
+@pytest.mark.parametrize("score", ["log_loss", "count", "generalization_gap"])
+def test_a_missing_score_is_named(folder, score: str):
     scores = json.loads((folder / "scores.json").read_text())
-    del scores["test"][path]
+    del scores["test"][score]
     (folder / "scores.json").write_text(json.dumps(scores))
-    assert message_of(folder) == f"{folder}: corrupt ({expected} is missing); re-train the model"
+    assert message_of(folder) == f"{folder}: corrupt (scores.json has no {score} on test); re-train the model"
+
+
+def test_missing_costs_are_refused(folder):
+    (folder / "costs.json").write_text('{"parameters": 7}')
+    assert "corrupt" in message_of(folder) and "'train_seconds'" in message_of(folder)
+
+
+def test_long_texts_are_read(folder):
+    (folder / "mistakes.csv").write_text(f"id,text\nreviews.csv:4,{'long ' * 50_000}\n")
+    assert len(read_run(folder).mistakes["reviews.csv:4"]) == 250_000
 
 
 @pytest.mark.parametrize("line", ['{"step": 1}', '{"epoch": 1, "valid": {"loss": 1}}', '{"epoch": 1, "valid"'])

@@ -88,7 +88,7 @@ def test_a_score_that_is_undefined_for_a_seed_is_none_in_the_summary(tmp_path, m
 
 def test_the_mean_curve_ends_where_the_first_seed_stopped():
     runs = [[{"epoch": epoch, **ROW} for epoch in range(1, last + 1)] for last in (2, 4)]
-    figure = plots.spread_curves(runs)
+    figure = plots.curves(*runs)
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
     assert [list(line.get_xdata()) for line in thick] == [[1, 2], [1, 2]]
     assert len(figure.axes[0].lines) == 6  # two seeds and their mean, on train and on validation
