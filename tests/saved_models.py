@@ -40,7 +40,7 @@ def save_scratch(folder: Path) -> EmbeddingBagClassifier:
     tokenizer = word_pieces()
     config = NetworkConfig(4, 8, ngrams=2, buckets=50)
     model = randomize(EmbeddingBagClassifier(tokenizer.get_vocab_size(), 3, config))
-    model.save(folder, names=CLASSES, max_length=6, truncate="head")
+    model.save(folder, class_names=CLASSES, max_length=6, truncate="head")
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "scores.json").write_text("{}")
     return model

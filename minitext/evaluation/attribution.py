@@ -19,7 +19,7 @@ from minitext.evaluation.predictor import EMPTY_TEXT_ID, Predictor, TokenSetting
 from minitext.models.bert import BertClassifier, SequenceInfo
 from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import SPECIAL_ROLES, mask_id
-from minitext.models.static import LogisticRegression, StaticClassifier
+from minitext.models.static import MLP, StaticClassifier
 
 
 class WordAttribution(NamedTuple):
@@ -59,17 +59,14 @@ class TokenSpan(NamedTuple):
 
 
 def explain(predictor: Predictor, text: str, target: int | None = None) -> Attribution:
-    """Attribute the logit margin of a class to the words of a text.
-
-    The contributions are integrated gradients, exact except for BERT.
+    """Attribute the logit margin of a class to the words of a text, exactly except for BERT.
 
     Args:
         target: index of the class; default: the predicted class.
     """
     model = predictor.model
-    probabilities = predictor.predict_proba([text])[0].tolist()
-    if target is None:
-        target = max(range(len(probabilities)), key=probabilities.__getitem__)
+    probabilities = predictor.predict_proba([text])[0]
+    target = int(probabilities.argmax()) if target is None else target
     others = [c for c in range(len(probabilities)) if c != target]
 
     def margin(logits: Tensor) -> Tensor:
@@ -83,16 +80,14 @@ def explain(predictor: Predictor, text: str, target: int | None = None) -> Attri
         integral = one_layer_gradients(model.hidden, model.output, vectors, fixed, margin)
     else:
         spans, vectors = static_vectors(model, text)
-        fixed, classifier = vectors.new_zeros(vectors.shape[1]), model.classifier
-        if isinstance(classifier, LogisticRegression):
-            integral = one_layer_gradients(None, classifier, vectors, fixed, margin)
-        else:
-            hidden = nn.Sequential(classifier.standardize, classifier.hidden)
-            integral = one_layer_gradients(hidden, classifier.output, vectors, fixed, margin)
+        hidden, output = None, model.classifier
+        if isinstance(output, MLP):
+            hidden, output = nn.Sequential(output.standardize, output.hidden), output.output
+        integral = one_layer_gradients(hidden, output, vectors, vectors.new_zeros(vectors.shape[1]), margin)
     return Attribution(
         text=text,
         class_names=predictor.class_names,
-        probabilities=probabilities,
+        probabilities=probabilities.tolist(),
         target=target,
         words=merge_subwords(text, spans, integral.contributions.tolist()),
         baseline_margin=integral.baseline_margin,
@@ -148,14 +143,12 @@ def embedding_bag_vectors(
         weights = 1 / (counts[inverse] * len(counts))
     grams = table[rows.to(table.device)].cpu() * weights[:, None]  # what each row adds to the mean
     vectors, fixed = grams.new_zeros(len(ids), grams.shape[1]), grams.new_zeros(grams.shape[1])
-    for n in range(1, min(config.ngrams, len(ids)) + 1):
-        count = len(ids) - n + 1
-        same_length, grams = grams[:count], grams[count:]
-        members = ordinary.unfold(0, n, 1)  # (count, n)
-        parts = members / members.sum(dim=1, keepdim=True).clamp_min(1)
-        for i in range(n):
-            vectors[i : i + count] += same_length * parts[:, i, None]
-        fixed += same_length[~members.any(dim=1)].sum(dim=0)
+    members = [range(i, i + n) for n in range(1, config.ngrams + 1) for i in range(len(ids) - n + 1)]  # of each row
+    for tokens_of_row, gram in zip(members, grams, strict=True):
+        if owners := [token for token in tokens_of_row if ordinary[token]]:
+            vectors[owners] += gram / len(owners)
+        else:
+            fixed += gram
     return spans, vectors, fixed
 
 
@@ -220,10 +213,7 @@ def merge_subwords(text: str, spans: Sequence[TokenSpan], contributions: Sequenc
             word = WordAttribution(start, max(end, word.end), contribution + word.contribution, seen or word.seen)
         words.append(word)
         number = span.word
-    return [strip_leading_space(text, word) for word in words]
-
-
-def strip_leading_space(text: str, word: WordAttribution) -> WordAttribution:
-    """Remove white space before a word, which RoBERTa's tokens include; a word of white space alone is kept."""
-    inside = text[word.start : word.end]
-    return word._replace(start=word.end - len(inside.lstrip())) if inside.strip() else word
+    for i, (start, end, *_) in enumerate(words):
+        if without_space := text[start:end].lstrip():  # RoBERTa's tokens include the space before a word
+            words[i] = words[i]._replace(start=end - len(without_space))
+    return words

@@ -21,26 +21,13 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 of each class, from (…, C, C) confusion matrices to (…, C)."""
-    return class_scores(*class_counts(confusion))
-
-
-def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, and three averages of precision, recall and F1, from (…, C, C) confusion matrices to (…).
-
-    Macro: the mean over the classes that occur or were predicted. Weighted: by support. Micro: over all decisions,
-    which equals the accuracy, as every text has one label.
-    """
-    return average_scores(*class_counts(confusion))
-
-
 def class_counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True positives, number predicted and support of each class, (…, C) each, from (…, C, C) confusion matrices."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1)
 
 
 def class_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each class, from (…, C) `class_counts` to (…, C)."""
     return {
         "precision": divide(true_positives, predicted),
         "recall": divide(true_positives, support),
@@ -49,14 +36,15 @@ def class_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.
 
 
 def average_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
-    total = support.sum(-1)
-    accuracy = divide(true_positives.sum(-1), total)
-    seen = (support + predicted) > 0
-    result = {"accuracy": accuracy}
+    """Accuracy, and averages of precision, recall and F1, from (…, C) `class_counts` to (…).
+
+    Macro: the mean over the classes that occur or were predicted. Weighted: by support.
+    """
+    seen, total = (support + predicted) > 0, support.sum(-1)
+    result = {"accuracy": divide(true_positives.sum(-1), total)}
     for name, values in class_scores(true_positives, predicted, support).items():
         result[f"macro_{name}"] = divide((values * seen).sum(-1), seen.sum(-1))
         result[f"weighted_{name}"] = divide((values * support).sum(-1), total)
-        result[f"micro_{name}"] = accuracy
     return result
 
 
@@ -67,7 +55,6 @@ def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Minus the log-probability of each text's label, (B,), in nats; rows are normalised and clipped away from 0."""
-    probabilities = probabilities.astype(np.float64)
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(1)
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(own, epsilon, 1 - epsilon))
@@ -82,10 +69,9 @@ class RocAuc:
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray):
         order = np.argsort(scores, kind="stable")
-        ordered = scores[order]
         self.own = order[positive[order]]  # the texts of the class, by score
-        self.lower = np.searchsorted(ordered, scores[self.own], "left")  # for each: how many have lower scores
-        self.not_higher = np.searchsorted(ordered, scores[self.own], "right")
+        self.lower = np.searchsorted(scores[order], scores[self.own], "left")  # for each: how many have lower scores
+        self.not_higher = np.searchsorted(scores[order], scores[self.own], "right")
         self.order = np.concatenate(([0], order))  # preceded by a text of weight 0, so that the sums begin with 0
         self.rest = np.concatenate(([False], ~positive[order]))
 
@@ -101,11 +87,8 @@ class RocAuc:
         return np.divide(ordered_pairs, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
-def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RocAuc]:
-    """The curve of class 1 if there are two classes, else of each class against the rest."""
-    num_classes = probabilities.shape[1]
-    classes = [1] if num_classes == 2 else range(num_classes)
-    return [RocAuc(labels == c, probabilities[:, c]) for c in classes]
+def mean_area(curves: Sequence[RocAuc], weights: np.ndarray) -> np.ndarray:
+    return np.mean([curve.area(weights) for curve in curves], axis=0)
 
 
 def classification_scores(
@@ -118,28 +101,21 @@ def classification_scores(
         "per_class": {name: {"precision", "recall", "f1", "support"}}, "confusion": rows}`, ready for JSON. With more
         than two classes `roc_auc` is the mean over classes. A score that is undefined on this part is None.
     """
-    confusion = confusion_matrix(labels, predicted, len(class_names))
-    (counts,) = resampled_counts(labels, [predicted], len(class_names), seed)
-    losses, curves = log_losses(labels, probabilities), roc_curves(labels, probabilities)
-    values = averages(confusion) | {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(len(labels)))}
-    resampled = average_scores(*counts)
-    blocks = [(weights @ losses, mean_area(curves, weights)) for weights in resamples(len(labels), seed)]
-    loss_sums, resampled["roc_auc"] = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    resampled["log_loss"] = loss_sums / len(labels)
+    count, num_classes = len(labels), len(class_names)
+    confusion = confusion_matrix(labels, predicted, num_classes)
+    losses = log_losses(labels, probabilities)
+    classes = [1] if num_classes == 2 else range(num_classes)  # each against the rest
+    curves = [RocAuc(labels == c, probabilities[:, c]) for c in classes]
+    values = average_scores(*class_counts(confusion))
+    values |= {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(count))}
+    resampled = average_scores(*resampled_counts(labels, [predicted], num_classes, seed)[0])
+    blocks = [(weights @ losses / count, mean_area(curves, weights)) for weights in resamples(count, seed)]
+    resampled["log_loss"], resampled["roc_auc"] = map(np.concatenate, zip(*blocks, strict=True))
 
-    result: dict[str, Any] = {name: with_interval(float(value), resampled[name]) for name, value in values.items()}
-    columns = per_class(confusion)
-    result["count"] = len(labels)
-    result["per_class"] = {
-        name: {key: float(column[c]) for key, column in columns.items()} | {"support": int(confusion[c].sum())}
-        for c, name in enumerate(class_names)
-    }
-    result["confusion"] = confusion.tolist()
-    return result
-
-
-def mean_area(curves: Sequence[RocAuc], weights: np.ndarray) -> np.ndarray:
-    return np.mean([curve.area(weights) for curve in curves], axis=0)
+    columns = class_scores(*class_counts(confusion)) | {"support": confusion.sum(1)}
+    per_class = {name: {key: column[c].item() for key, column in columns.items()} for c, name in enumerate(class_names)}
+    scores = {name: with_interval(value, resampled[name]) for name, value in values.items()}
+    return scores | {"count": count, "per_class": per_class, "confusion": confusion.tolist()}
 
 
 def resampled_counts(
@@ -173,10 +149,8 @@ def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def with_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
-    """A value with its percentile interval; resamples without a value (only one class drawn) are left out."""
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    if np.isnan(resampled).all():
-        return {"value": value, "low": None, "high": None}
-    low, high = np.nanquantile(resampled, QUANTILES)
-    return {"value": value, "low": float(low), "high": float(high)}
+    """A value with its percentile interval, None for NaN; resamples without a value (only one class) are left out."""
+    defined = resampled[~np.isnan(resampled)]
+    low, high = np.quantile(defined, QUANTILES) if len(defined) else (np.nan, np.nan)
+    numbers = {"value": value, "low": low, "high": high}
+    return {name: None if np.isnan(number) else float(number) for name, number in numbers.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.data.batching import Collator, evaluation_batches, load_batches
-from minitext.evaluation.metrics import averages, confusion_matrix
+from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
 
@@ -41,8 +41,6 @@ def predict_logits(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(batch.to(device)).float())
     order, values = torch.cat(indices), torch.cat(logits)
-    if distributed.world_size == 1:
-        return values.cpu()[order.argsort()]
     everything = values.new_zeros(num_texts, num_classes)
     everything[order.to(device)] = values
     return distributed.all_reduce_sum(everything).cpu()
@@ -60,9 +58,6 @@ def probabilities(logits: Tensor) -> np.ndarray:
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Loss (nats), accuracy and macro F1 of `(B, C)` logits."""
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-    scores = averages(confusion)
-    return {
-        "loss": F.cross_entropy(logits.double(), labels).item(),
-        "accuracy": float(scores["accuracy"]),
-        "macro_f1": float(scores["macro_f1"]),
-    }
+    scores = average_scores(*class_counts(confusion))
+    metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
+    return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics
