@@ -25,6 +25,7 @@ from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, check_finished
 
 CHUNK = 256  # texts predicted at once
+Handler = Callable[[argparse.Namespace], None]
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -131,15 +132,9 @@ def nearest_words(arguments: argparse.Namespace) -> None:
         print(f"{similarity:.3f}  {word}")
 
 
-def add_command(
-    commands: Any,
-    name: str,
-    handler: Callable[[argparse.Namespace], None],
-    help: str,
-    *parents: argparse.ArgumentParser,
-) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, handler: Handler, **settings: Any) -> argparse.ArgumentParser:
     """Add a sub-command that calls `handler` with the parsed arguments; its docstring is the description."""
-    command = commands.add_parser(name, help=help, description=handler.__doc__, parents=parents, allow_abbrev=False)
+    command = commands.add_parser(name, description=handler.__doc__, allow_abbrev=False, **settings)
     command.set_defaults(handler=handler)
     return command
 
@@ -156,31 +151,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = add_command(
-        commands, "predict", predict, "predict class probabilities of new texts", run, as_json, device
-    )
+    shared = [run, as_json, device]
+    command = add_command(commands, "predict", predict, help="predict class probabilities of new texts", parents=shared)
     command.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: --input, or the lines of stdin)")
     add_group(command, PredictConfig)
 
-    help = "show what each word contributes to a class"
-    command = add_command(commands, "explain", explain_texts, help, run, as_json, device)
+    command = add_command(commands, "explain", explain_texts, help="show what each word contributes", parents=shared)
     command.add_argument("texts", nargs="+", metavar="TEXT")
     command.add_argument("--class", dest="target", metavar="NAME", help="class to explain (default: the predicted one)")
 
-    command = add_command(commands, "compare", compare, "compare several runs", device)
+    command = add_command(commands, "compare", compare, help="compare several runs", parents=[device])
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")
     command.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
 
-    add_command(commands, "plot", plot, "draw the figures of a run again", run)
+    add_command(commands, "plot", plot, help="draw the figures of a run again", parents=[run])
 
-    command = add_command(commands, "pretrain", pretrain, "train a BERT on unlabeled texts")
+    command = add_command(commands, "pretrain", pretrain, help="train a BERT on unlabeled texts")
     for group in fields(mlm.Config):
         add_group(command, group.type)
 
     vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
     vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
-    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), GloveConfig)
-    command = add_command(vector_commands, "nearest", nearest_words, "print the most similar words")
+    command = add_command(vector_commands, "train", train_word_vectors, help="train GloVe vectors on texts")
+    add_group(command, GloveConfig)
+    command = add_command(vector_commands, "nearest", nearest_words, help="print the most similar words")
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")
     command.add_argument("-k", type=int, default=10, metavar="COUNT", help="number of words (default: 10)")

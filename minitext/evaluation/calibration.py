@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitext.evaluation.metrics import QUANTILES, resamples, with_interval
+from minitext.evaluation.metrics import QUANTILES, resampled_means, with_interval
 from minitext.evaluation.subgroups import accuracy_of
 
 BINS = 15  # Guo et al. 2017, section 5
@@ -73,20 +73,16 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
     Davison & Hinkley 1997, 5.2). It does not go below 0, and its upper end not below the value.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    indices, count = bin_index(confidence), len(labels)
-    order = np.argsort(indices, kind="stable")  # the texts of a bin next to each other
-    _, starts = np.unique(indices[order], return_index=True)
-    gaps, squares = (correct - confidence)[order], brier_scores(labels, probabilities)[order]
-    errors, briers = [], []
-    for weights in resamples(count, seed):  # (R, B)
-        errors.append(np.abs(np.add.reduceat(weights * gaps, starts, axis=1)).sum(1) / count)
-        briers.append(weights @ squares / count)
+    gaps = np.eye(BINS)[bin_index(confidence)] * (correct - confidence)[:, None]  # (B, BINS)
+    briers = brier_scores(labels, probabilities)
+    resampled = resampled_means(np.column_stack((gaps, briers)), seed)  # (R, BINS + 1)
+    errors = np.abs(resampled[:, :-1]).sum(1)
     ece = expected_calibration_error(labels, probabilities)
-    low, high = np.maximum(2 * ece - np.quantile(np.concatenate(errors), QUANTILES[::-1]), (0.0, ece)).tolist()
+    low, high = np.maximum(2 * ece - np.quantile(errors, QUANTILES[::-1]), (0.0, ece)).tolist()
     return {
         "ece": {"value": ece, "low": low, "high": high},
         "ece_if_calibrated": {"value": expected_ece_if_calibrated(labels, probabilities)},
-        "brier": with_interval(squares.mean(), np.concatenate(briers)),
+        "brier": with_interval(briers.mean(), resampled[:, -1]),
     }
 
 

@@ -148,6 +148,11 @@ def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
+def resampled_means(columns: np.ndarray, seed: int) -> np.ndarray:
+    """(R, F): the means of (B, F) columns in each of the `resamples`."""
+    return np.concatenate([weights @ columns for weights in resamples(len(columns), seed)]) / len(columns)
+
+
 def with_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
     """A value with its percentile interval, None for NaN; resamples without a value (only one class) are left out."""
     defined = resampled[~np.isnan(resampled)]

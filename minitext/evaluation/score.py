@@ -18,17 +18,10 @@ from minitext.evaluation.subgroups import subgroup_accuracy
 
 
 def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Score the three parts of the data.
+    """Score the three parts of the data, from (B, C) float32 logits of each, on the CPU, before the temperature.
 
-    Args:
-        splits: train, valid and test.
-        logits: (B, C) float32 of each part, on the CPU, before the temperature.
-        temperature: divides the logits; the predicted class is the argmax of the logits.
-        seed: of the bootstrap.
-
-    Returns:
-        `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
-        temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
+    Returns `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
+    temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
     """
     scores = {}
     for name, part, part_logits in zip(Splits._fields, splits, logits, strict=True):

@@ -11,21 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minitext.evaluation.metrics import (
-    LEVEL,
-    QUANTILES,
-    RESAMPLES,
-    average_scores,
-    class_counts,
-    confusion_matrix,
-    log_losses,
-    resampled_counts,
-    resamples,
-    with_interval,
-)
+from minitext.evaluation import metrics
 
 SMALL_GAP = 0.01  # one point of accuracy: a smaller generalization gap changes no decision
-SIGNIFICANT = 1 - LEVEL
+SIGNIFICANT = 1 - metrics.LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -37,7 +26,7 @@ class BootstrapEstimate(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """The percentile bootstrap interval."""
-        low, high = np.quantile(self.resampled, QUANTILES)
+        low, high = np.quantile(self.resampled, metrics.QUANTILES)
         return float(low), float(high)
 
 
@@ -83,14 +72,14 @@ def paired_scores(
     them cancels in `difference`.
     """
     num_classes = probabilities[0].shape[1]
-    counts = resampled_counts(labels, predicted, num_classes, seed)
-    losses = np.stack([log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
-    means = np.concatenate([weights @ losses for weights in resamples(len(labels), seed)]) / len(labels)  # (R, K)
+    counts = metrics.resampled_counts(labels, predicted, num_classes, seed)
+    losses = np.stack([metrics.log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
+    means = metrics.resampled_means(losses, seed)  # (R, K)
     result = []
     for k, given in enumerate(predicted):
-        values = average_scores(*class_counts(confusion_matrix(labels, given, num_classes)))
+        values = metrics.average_scores(*metrics.class_counts(metrics.confusion_matrix(labels, given, num_classes)))
         values["log_loss"] = losses[:, k].mean()
-        resampled = average_scores(*counts[k]) | {"log_loss": means[:, k]}
+        resampled = metrics.average_scores(*counts[k]) | {"log_loss": means[:, k]}
         result.append({name: BootstrapEstimate(float(values[name]), resampled[name]) for name in SCORES})
     return result
 
@@ -108,8 +97,8 @@ def generalization_gap(train: Mapping[str, Any], test: Mapping[str, Any], seed: 
     """
     generator = np.random.default_rng(seed)
     parts = [(part["accuracy"]["value"], part["count"]) for part in (train, test)]
-    resampled = [generator.binomial(count, accuracy, RESAMPLES) / count for accuracy, count in parts]
-    gap = with_interval(parts[0][0] - parts[1][0], resampled[0] - resampled[1])
+    resampled = [generator.binomial(count, accuracy, metrics.RESAMPLES) / count for accuracy, count in parts]
+    gap = metrics.with_interval(parts[0][0] - parts[1][0], resampled[0] - resampled[1])
     return gap | {"significant": gap["low"] > SMALL_GAP}
 
 
