@@ -15,7 +15,7 @@ from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, predict_file
-from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, format_prediction, json_prediction
+from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
@@ -29,9 +29,7 @@ Handler = Callable[[argparse.Namespace], None]
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Predict class probabilities of the texts on the command line, else of the rows of --input, else of the lines of
-    stdin. Prints them, or writes them to --output.
-    """
+    """Predict class probabilities of the given texts, of the rows of --input, or of the lines of stdin."""
     config = fill(PredictConfig, arguments)
     if arguments.texts and config.input:
         raise UserError(f"--input {config.input}: pass texts or --input, not both")
@@ -39,11 +37,8 @@ def predict(arguments: argparse.Namespace) -> None:
         if arguments.json:
             raise UserError("--json is for printed predictions; for a file, pass an --output that ends in .jsonl")
         counts = predict_file(arguments.run, config, arguments.device)
-        resumed = f", {counts['resumed']:,} resumed" if counts["resumed"] else ""
-        print(
-            f"{config.output}: {counts.total():,} rows: {counts['predicted']:,} predicted, "
-            f"{counts[BELOW_THRESHOLD]:,} below the threshold, {counts['no text']:,} without text{resumed}"
-        )
+        found = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count or outcome != "resumed")
+        print(f"{config.output}: {counts.total():,} rows: {found}")
         return
     predictor = Predictor.load(arguments.run, arguments.device)
     with open(config.input, "rb") if config.input else nullcontext() as file:
@@ -71,14 +66,12 @@ def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: 
 
 
 def explain_texts(arguments: argparse.Namespace) -> None:
-    """Show how much each word of a text contributes to a class: exactly for a logistic regression on mean vectors, by
-    integrated gradients (Sundararajan et al. 2017) for the other models.
-    """
+    """Show how much each word of a text contributes to a class (integrated gradients, Sundararajan et al. 2017)."""
     predictor = Predictor.load(arguments.run, arguments.device)
-    names = predictor.class_names
-    if arguments.target is not None and arguments.target not in names:
-        raise UserError(f"--class {arguments.target}: not a class of {arguments.run}; pass one of {', '.join(names)}")
-    target = None if arguments.target is None else names.index(arguments.target)
+    names, name = predictor.class_names, arguments.target
+    if name is not None and name not in names:
+        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {', '.join(names)}")
+    target = None if name is None else names.index(name)
     for row in line_rows(arguments.texts):
         if row.note:
             raise UserError(f"text {row.line}: {row.note}; pass at least one word")

@@ -32,10 +32,9 @@ class WordAttribution(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """The contributions of the words of a text to the margin of a class.
+    """The contributions of words to the logit margin: the target logit minus the mean of the other logits.
 
-    The explained score is the logit margin: the target logit minus the mean of the other logits. Unlike a logit, it
-    does not change if a constant is added to all logits. With two classes it is the log-odds of the target.
+    Unlike a logit, it does not change if a constant is added to all of them. For two classes it is the log-odds.
     """
 
     text: str
@@ -121,7 +120,7 @@ def embedding_bag_gradients(predictor: Predictor, text: str, margin: Margin) -> 
     """Attribute to the tokens, each of which adds its part of the mean of embeddings.
 
     An n-gram is shared equally by its ordinary tokens; with binary counts, a row also by its occurrences. The baseline
-    holds the rows without an ordinary token.
+    has the rows without an ordinary token.
     """
     spans, ids, ordinary = read_tokens(predictor.tokens, text)
     model, config = predictor.model, predictor.model.config

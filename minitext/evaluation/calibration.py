@@ -24,9 +24,7 @@ def bin_index(confidence: np.ndarray) -> np.ndarray:
 
 
 def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
-    """The non-empty bins of a reliability diagram: `count`, mean `confidence` (the probability of the predicted class),
-    `accuracy` and its 95 % interval, `accuracy_low` to `accuracy_high`.
-    """
+    """The non-empty bins: `count`, mean `confidence`, `accuracy`, 95 % interval `accuracy_low` to `accuracy_high`."""
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     indices = bin_index(confidence)
     rows = []

@@ -126,9 +126,8 @@ def resampled_counts(
     Drawing B texts with replacement draws from the distinct rows (label, prediction 1 … prediction K) with multinomial
     counts, so the texts themselves need not be drawn.
     """
-    rows, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)  # (1 + K, P), (P,)
-    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
-    drawn = drawn.astype(np.float64)  # (R, P)
+    rows, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)  # (1 + K, P)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=RESAMPLES).astype(float)
     support, *predicted = np.eye(num_classes)[rows]  # (P, C) each
     return [(drawn @ (support * given), drawn @ given, drawn @ support) for given in predicted]
 

@@ -49,8 +49,7 @@ def predict_logits(
 def probabilities(logits: Tensor) -> np.ndarray:
     """`(B, C)` float64 softmax of float32 logits.
 
-    In float64, different logits (of at least 1e-6 in size) have different probabilities, so that the most probable
-    class is the argmax of the logits. In float32, rounding makes some of them equal.
+    In float32, rounding would make some of them equal, and the most probable class would not be the logits' argmax.
     """
     return logits.double().softmax(dim=1).numpy()
 

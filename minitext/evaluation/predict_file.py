@@ -48,11 +48,9 @@ class PredictConfig:
             raise UserError("--keep-columns, --overwrite and --resume need --output")
         if self.input and not Path(self.input).is_file():
             raise UserError(f"{self.input}: no such file")
-        if self.output:
-            self.check_output(Path(self.output))
-
-    def check_output(self, output: Path) -> None:
-        """Raise UserError unless `output` can be written."""
+        if not self.output:
+            return
+        output = Path(self.output)
         if output.suffix.lower() not in TABLE_KINDS:
             raise UserError(f"{output}: unsupported file type {output.suffix!r}; supported: {', '.join(TABLE_KINDS)}")
         if not output.parent.is_dir():
@@ -70,11 +68,8 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
     `p(<class>)` for each class, and `note`. The note is empty, or says why `predicted` is empty: "below threshold", or,
     without probabilities, "empty text", "no text", "not a JSON object", "5 fields for 4 columns".
 
-    Returns:
-        The number of rows: "predicted", "below threshold", without a text ("no text"), and kept ("resumed").
-    Raises:
-        UserError: the run, a column or the device cannot be used, or the end of an input row cannot be found; the rows
-            before it are kept in `<output>.partial`.
+    Returns the number of rows by outcome. Raises UserError if the run, a column or the device cannot be used, or if the
+    end of an input row cannot be found; the rows before it are kept in `<output>.partial`.
     """
     source, output, keep = Path(config.input), Path(config.output), config.keep_columns or ()
     predictor = Predictor.load(folder, device)
@@ -84,7 +79,9 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
         raise UserError(f"--keep-columns {duplicate}: already a column of {output}; rename it in {source}")
     kind, partial = output.suffix.lower(), output.with_name(output.name + ".partial")
     done = start_partial(partial, kind, columns, config.resume)
-    counts, hint = Counter(resumed=done), f"finished rows are in {partial}; add --resume to continue"
+    counts = Counter({"predicted": 0, "below the threshold": 0, "without text": 0, "resumed": done})
+    outcomes = {"": "predicted", BELOW_THRESHOLD: "below the threshold"}  # by the note of a row
+    hint = f"finished rows are in {partial}; add --resume to continue"
     try:
         with (
             open(source, "rb") as file,
@@ -98,8 +95,7 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
                 written = [output_row(*pair, names, config.threshold) for pair in zip(chunk, values, strict=True)]
                 out.write(format_rows(kind, columns, written).encode("utf-8", "replace"))
                 out.flush()
-                outcomes = {"": "predicted", BELOW_THRESHOLD: BELOW_THRESHOLD}
-                counts.update(outcomes.get(row[-1], "no text") for row in written)
+                counts.update(outcomes.get(row[-1], "without text") for row in written)
                 bar.update(file.tell() - bar.n)
             os.fsync(out.fileno())
     except KeyboardInterrupt:

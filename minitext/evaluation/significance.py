@@ -1,8 +1,7 @@
 """Significance tests between runs: McNemar, Holm, paired bootstrap; and the generalization gap of one run.
 
-Inputs: labels (B,) and, for each of K runs on the same texts, predicted classes (B,) and probabilities (B, C). Outputs:
-differences with intervals and p-values. Shapes: B texts, C classes, R resamples. McNemar 1947; Holm 1979; Efron &
-Tibshirani 1993, chapters 13 and 16.
+Inputs: labels (B,), and predicted classes (B,) and probabilities (B, C) of each of K runs. Outputs: differences with
+intervals and p-values. Shapes: B texts, C classes, R resamples. Efron & Tibshirani 1993, chapters 13 and 16.
 """
 
 import math
@@ -53,9 +52,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple tests (Holm 1979): the probability that any test is wrongly significant at 5 %
-    stays below 5 %.
-    """
+    """p-values corrected for multiple tests: at 5 %, any of them is wrongly significant in at most 5 % (Holm 1979)."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(np.argsort(p_values, kind="stable")):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
@@ -66,10 +63,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired_scores(
     labels: np.ndarray, predicted: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], seed: int
 ) -> list[dict[str, BootstrapEstimate]]:
-    """Accuracy, macro F1 and log-loss of each of K runs.
-
-    The r-th resample of a score holds the same texts for all runs, so that what makes a text easy or hard for all of
-    them cancels in `difference`.
+    """Accuracy, macro F1 and log-loss of each of K runs; in `difference`, what makes a text hard for all runs cancels,
+    as the r-th resample of a score holds the same texts for all of them.
     """
     num_classes = probabilities[0].shape[1]
     counts = metrics.resampled_counts(labels, predicted, num_classes, seed)
@@ -92,11 +87,11 @@ def difference(first: BootstrapEstimate, second: BootstrapEstimate) -> Bootstrap
 def generalization_gap(train: Mapping[str, Any], test: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Accuracy on train minus on test, from `classification_scores`: `{"value", "low", "high", "significant"}`.
 
-    Train and test are resampled independently; the number of right texts in a resample is binomial. The gap is
-    significant if its 95 % interval lies above one point.
+    Train and test are resampled independently. Significant: the 95 % interval lies above one point.
     """
     generator = np.random.default_rng(seed)
     parts = [(part["accuracy"]["value"], part["count"]) for part in (train, test)]
+    # the number of right texts in a resample is binomial
     resampled = [generator.binomial(count, accuracy, metrics.RESAMPLES) / count for accuracy, count in parts]
     gap = metrics.with_interval(parts[0][0] - parts[1][0], resampled[0] - resampled[1])
     return gap | {"significant": gap["low"] > SMALL_GAP}

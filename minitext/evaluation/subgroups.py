@@ -47,9 +47,7 @@ def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> l
 
 
 def accuracy_of(correct: np.ndarray) -> dict[str, float]:
-    """The mean of `correct`, (n,) bool, with its 95 % interval, which is valid for small n and near 0 and 1 (Wilson
-    1927).
-    """
+    """The mean of `correct`, (n,) bool, with its 95 % interval, valid for small n and near 0 and 1 (Wilson 1927)."""
     accuracy, n = float(correct.mean()), len(correct)
     center = (accuracy + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z * math.sqrt(accuracy * (1 - accuracy) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)

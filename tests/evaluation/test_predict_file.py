@@ -67,7 +67,7 @@ def test_each_row_has_its_line_class_probabilities_and_note(run, source, tmp_pat
     assert [row["note"] for row in rows] == ["", "", "empty text", "", "", "3 fields for 2 columns", ""]
     assert float(rows[0]["p(pos)"]) == pytest.approx(POSITIVE, abs=1e-6)  # float32
     assert (rows[2]["p(neg)"], rows[5]["p(pos)"]) == ("", "")
-    assert counts == {"predicted": 5, "no text": 2, "resumed": 0}
+    assert counts == {"predicted": 5, "below the threshold": 0, "without text": 2, "resumed": 0}
 
 
 @pytest.mark.parametrize("kind", [".tsv", ".jsonl"])
@@ -245,7 +245,7 @@ def test_resumed_rows_are_not_predicted_again(run, source, tmp_path, interrupted
     real = Predictor.predict_proba
     monkeypatch.setattr(Predictor, "predict_proba", lambda self, texts: predicted.extend(texts) or real(self, texts))
     config = PredictConfig(input=str(source), output=str(tmp_path / "out.csv"), keep_columns=("id",), resume=True)
-    assert predict_file(run, config) == {"resumed": 6, "predicted": 1}
+    assert predict_file(run, config) == {"predicted": 1, "below the threshold": 0, "without text": 0, "resumed": 6}
     assert predicted == ["good bad"]
 
 
