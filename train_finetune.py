@@ -134,6 +134,9 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     if config.model.push_to_hub and is_main:
         open_repository(config.model.push_to_hub)
 
+    if "sample" in (config.data.data, config.model.model):
+        notes.print("using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased")
+
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
     class_names = splits.train.class_names
@@ -181,7 +184,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
     if is_main:
-        temperature = fit_temperature(splits.valid.labels, logits[1])
+        temperature = fit_temperature(valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
             model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,

@@ -97,6 +97,8 @@ def train_one_seed(config: Config) -> None:
     dtype = pick_dtype(config.loop.precision, device)
     if config.init.vectors:
         locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read
+    if config.data.data == "sample":
+        notes.print("using the bundled sample; for real data: --data imdb")
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
@@ -138,7 +140,7 @@ def train_one_seed(config: Config) -> None:
     start = time.perf_counter()
     logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
-    temperature = fit_temperature(splits.valid.labels, logits[1])
+    temperature = fit_temperature(valid.labels, logits[1])
     fold_temperature(model.output, temperature)
     model.save(
         run.folder, class_names=splits.train.class_names, max_length=config.tokens.max_length,

@@ -1,4 +1,4 @@
-"""A run that dies is a run that goes on: killed at any instant and resumed, it ends with the same bytes."""
+"""Tests of resuming: a run that is killed at any instant and resumed ends with the same bytes."""
 
 import csv
 import os
@@ -19,7 +19,8 @@ SETTINGS = {
     "--eval-every": 3,
     "--ngrams": 2,
     "--buckets": 4096,
-    "--width": 16,
+    "--embedding-dim": 16,
+    "--save-every": 0.01,
     "--dropout": 0.3,
     "--vocab-size": 200,
 }
@@ -64,7 +65,7 @@ def test_a_run_killed_at_ten_instants_ends_with_the_same_bytes(tmp_path: Path, r
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
-        if (tmp_path / "killed").exists():  # it came to its end before the next kill: compare, and begin another
+        if (tmp_path / "killed").exists():  # finished before the kill
             assert results(tmp_path / "killed") == results(tmp_path / "whole"), f"run {number}"
             os.rename(tmp_path / "killed", tmp_path / f"killed{number}")
     assert killed >= 5
@@ -74,14 +75,15 @@ def test_a_run_killed_at_ten_instants_ends_with_the_same_bytes(tmp_path: Path, r
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path: Path, reviews: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_the_state_and_exit_130(tmp_path: Path, reviews: Path, number: int):
     assert start(reviews, tmp_path / "whole").wait() == 0
     process = start(reviews, tmp_path / "run")
-    journal = tmp_path / "run.partial" / "metrics.jsonl"
-    while not journal.exists() or journal.read_text().count("\n") < 10:
+    metrics = tmp_path / "run.partial" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 10:
         time.sleep(0.01)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, message = process.communicate()
     assert process.returncode == 130
     assert message.count("\n") == 1 and "--resume" in message
@@ -100,7 +102,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, reviews: Path)
     other = start(reviews, tmp_path / "run", "--resume", "--lr", "0.5")
     _, message = other.communicate()
     assert other.returncode == 2
-    assert "loop.lr was 0.003, is 0.5" in message
+    assert "loop.lr: 0.003 → 0.5" in message
     reviews.write_text(reviews.read_text().replace("lovely", "splendid"))
     other = start(reviews, tmp_path / "run", "--resume")
     _, message = other.communicate()
@@ -108,7 +110,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, reviews: Path)
     assert "data_found.train.fingerprint" in message
 
 
-def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path: Path, reviews: Path):
+def test_impossible_settings_are_refused_before_a_folder_exists(tmp_path: Path, reviews: Path):
     process = start(reviews, tmp_path / "run", "--warmup", "100000")
     _, message = process.communicate()
     assert process.returncode == 2
@@ -117,7 +119,7 @@ def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_last_checkpoint_and_one_clear_line(tmp_path: Path, reviews: Path):
+def test_a_full_disk_gives_one_line_and_keeps_the_last_checkpoint(tmp_path: Path, reviews: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]

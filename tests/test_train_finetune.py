@@ -1,4 +1,4 @@
-"""The fine-tune script, run whole on a tiny checkpoint: what it leaves, how it goes on, what it refuses."""
+"""Tests of train_finetune.py on a tiny checkpoint: files, predictions, options, resuming, errors."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer([text[:100] for text, _ in TEXTS], 200)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
-    config = BertConfig(tokenizer.get_vocab_size(), width=16, layers=2, heads=2, inner=32, positions=64, dropout=0.0)
+    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0)
     torch.manual_seed(0)
     save_model(BertClassifier(config, 2), tokenizer, folder, write_config(config))
     return folder
@@ -86,18 +86,18 @@ def farthest(a: Path, b: Path) -> float:
     return max(float((tensor - weights(b)[name]).abs().max()) for name, tensor in weights(a).items())
 
 
-def test_a_run_leaves_a_whole_folder_that_predicts_what_it_says(train):
+def test_a_run_writes_all_files_and_can_be_loaded(train):
     status, folder = train(figures=True)
     assert status == 0 and {path.name for path in folder.iterdir()} == FILES
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} <= {"neg", "pos"}
     probabilities = Predictor.load(folder).predict_proba(["a good film", ""])
-    assert probabilities.shape == (2, 2) and torch.allclose(probabilities.sum(dim=1), torch.ones(2))
+    assert probabilities.shape == (2, 2) and probabilities.sum(axis=1) == pytest.approx([1, 1])
 
 
 @pytest.mark.oracle
-def test_transformers_opens_the_run_and_gives_the_same_probabilities_at_its_temperature(train):
+def test_transformers_opens_the_run_and_gives_the_same_calibrated_probabilities(train):
     transformers = pytest.importorskip("transformers")
     _, folder = train()
     texts = ["a good film, warm and funny", "bad"]
@@ -105,10 +105,9 @@ def test_transformers_opens_the_run_and_gives_the_same_probabilities_at_its_temp
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    theirs = (logits / model.config.minitext["temperature"]).softmax(dim=1)
+    theirs = logits.double().softmax(dim=1).numpy()
     assert model.config.id2label == {0: "neg", 1: "pos"}
-    # float32, other order of sums
-    assert torch.allclose(Predictor.load(folder).predict_proba(texts), theirs, atol=1e-6)
+    assert abs(Predictor.load(folder).predict_proba(texts) - theirs).max() < 1e-6  # float32, other order of sums
 
 
 THREE = ["sea", "sky", "city"]
@@ -136,7 +135,7 @@ def save_classifier(folder: Path, texts: list[str], names: tuple[str, ...]) -> N
     tokenizer = train_tokenizer(texts, 200)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
-    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0, head_dropout=0.0, init_std=0.3)
+    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0, head_dropout=0.0, initializer_range=0.3)
     torch.manual_seed(1)  # not the script's own
     save_model(BertClassifier(config, len(names)), tokenizer, folder, write_config(config), names)
 
@@ -148,22 +147,21 @@ def read_predictions(folder: Path, data: Path) -> tuple[list[str], torch.Tensor]
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [name for name in rows[0] if name.startswith("p(")]
-    places = [int(row["id"].rpartition(":")[2]) - 2 for row in rows]  # line 1 is the header
-    return [texts[place] for place in places], torch.tensor([[float(row[name]) for name in columns] for row in rows])
+    lines = [int(row["id"].rpartition(":")[2]) - 2 for row in rows]  # line 1 is the header
+    return [texts[line] for line in lines], torch.tensor([[float(row[name]) for name in columns] for row in rows])
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
-def test_a_run_s_predictions_are_those_of_minitext_predict(train, topics, topics_checkpoint, truncate: str):
+def test_written_predictions_are_those_of_the_predictor(train, topics, topics_checkpoint, truncate: str):
     status, folder = train("--data", str(topics), "--lr", "1e-2", "--truncate", truncate, model=str(topics_checkpoint))
     texts, written = read_predictions(folder, topics)
     assert (status, written.shape) == (0, (len(texts), 3))
     assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
-    # float32 in other batches
-    assert (Predictor.load(folder).predict_proba(texts) - written).abs().max() < 1e-6
+    assert abs(Predictor.load(folder).predict_proba(texts) - written.numpy()).max() < 1e-5  # float32, folded temperature
 
 
 @pytest.mark.oracle
-def test_transformers_gives_the_written_probabilities_of_texts_cut_by_hand(train, topics, topics_checkpoint):
+def test_transformers_gives_the_written_probabilities_of_truncated_texts(train, topics, topics_checkpoint):
     transformers = pytest.importorskip("transformers")
     _, folder = train("--data", str(topics), "--lr", "1e-2", "--truncate", "head+tail", model=str(topics_checkpoint))
     texts, written = read_predictions(folder, topics)
@@ -175,12 +173,11 @@ def test_transformers_gives_the_written_probabilities_of_texts_cut_by_hand(train
         if len(ids) > 16:  # 14 of the text's own: a quarter from its start, the rest from its end
             ids = [*ids[:4], *ids[-12:]]
         with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0]
-        theirs = (logits / model.config.minitext["temperature"]).softmax(dim=0)
-        assert (theirs - probabilities).abs().max() < 1e-6  # float32
+            theirs = model(torch.tensor([ids])).logits[0].softmax(dim=0)
+        assert (theirs - probabilities).abs().max() < 1e-5  # float32, folded temperature
 
 
-def test_three_classes_are_learnt(train, topics, topics_checkpoint):
+def test_three_classes_are_learned(train, topics, topics_checkpoint):
     _, folder = train("--data", str(topics), "--lr", "1e-2", "--epochs", "4", model=str(topics_checkpoint))
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["test"]["accuracy"]["value"] > 0.8  # one word decides; chance is 0.33, of 30 texts
@@ -189,26 +186,29 @@ def test_three_classes_are_learnt(train, topics, topics_checkpoint):
 STILL = ("--lr", "1e-30")  # moves a zero to 1e-29, other weights not at all
 
 
-def test_a_checkpoint_s_head_is_kept_in_the_order_of_the_data_s_classes(train, topics, topics_checkpoint):
+def test_the_head_of_a_checkpoint_is_kept_in_the_order_of_the_classes(train, topics, topics_checkpoint):
     _, folder = train("--data", str(topics), *STILL, model=str(topics_checkpoint))
     before, after = weights(topics_checkpoint), weights(folder)
     order = [THREE.index(name) for name in sorted(THREE)]
     assert order != [0, 1, 2]  # the case tells
     for name in before:
-        expected = before[name][order] if name.startswith("classifier.") else before[name]
-        assert (after[name] - expected).abs().max() < 1e-25, name
+        if name.startswith("classifier."):  # the temperature is folded into it: rows are proportional
+            expected = before[name][order] * (after[name].norm() / before[name].norm().clamp_min(1e-30))
+        else:
+            expected = before[name]
+        assert (after[name] - expected).abs().max() < 1e-6, name  # float32; rows differ by about 0.3
 
 
-def test_a_head_for_other_classes_is_drawn_anew_and_the_rest_is_kept(train, checkpoint, tmp_path):
+def test_a_head_for_other_classes_is_newly_initialised(train, checkpoint, tmp_path):
     (tmp_path / "other").mkdir()
     save_classifier(tmp_path / "other", [text[:100] for text, _ in TEXTS], ("happy", "sad"))
     _, folder = train(*STILL, model=str(tmp_path / "other"))
     before, after = weights(tmp_path / "other"), weights(folder)
     moved = {name for name in before if (before[name] - after[name]).abs().max() > 1e-25}
-    assert moved == {"classifier.weight"}
+    assert moved == {"classifier.weight"}  # new, and its bias is zero in both
 
 
-def test_half_precision_keeps_float32_weights_and_comes_near(train, topics, topics_checkpoint):
+def test_bfloat16_keeps_float32_weights_and_gives_similar_predictions(train, topics, topics_checkpoint):
     arguments = ("--data", str(topics), "--lr", "1e-3")
     _, whole = train(*arguments, model=str(topics_checkpoint))
     _, half = train(*arguments, "--precision", "bf16", out="half", model=str(topics_checkpoint))
@@ -217,7 +217,7 @@ def test_half_precision_keeps_float32_weights_and_comes_near(train, topics, topi
     assert 0 < difference < 0.1  # bfloat16 has 8 bits; wrong predictions would differ by up to 1
 
 
-def test_with_layer_decay_the_embeddings_move_least(train, topics, topics_checkpoint):
+def test_layer_lr_decay_scales_the_first_update_of_each_layer(train, topics, topics_checkpoint):
     arguments = ("--data", str(topics), "--epochs", "1", "--batch-size", "200", "--warmup", "0", "--weight-decay", "0")
     _, folder = train(*arguments, "--layer-lr-decay", "0.5", model=str(topics_checkpoint))
     moved = {name: tensor - weights(topics_checkpoint)[name] for name, tensor in weights(folder).items()}
@@ -228,23 +228,21 @@ def test_with_layer_decay_the_embeddings_move_least(train, topics, topics_checkp
     assert found == pytest.approx([1e-3, 5e-4, 2.5e-4, 1.25e-4], rel=1e-3)
 
 
-def test_micro_batches_and_gradient_checkpointing_change_nothing_but_rounding(train):
+def test_micro_batches_and_gradient_checkpointing_give_the_same_weights(train):
     _, whole = train("--micro-batch-size", "8")
     _, pieces = train("--micro-batch-size", "3", "--gradient-checkpointing", out="pieces")
     assert farthest(whole, pieces) < 1e-4  # Adam divides by small moments, which magnifies the rounding of sums
 
 
-def test_frozen_layers_stay_as_they_were(train, checkpoint):
+def test_frozen_layers_do_not_change(train, checkpoint):
     _, folder = train("--freeze-layers", "1")
     before, after = weights(checkpoint), weights(folder)
     same = {name for name in after if torch.equal(before[name], after[name])}
     assert {name for name in after if "embeddings" in name or "layer.0." in name} == same
 
 
-def test_a_layer_that_is_drawn_anew_does_not_start_from_the_checkpoint(train, checkpoint):
-    _, folder = train(
-        "--reinit-layers", "1", "--freeze-layers", "2"
-    )  # drawn anew, and then frozen: what it was drawn as
+def test_a_reinitialised_layer_does_not_have_the_weights_of_the_checkpoint(train, checkpoint):
+    _, folder = train("--reinit-layers", "1", "--freeze-layers", "2")  # re-initialised, then frozen
     before, after = weights(checkpoint), weights(folder)
     name = "bert.encoder.layer.{}.intermediate.dense.weight"
     assert torch.equal(before[name.format(0)], after[name.format(0)])
@@ -264,20 +262,20 @@ def test_the_same_seed_gives_the_same_weights(train):
     assert farthest(one, other) == 0
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(train, monkeypatch):
-    _, whole = train("--eval-every", "2")
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(train, monkeypatch):
+    _, whole = train("--eval-every", "2", "--save-every", "0")
     real, steps = train_finetune.loop.train_step, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **settings):
         steps.append(1)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **settings)
 
     monkeypatch.setattr(train_finetune.loop, "train_step", interrupted)
-    assert train("--eval-every", "2", out="stopped")[0] == 130
+    assert train("--eval-every", "2", "--save-every", "0", out="stopped")[0] == 130
     monkeypatch.setattr(train_finetune.loop, "train_step", real)
-    status, resumed = train("--eval-every", "2", "--resume", out="stopped")
+    status, resumed = train("--eval-every", "2", "--save-every", "0", "--resume", out="stopped")
     assert status == 0 and (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -290,16 +288,16 @@ def damage(checkpoint: Path, folder: Path, **changes: object) -> str:
     return str(folder)
 
 
-def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys, monkeypatch):
+def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     cut = damage(checkpoint, tmp_path / "cut")
     (Path(cut) / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:1000])
     cases = [
-        (("--model", cut), "damaged"),
-        (("--model", damage(checkpoint, tmp_path / "gpt2", model_type="gpt2")), "served are bert, roberta"),
+        (("--model", cut), "corrupt"),
+        (("--model", damage(checkpoint, tmp_path / "gpt2", model_type="gpt2")), "supported: bert, roberta"),
         (("--model", damage(checkpoint, tmp_path / "small", vocab_size=10)), "expected"),
         (("--model", str(tmp_path / "reviews.csv")), "a file; give the folder"),
-        (("--max-length", "65"), "64 tokens"),
+        (("--max-length", "65"), "64 positions"),
         (("--freeze-layers", "99"), "2 layers"),
         (("--layer-lr-decay", "0"), "--layer-lr-decay"),
         (("--dropout", "1"), "--dropout"),
@@ -312,9 +310,9 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
     bare = damage(checkpoint, tmp_path / "bare")
     train_tokenizer([text[:100] for text, _ in TEXTS], 200).save(str(tmp_path / "bare" / "tokenizer.json"))
     cases += [
-        (("--model", large), "the two are not from one checkpoint"),
+        (("--model", large), "use the tokenizer of the checkpoint"),
         (("--model", bare), "no token before and after a text"),
-        (("--model", "nobody/no-such-model"), "not in the Hub's cache"),
+        (("--model", "nobody/no-such-model"), "in the Hub's cache"),
         (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
         (("--model", str(tmp_path)), "has no config.json"),
         (("--reinit-layers", "3"), "2 layers"),
@@ -327,43 +325,43 @@ def test_bad_input_is_one_line_with_status_2(train, checkpoint, tmp_path, capsys
     assert not (tmp_path / "run").exists() and not (tmp_path / "run.partial").exists()
 
 
-def test_a_finished_run_is_not_replaced_unasked(train, capsys):
+def test_a_finished_run_is_replaced_only_with_overwrite(train, capsys):
     train()
     assert train()[0] == 2 and "--overwrite" in capsys.readouterr().err
     assert train("--overwrite")[0] == 0
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_weights_of_one(train, data, checkpoint, tmp_path):
+def test_two_processes_give_the_weights_of_one(train, data, checkpoint, tmp_path):
     _, alone = train()
     settings = json.loads((alone / "settings.json").read_text())["command"].split()[1:]
-    command = [argument.replace(str(alone), str(tmp_path / "team")) for argument in settings]
+    command = [argument.replace(str(alone), str(tmp_path / "two")) for argument in settings]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train_finetune.py",
          *command], cwd=Path(train_finetune.__file__).parent, timeout=240, check=False, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "team").iterdir()} == FILES
-    assert farthest(alone, tmp_path / "team") < 1e-6  # the order of sums
-    updates = [json.loads(line).get("update") for line in open(tmp_path / "team" / "metrics.jsonl")]  # noqa: SIM115
+    assert {path.name for path in (tmp_path / "two").iterdir()} == FILES
+    assert farthest(alone, tmp_path / "two") < 1e-6  # the order of sums
+    updates = [json.loads(line).get("update") for line in open(tmp_path / "two" / "metrics.jsonl")]  # noqa: SIM115
     assert sorted(set(updates)) == list(range(1, max(updates) + 1))
 
 
 def script(folder: Path, data: Path, checkpoint: Path, *more: str) -> list[str]:
-    """The command of a run in a process of its own, with dropout and many checks."""
-    settings = "--max-length 16 --batch-size 4 --lr 1e-3 --dropout 0.2 --eval-every 3 --epochs 20 --device cpu --quiet"
+    """The command of a run in a process of its own, with dropout and many evaluations."""
+    settings = "--max-length 16 --batch-size 4 --lr 1e-3 --dropout 0.2 --eval-every 3 --save-every 0.01 --epochs 20 --device cpu --quiet"
     places = ["--data", str(data), "--model", str(checkpoint), "--out", str(folder)]
     return [sys.executable, "train_finetune.py", *places, *settings.split(), *more]
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(data, checkpoint, tmp_path):
+def test_a_killed_and_resumed_run_has_the_same_bytes(data, checkpoint, tmp_path):
     place = {"cwd": Path(train_finetune.__file__).parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     subprocess.run(script(tmp_path / "whole", data, checkpoint), check=True, timeout=120, **place)
     process = subprocess.Popen(script(tmp_path / "killed", data, checkpoint), **place)
-    journal = tmp_path / "killed.partial" / "metrics.jsonl"
-    while not journal.exists() or journal.read_text().count("\n") < 40:
+    metrics = tmp_path / "killed.partial" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 40:
         time.sleep(0.002)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -375,8 +373,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data, checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train, topics, topics_checkpoint):
-    """Texts of many lengths: an encoder that is compiled anew for each would take minutes."""
+def test_compiled_layers_give_the_same_losses_and_few_graphs(train, topics, topics_checkpoint):
+    """Texts of many lengths: compiling for each length would take minutes."""
     if not shutil.which("g++"):
         pytest.skip("torch.compile on the CPU needs g++")
     from torch._dynamo.utils import counters
@@ -390,31 +388,33 @@ def test_compiled_layers_train_the_same_and_are_compiled_a_few_times_only(train,
     # fused kernels sum in another order; Adam magnifies that, predictions hardly
     assert (read_predictions(plain, topics)[1] - read_predictions(compiled, topics)[1]).abs().max() < 1e-3
     rows = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (plain, compiled)]  # noqa: SIM115
-    losses = [[row["loss"] for row in part if "rate" in row] for part in rows]
+    losses = [[row["loss"] for row in part if "lr" in row] for part in rows]
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
     assert counters["stats"]["unique_graphs"] <= 12, counters["stats"]  # two layers, training or not, first_only, mask
     assert not counters["graph_break"], counters["graph_break"]
 
 
-@pytest.mark.parametrize(("width", "rate"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
-def test_narrower_encoders_learn_faster(width: int, rate: float):
-    assert train_finetune.usual_rate(width) == pytest.approx(rate)
+@pytest.mark.parametrize(("hidden_size", "lr"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
+def test_narrower_encoders_have_a_higher_default_learning_rate(hidden_size: int, lr: float):
+    config = train_finetune.fill_defaults(train_finetune.TrainConfig(), hidden_size, torch.device("cpu"))
+    assert config.lr == pytest.approx(lr)
+    assert config.micro_batch_size == 8
 
 
 @pytest.mark.slow
-def test_when_nothing_is_named_the_sample_and_the_embedded_bert_are_used_and_the_first_lines_say_so(
+def test_the_defaults_are_the_bundled_sample_and_the_bundled_bert(
     tmp_path, monkeypatch, capsys
 ):
     arguments = ["--epochs", "1", "--max-length", "16", "--out", str(tmp_path / "run"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train_finetune.py", *arguments])
     assert exit_status(train_finetune.main) == 0
     first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first == "data: sample · model: sample · device: cpu, torch.float32"
-    assert "--data imdb --model google-bert/bert-base-uncased" in second
+    assert first == "using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased"
+    assert second.startswith("data: sample; train 404, valid 46, test 150")
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["loop"]["lr"] is None  # by the encoder's width
 
 
-def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
+def test_each_seed_has_a_run_and_their_mean_is_written(train):
     status, folder = train("--num-seeds", "2", "--quiet")
     assert status == 0
     assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "seed0", "seed1", "seeds.json"]
@@ -424,7 +424,7 @@ def test_seeds_are_runs_of_their_own_and_one_command_sums_them_up(train):
     ]
 
 
-def test_several_seeds_are_not_pushed_over_each_other(train, capsys):
+def test_several_seeds_cannot_be_uploaded(train, capsys):
     status, folder = train("--num-seeds", "2", "--push-to-hub", "user/name")
     assert (status, folder.exists()) == (2, False)
-    assert "--push-to-hub uploads one run, --num-seeds makes several" in capsys.readouterr().err
+    assert "--push-to-hub uploads one run, but --num-seeds makes several" in capsys.readouterr().err

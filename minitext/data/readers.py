@@ -80,9 +80,7 @@ def read_rows(source: str, text_column: str | None = None, label_column: str | N
 def read_table(path: Path, text_column: str | None, label_column: str | None) -> Iterator[Row]:
     """Yield the rows of a `.csv`, `.tsv` or `.jsonl` file."""
     if table_kind(path) not in TABLE_KINDS:
-        raise UserError(
-            f"{path}: unknown kind {path.suffix!r}; minitext reads .csv, .tsv, .jsonl (each also .gz) and .tar.gz"
-        )
+        raise UserError(f"{path}: unknown kind {path.suffix!r}; supported: .csv, .tsv, .jsonl (each also .gz), .tar.gz")
     text_key = None
     with open(path, "rb") as file:
         for line, values, problem, remedy in read_records(path, file, strict=True):
@@ -92,9 +90,8 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
             if text_key is None:  # the first record has the columns
                 text_key = find_column(path, list(values), text_column, TEXT_COLUMNS, "--text-column")
                 label_key = find_column(path, list(values), label_column, LABEL_COLUMNS, "--label-column")
-                split_key, tag_key = (
-                    next((key for key in values if key.lower() == name), name) for name in ("split", "tag")
-                )
+                lower = {key.lower(): key for key in reversed(values)}
+                split_key, tag_key = lower.get("split"), lower.get("tag")
             for key in (text_key, label_key):
                 if not isinstance(values.get(key), str | int | float):
                     raise UserError(f"{place}: no value for {key!r}; complete the row or remove it")
@@ -206,23 +203,19 @@ def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Re
     csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise UserError(f"{path}, line {line}: {error}; fix the quotes of the row that begins there") from error
-        if not columns:
-            columns = fields
-        elif len(fields) > len(columns):  # it is unknown which of them is the text
-            problem = f"{len(fields)} fields for {len(columns)} columns"
-            yield Record(line, {}, problem, "put quotes around texts that contain the delimiter")
-        elif fields:
-            yield Record(line, dict(zip_longest(columns, fields)))
-        elif len(columns) == 1:
-            yield Record(line, {columns[0]: ""})
+    line = 1
+    try:
+        for fields in reader:
+            if not columns:
+                columns = fields
+            elif len(fields) > len(columns):  # it is unknown which of them is the text
+                problem = f"{len(fields)} fields for {len(columns)} columns"
+                yield Record(line, {}, problem, "put quotes around texts that contain the delimiter")
+            elif fields or len(columns) == 1:
+                yield Record(line, dict(zip_longest(columns, fields or [""])))
+            line = reader.line_num + 1  # where the next row begins
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: {error}; fix the quotes of the row that begins there") from error
     if not columns:
         raise UserError(f"{path}, line 1: no column names; write them into the first line")
 
@@ -275,7 +268,7 @@ def read_folder(folder: Path) -> list[Row]:
 
 
 def read_text(path: Path) -> str:
-    """A whole file as UTF-8, with or without a byte-order mark; unpacked if its name ends in `.gz`."""
+    """A whole file as UTF-8, with or without a byte-order mark."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return data.decode("utf-8-sig")
@@ -283,19 +276,5 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-# Output
-
-
-def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
-    if kind == ".jsonl":
-        records = (dict(zip(columns, row, strict=True)) for row in rows)
-        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
-    return buffer.getvalue()
+        byte = data[error.start]
+        raise UserError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error

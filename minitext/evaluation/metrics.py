@@ -69,21 +69,18 @@ class RocAuc:
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray):
         order = np.argsort(scores, kind="stable")
-        self.own = order[positive[order]]  # the texts of the class, by score
-        self.lower = np.searchsorted(scores[order], scores[self.own], "left")  # for each: how many have lower scores
-        self.not_higher = np.searchsorted(scores[order], scores[self.own], "right")
-        self.order = np.concatenate(([0], order))  # preceded by a text of weight 0, so that the sums begin with 0
-        self.rest = np.concatenate(([False], ~positive[order]))
+        self.positive, self.negative = order[positive[order]], order[~positive[order]]  # indices of texts, by score
+        self.lower = np.searchsorted(scores[self.negative], scores[self.positive], "left")
+        self.not_higher = np.searchsorted(scores[self.negative], scores[self.positive], "right")
 
     def area(self, weights: np.ndarray) -> np.ndarray:
         """The areas (…) for weights (…, B); NaN where the texts of weight > 0 are all of the class, or all are not."""
-        own = np.take(weights, self.own, axis=-1)
-        rest = np.take(weights, self.order, axis=-1)
-        rest *= self.rest
-        rest = np.cumsum(rest, axis=-1, out=rest)  # (…, B + 1): weight of the other texts among the k lowest
-        below_twice = np.take(rest, self.lower, axis=-1) + np.take(rest, self.not_higher, axis=-1)
-        pairs = np.asarray(own.sum(-1) * rest[..., -1])
-        ordered_pairs = np.einsum("...n,...n->...", own, below_twice) / 2
+        positive, negative = np.take(weights, self.positive, axis=-1), np.take(weights, self.negative, axis=-1)
+        below = np.zeros((*weights.shape[:-1], len(self.negative) + 1), dtype=weights.dtype)
+        np.cumsum(negative, axis=-1, out=below[..., 1:])  # weight of the other texts among the k lowest of them
+        below_twice = np.take(below, self.lower, axis=-1) + np.take(below, self.not_higher, axis=-1)
+        pairs = np.asarray(positive.sum(-1) * below[..., -1])
+        ordered_pairs = np.einsum("...n,...n->...", positive, below_twice) / 2
         return np.divide(ordered_pairs, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
@@ -103,12 +100,14 @@ def classification_scores(
     """
     count, num_classes = len(labels), len(class_names)
     confusion = confusion_matrix(labels, predicted, num_classes)
+    values = average_scores(*class_counts(confusion))
+    resampled = average_scores(*resampled_counts(labels, [predicted], num_classes, seed)[0])
+    order = np.argsort(probabilities[:, -1], kind="stable")  # RocAuc then reads the weights in order, which is faster
+    labels, probabilities = labels[order], probabilities[order]
     losses = log_losses(labels, probabilities)
     classes = [1] if num_classes == 2 else range(num_classes)  # each against the rest
     curves = [RocAuc(labels == c, probabilities[:, c]) for c in classes]
-    values = average_scores(*class_counts(confusion))
     values |= {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(count))}
-    resampled = average_scores(*resampled_counts(labels, [predicted], num_classes, seed)[0])
     blocks = [(weights @ losses / count, mean_area(curves, weights)) for weights in resamples(count, seed)]
     resampled["log_loss"], resampled["roc_auc"] = map(np.concatenate, zip(*blocks, strict=True))
 

@@ -4,16 +4,19 @@ Inputs: a finished run and a `.csv`, `.tsv`, `.jsonl` or text file. Outputs: `<o
 when it is complete; a partial file can be resumed. Shapes: B texts, C classes.
 """
 
+import csv
+import io
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from minitext.data.readers import TABLE_KINDS, TextRow, format_rows, stream_texts
+from minitext.data.readers import TABLE_DELIMITERS, TABLE_KINDS, TextRow, stream_texts
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
@@ -141,3 +144,13 @@ def output_row(row: TextRow, values: Sequence[float], names: Sequence[str], thre
     predicted = predict_class(names, values, threshold)
     numbers = [float(f"{value:.9g}") for value in values]  # the digits of predictions.csv
     return (row.line, *row.kept, predicted, *numbers, BELOW_THRESHOLD if predicted is None else "")
+
+
+def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
+    if kind == ".jsonl":
+        records = (dict(zip(columns, row, strict=True)) for row in rows)
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
+    return buffer.getvalue()

@@ -24,7 +24,7 @@ from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import load_weights
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
-from minitext.training.device import pick_device
+from minitext.training.device import one_thread, pick_device
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
@@ -84,12 +84,8 @@ class Predictor:
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
         if self.tokens is None:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # on small operations two took twice the CPU time, and longer on busy cores
-            try:
+            with one_thread():
                 return self.model.logits(texts)
-            finally:
-                torch.set_num_threads(threads)
         rows, pad_id = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate), EMPTY_TEXT_ID
         if isinstance(self.model, EmbeddingBagClassifier):
             rows, pad_id = self.model.features(rows), None

@@ -6,7 +6,6 @@ Sources: Wieting et al. 2016, "Towards universal paraphrastic sentence embedding
 composition rivals syntactic methods for text classification" (the MLP); Arora et al. 2017 (SIF).
 """
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minitext.data.words import UNKNOWN, word_ids, word_ids_in_chunks
-from minitext.utils.io import atomic, write_text
+from minitext.utils.io import atomic, read_json, write_json, write_text
 
 CHUNK = 4096  # texts encoded at once: bounds the memory, whatever the number of texts
 SIF_A = 1e-3  # Arora et al. 2017, section 4.1: between 1e-3 and 1e-4 works
@@ -184,7 +183,7 @@ class StaticClassifier(nn.Module):
         """Write `config.json`, `words.txt` and `model.safetensors` into `folder`."""
         kind = "logistic" if isinstance(self.classifier, LogisticRegression) else "mlp"
         config = {"track": "static", "classifier": kind, "class_names": self.class_names}
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_json(folder / "config.json", config)
         write_text(folder / "words.txt", "".join(f"{word}\n" for word in self.encoder.words))
         with atomic(folder / "model.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
@@ -194,9 +193,9 @@ class StaticClassifier(nn.Module):
         """The classifier that `save` wrote into `folder`.
 
         Raises:
-            OSError, KeyError, ValueError, RuntimeError: a file is missing, or the files do not fit together.
+            OSError, KeyError, ValueError, RuntimeError, UserError: a file is missing, or the files do not fit together.
         """
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
         tensors = load_file(folder / "model.safetensors")
         table = tensors["encoder.table"]

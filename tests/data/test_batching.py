@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import pack, tokenized
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_batches import pack, tokenized
 
 from minitext.data.batching import Batch, PackCollator, epoch_batches, evaluation_batches, load_batches
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tokenized
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_batches import tokenized
 
 from minitext.data import ngrams
 from minitext.data.ngrams import add_ngrams

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitext.data import readers
-from minitext.data.readers import SPLIT_NAMES, Row, TextRow, format_rows, read_rows, stream_texts
+from minitext.data.readers import SPLIT_NAMES, Row, TextRow, read_rows, stream_texts
 from minitext.utils.errors import UserError
 
 
@@ -451,12 +451,3 @@ def test_every_line_of_json_that_is_not_blank_is_a_row(lines: list[str]):
     assert [row.line for row in rows("a.jsonl", "\n".join(lines))] == [
         number for number, line in enumerate(lines, start=1) if line.strip()
     ]
-
-
-@given(st.lists(st.tuples(TEXT, st.one_of(st.none(), TEXT, st.floats(allow_nan=False))), max_size=6))
-def test_formatted_rows_are_read_back(cells: list[tuple]):
-    columns = ("a", "b")
-    read = list(csv.reader(io.StringIO(format_rows(".tsv", columns, cells), newline=""), delimiter="\t", strict=True))
-    assert read == [[a, "" if b is None else str(b)] for a, b in cells]
-    lines = format_rows(".jsonl", columns, cells).split("\n")
-    assert [tuple(json.loads(line).values()) for line in lines[:-1]] == cells

@@ -1,6 +1,4 @@
-"""Proves that the sample that travels with the package is what its users are told: 600 written reviews, half of them
-positive, no two alike, and vectors that know their words.
-"""
+"""The bundled sample: 600 different reviews, half of them positive, word vectors that cover them, and a small BERT."""
 
 import gzip
 import json
@@ -10,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
+from minitext.data.batching import Batch, PackCollator
 from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.readers import SAMPLE
+from minitext.data.tokenizer import TokenizedTexts
 from minitext.data.word_vectors import SAMPLE as SAMPLE_VECTORS
 from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
@@ -104,9 +105,17 @@ def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
+def test_all_weights_of_the_encoder_are_loaded():
     _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
     assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
+
+
+def batch_with_mask(tokenizer: Tokenizer, text: str) -> Batch:
+    """A batch of one text, whose tokens [MASK] are predicted."""
+    ids = torch.tensor(tokenizer.encode(text).ids, dtype=torch.int32)
+    texts = TokenizedTexts(ids, torch.tensor([0, len(ids)]))
+    batch = PackCollator(texts, torch.zeros(1, dtype=torch.int64))([0])
+    return batch._replace(masked=(ids == tokenizer.token_to_id("[MASK]")).nonzero().flatten())
 
 
 @pytest.mark.parametrize(
@@ -117,30 +126,25 @@ def test_the_bert_s_whole_encoder_is_loaded_and_only_a_head_is_new():
         ("i would [MASK] this film to anyone.", {"recommend"}),
     ],
 )
-def test_the_bert_has_learned_to_fill_in_words(text: str, expected: set[str]):
+def test_the_bert_predicts_masked_words(text: str, expected: set[str]):
     model, tokenizer, _ = load_existing("sample", 0.0)
-    model.eval()
-    ids = torch.tensor([tokenizer.encode(text).ids])
-    hidden = ids == tokenizer.token_to_id("[MASK]")
     with torch.no_grad():
-        (row,) = model(ids, torch.ones_like(hidden), hidden)
+        (row,) = model.eval()(batch_with_mask(tokenizer, text))
     assert tokenizer.id_to_token(int(row.argmax())) in expected
 
 
-def test_the_bert_knows_over_98_percent_of_the_samples_tokens(texts):
+def test_the_vocabulary_covers_over_98_percent_of_the_sample(texts):
     tokenizer = load_hub_tokenizer(hub.SAMPLE)
     ids = [number for text in texts for number in tokenizer.encode(text).ids]
     assert ids.count(tokenizer.token_to_id("[UNK]")) / len(ids) < 0.02
 
 
 @pytest.mark.oracle
-def test_transformers_opens_the_bert_and_names_the_same_words():
+def test_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(hub.SAMPLE, dtype=torch.float32).eval()
     ours, tokenizer, _ = load_existing("sample", 0.0)
-    ours.eval()
-    ids = torch.tensor([tokenizer.encode("a dull film with a [MASK] ending").ids])
-    hidden = ids == tokenizer.token_to_id("[MASK]")
+    batch = batch_with_mask(tokenizer, "a dull film with a [MASK] ending")
     with torch.no_grad():
-        expected = theirs(ids).logits[hidden]
-        torch.testing.assert_close(ours(ids, torch.ones_like(hidden), hidden), expected, atol=1e-4, rtol=0)  # float32
+        expected = theirs(batch.ids[None]).logits[0, batch.masked]
+        torch.testing.assert_close(ours.eval()(batch), expected, atol=1e-4, rtol=0)  # float32

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from saved_models import POSITIVE, save_finetuned, save_static
 
 from minitext.evaluation import predict_file as module
-from minitext.evaluation.predict_file import PredictConfig, predict_file, start_partial
+from minitext.evaluation.predict_file import PredictConfig, format_rows, predict_file, start_partial
 from minitext.evaluation.predictor import Predictor
 from minitext.utils.errors import UserError
 
@@ -341,3 +341,15 @@ def test_ctrl_c_says_in_one_line_how_to_resume(run, many, tmp_path):
     assert process.returncode == 130
     assert error.count("\n") == 1, error
     assert error.startswith("interrupted: finished rows are in ") and "--resume" in error
+
+
+CELL = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+@given(st.lists(st.tuples(CELL, st.one_of(st.none(), CELL, st.floats(allow_nan=False))), max_size=6))
+def test_formatted_rows_are_read_back(cells: list[tuple]):
+    columns = ("a", "b")
+    read = list(csv.reader(io.StringIO(format_rows(".tsv", columns, cells), newline=""), delimiter="\t", strict=True))
+    assert read == [[a, "" if b is None else str(b)] for a, b in cells]
+    lines = format_rows(".jsonl", columns, cells).split("\n")
+    assert [tuple(json.loads(line).values()) for line in lines[:-1]] == cells

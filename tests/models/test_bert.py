@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import pack
+from packed_batches import pack
 from torch import Tensor, nn
 
 from minitext.models import bert

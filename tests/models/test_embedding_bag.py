@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import tokenized
+from packed_batches import tokenized
 from torch import Tensor
 
 from minitext.data.batching import PackCollator

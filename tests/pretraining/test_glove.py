@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitext.data import word_vectors
+from minitext.data.word_vectors import load_word_vectors
 from minitext.pretraining import glove
 from minitext.pretraining.cooccurrence import Pairs
 from minitext.pretraining.glove import GloveConfig, State, frequent_words, initial_state, train_vectors
@@ -113,7 +113,7 @@ def test_words_with_the_same_contexts_are_nearest(tmp_path):
 
 def test_the_written_file_has_the_returned_vectors_by_frequency(tmp_path):
     vectors = train_vectors(config(tmp_path, out=str(tmp_path / "vectors.txt.gz"), digits=9))
-    read = word_vectors.read(tmp_path / "vectors.txt.gz")
+    read = load_word_vectors(tmp_path / "vectors.txt.gz")
     assert read.words == vectors.words and len(read.words) == 12
     assert set(read.words[:8]) == {"purrs", "eats", "sleeps", "plays", "drives", "wheels", "road", "engine"}
     assert torch.equal(read.table, vectors.table)

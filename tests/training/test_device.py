@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import one_thread, pick_device, pick_dtype
 from minitext.utils.errors import UserError
 
 
@@ -101,3 +101,15 @@ def test_without_cuda_the_automatic_precision_is_float32(kind: str):
 def test_on_cuda_the_automatic_precision_depends_on_the_gpu(monkeypatch, computes_bf16: bool, dtype: torch.dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes_bf16)
     assert pick_dtype("auto", torch.device("cuda")) == dtype
+
+
+def test_one_thread_restores_the_number_of_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="stop"), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ValueError("stop")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

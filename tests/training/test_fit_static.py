@@ -3,7 +3,6 @@ of its best epoch.
 """
 
 import dataclasses
-from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -16,20 +15,16 @@ from minitext.training import fit_static
 from minitext.training.fit_static import (
     FitResult,
     LogisticConfig,
-    LogisticObjective,
     MLPConfig,
     fit_logistic,
     fit_mlp,
-    lbfgs,
     losses,
     minimize_logistic,
-    newton,
     zero_logistic,
 )
 from minitext.utils.errors import UserError
 
 FAST = MLPConfig(hidden=32, dropout=0.0, lr=1e-2, weight_decay=0.0, batch_size=8, epochs=20, patience=20)
-METHODS = pytest.mark.parametrize("method", [newton, lbfgs])
 
 
 def examples(count: int, width: int, classes: int, seed: int) -> EncodedTexts:
@@ -50,13 +45,6 @@ def minimize(part: EncodedTexts, classes: int, l2: float, iterations: int = 1000
     return minimize_logistic(start, double(part), double(part), l2, iterations)
 
 
-def objective_of(classes: int, l2: float = 0.1) -> tuple[LogisticObjective, Tensor]:
-    """The objective of 60 texts in 4 dimensions, and parameters of zero."""
-    num_logits = 1 if classes == 2 else classes
-    objective = LogisticObjective(double(examples(60, 4, classes, seed=0)), num_logits, l2)
-    return objective, torch.zeros(num_logits, 5, dtype=torch.float64)
-
-
 def swap_labels(part: EncodedTexts) -> EncodedTexts:
     """The same vectors, each with the other of two labels: what fits `part` well fits this badly."""
     return EncodedTexts(part.vectors, 1 - part.labels)
@@ -71,60 +59,6 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 # Logistic regression
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_gradient_and_hessian_are_those_of_autograd(classes: int):
-    objective, zeros = objective_of(classes)
-    at = torch.randn(zeros.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-    def loss(parameters: Tensor) -> Tensor:
-        return objective.loss_and_gradient(parameters)[0]
-
-    gradient = torch.autograd.functional.jacobian(loss, at)
-    hessian = torch.autograd.functional.hessian(loss, at).view(at.numel(), at.numel())
-    assert torch.allclose(objective.loss_and_gradient(at)[1], gradient, atol=1e-12)
-    assert torch.allclose(objective.hessian(at), hessian, atol=1e-12)
-
-
-@METHODS
-@pytest.mark.parametrize("classes", [2, 4])
-def test_the_gradient_goes_to_zero(method, classes: int):
-    gradients = [gradient.abs().max().item() for _, gradient in islice(method(*objective_of(classes)), 100)]
-    assert gradients[-1] < 1e-7 < gradients[0]
-
-
-@METHODS
-@pytest.mark.parametrize("classes", [2, 4])
-def test_the_objective_falls_with_every_iteration(method, classes: int):
-    objective, zeros = objective_of(classes, l2=1e-3)
-    by_iteration = [objective.loss_and_gradient(at)[0].item() for at, _ in islice(method(objective, zeros), 12)]
-    # 1e-13: at the optimum only rounding is left
-    assert all(later <= earlier + 1e-13 for earlier, later in pairwise(by_iteration))
-    assert by_iteration[-1] < by_iteration[0]
-
-
-def test_newton_squares_the_error():
-    gradients = [gradient.abs().max().item() for _, gradient in islice(newton(*objective_of(3)), 8)]
-    near = [(now, later) for now, later in pairwise(gradients) if 1e-6 < now < 1e-2]
-    assert len(near) >= 2
-    assert all(later < 100 * now**2 for now, later in near)
-
-
-def test_newton_halves_steps_that_overshoot():
-    # at -10 the loss is almost flat: a full Newton step is 15,000 long, and leads to a loss of thousands
-    texts = EncodedTexts(torch.zeros(3, 1, dtype=torch.float64), torch.tensor([1, 1, 0]))
-    objective = LogisticObjective(texts, 1, 1.0)
-    start = torch.tensor([[0.0, -10.0]], dtype=torch.float64)
-    steps = list(islice(newton(objective, start), 20))
-    assert objective.loss_and_gradient(steps[0][0])[0] < objective.loss_and_gradient(start)[0]
-    assert steps[-1][0][0, 1].item() == pytest.approx(np.log(2), abs=1e-9)  # two texts of three are of class 1
-
-
-@pytest.mark.parametrize("classes", [3, 5])
-def test_newton_keeps_the_sum_of_the_biases_at_zero(classes: int):
-    parameters, _ = next(islice(newton(*objective_of(classes)), 9, None))
-    assert parameters[:, -1].sum().abs().item() < 1e-12
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -226,6 +160,14 @@ def test_the_chosen_penalty_has_the_lowest_validation_loss():
     chosen = fit_logistic(train, valid, 3, LogisticConfig(l2=penalties)).history[-1]
     assert chosen["valid"]["loss"] == pytest.approx(min(each), abs=1e-9)
     assert 0 < penalties.index(chosen["l2"]) < len(penalties) - 1  # neither end of the list is the best
+
+
+def test_a_fit_is_described_in_one_line():
+    train = examples(30, 3, 2, seed=0)
+    logistic = fit_logistic(train, train, 2, LogisticConfig(l2=(0.5,), iterations=1))._replace(seconds=1.25)
+    assert logistic.describe() == "L2 0.5, iteration 1 of 1 (by validation loss), not converged; 1.2 s"
+    mlp = fit_mlp(train, swap_labels(train), 2, dataclasses.replace(FAST, patience=2), seed=0, quiet=True)
+    assert mlp._replace(seconds=2).describe() == f"epoch {mlp.step} of {mlp.step + 2} (by validation loss); 2.0 s"
 
 
 @pytest.mark.parametrize(("wrong", "message"), [({"l2": (1.0, 0.0)}, "--l2"), ({"iterations": 0}, "--iterations")])

@@ -174,7 +174,7 @@ def test_the_help_lists_what_a_preset_sets(capsys, monkeypatch):
 def test_each_script_has_the_preset_of_the_course_report(script, monkeypatch):
     module = importlib.import_module(script)
     monkeypatch.setattr(sys, "argv", [script, "--preset", "course-report"])
-    monkeypatch.setattr(module, "parse", lambda *given: configs.append(parse(*given)) or configs[0])
+    monkeypatch.setattr(module, "parse", lambda *given, **more: configs.append(parse(*given, **more)) or configs[0])
     monkeypatch.setattr(module, "train_one_seed", lambda *_: None)
     configs = []
     module.main()
