@@ -1,8 +1,10 @@
 """The `minitext` command: predict, explain, compare, plot, pretrain, vectors."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -12,14 +14,8 @@ from minitext import __version__
 from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
-from minitext.evaluation.predict_file import PredictConfig, open_input, predict_file
-from minitext.evaluation.predictor import (
-    Predictor,
-    format_prediction,
-    format_skipped_row,
-    json_prediction,
-    json_skipped_row,
-)
+from minitext.evaluation.predict_file import PredictConfig, predict_file
+from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
@@ -30,12 +26,11 @@ from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, check_finished
 
 CHUNK = 256  # texts predicted at once
+Handler = Callable[[argparse.Namespace], None]
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Predict class probabilities of the texts on the command line, else of the rows of --input, else of the lines of
-    stdin. Prints them, or writes them to --output.
-    """
+    """Predict class probabilities of the given texts, of the rows of --input, or of the lines of stdin."""
     config = fill(PredictConfig, arguments)
     if arguments.texts and config.input:
         raise UserError(f"--input {config.input}: pass texts or --input, not both")
@@ -43,45 +38,41 @@ def predict(arguments: argparse.Namespace) -> None:
         if arguments.json:
             raise UserError("--json is for printed predictions; for a file, pass an --output that ends in .jsonl")
         counts = predict_file(arguments.run, config, arguments.device)
-        resumed = f", {counts.resumed:,} resumed" if counts.resumed else ""
-        print(
-            f"{config.output}: {sum(counts):,} rows: {counts.predicted:,} predicted, {counts.below:,} below the "
-            f"threshold, {counts.no_text:,} without text{resumed}"
-        )
+        found = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count or outcome != "resumed")
+        print(f"{config.output}: {counts.total():,} rows: {found}")
         return
     predictor = Predictor.load(arguments.run, arguments.device)
-    if arguments.texts:
-        print_predictions(predictor, line_rows(arguments.texts), config.threshold, arguments.json)
-    elif config.input:
-        with open_input(Path(config.input)) as file:
+    with open(config.input, "rb") if config.input else nullcontext() as file:
+        if config.input:
             rows = stream_texts(Path(config.input), file, config.text_column)
-            print_predictions(predictor, rows, config.threshold, arguments.json)
-    else:
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-        print_predictions(predictor, line_rows(sys.stdin), config.threshold, arguments.json)
+        elif arguments.texts:
+            rows = line_rows(arguments.texts)
+        else:
+            sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+            rows = line_rows(sys.stdin)
+        print_predictions(predictor, rows, config.threshold, arguments.json)
 
 
 def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
     """Print the prediction of each row, or its note if it has no text."""
     format_text = json_prediction if as_json else format_prediction
-    format_note = json_skipped_row if as_json else format_skipped_row
     while chunk := list(islice(rows, CHUNK)):
         for row, values in zip(chunk, predictor.predict_proba([row.text for row in chunk]).tolist(), strict=True):
+            line = format_text(row.text, predictor.class_names, values, threshold)
             if row.note:
-                print(format_note(row.line, row.note), flush=True)
-            else:
-                print(format_text(row.text, predictor.class_names, values, threshold), flush=True)
+                line = f"line {row.line}: {row.note}"
+                if as_json:
+                    line = json.dumps({"text": "", "class": None, "probabilities": None, "note": line})
+            print(line, flush=True)
 
 
 def explain_texts(arguments: argparse.Namespace) -> None:
-    """Show how much each word of a text contributes to a class: exactly for a logistic regression on mean vectors, by
-    integrated gradients (Sundararajan et al. 2017) for the other models.
-    """
+    """Show how much each word of a text contributes to a class (integrated gradients, Sundararajan et al. 2017)."""
     predictor = Predictor.load(arguments.run, arguments.device)
-    names = predictor.class_names
-    if arguments.target is not None and arguments.target not in names:
-        raise UserError(f"--class {arguments.target}: not a class of {arguments.run}; pass one of {', '.join(names)}")
-    target = None if arguments.target is None else names.index(arguments.target)
+    names, name = predictor.class_names, arguments.target
+    if name is not None and name not in names:
+        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {', '.join(names)}")
+    target = None if name is None else names.index(name)
     for row in line_rows(arguments.texts):
         if row.note:
             raise UserError(f"text {row.line}: {row.note}; pass at least one word")
@@ -93,13 +84,11 @@ def explain_texts(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare finished runs on the same test texts: a table here, and a self-contained HTML page."""
-    from minitext.reporting.comparison import compare as compare_runs  # here: slow to import
-    from minitext.reporting.comparison import show_comparison
-    from minitext.reporting.html import page
+    from minitext.reporting import comparison, html  # here: slow to import
 
-    comparison = compare_runs(arguments.runs, arguments.device)
-    print(show_comparison(comparison))
-    write_text(Path(arguments.out), page(comparison))
+    compared = comparison.compare(arguments.runs, arguments.device)
+    print(comparison.show_comparison(compared))
+    write_text(Path(arguments.out), html.page(compared))
     print(f"\npage: {arguments.out}")
 
 
@@ -137,59 +126,49 @@ def nearest_words(arguments: argparse.Namespace) -> None:
         print(f"{similarity:.3f}  {word}")
 
 
-def add_command(
-    commands: Any, name: str, handler: Callable[[argparse.Namespace], None], help: str
-) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, handler: Handler, **settings: Any) -> argparse.ArgumentParser:
     """Add a sub-command that calls `handler` with the parsed arguments; its docstring is the description."""
-    command = commands.add_parser(name, help=help, description=handler.__doc__, allow_abbrev=False)
+    command = commands.add_parser(name, description=handler.__doc__, allow_abbrev=False, **settings)
     command.set_defaults(handler=handler)
     return command
 
 
-def add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
-
-
-def add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command."""
+    run, device, as_json = (argparse.ArgumentParser(add_help=False) for _ in range(3))  # arguments of several commands
+    run.add_argument("run", help="folder of a finished run, such as runs/static/mlp")
+    device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    as_json.add_argument("--json", action="store_true", help="print one JSON object per line")
+
     parser = argparse.ArgumentParser(prog="minitext", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = add_command(commands, "predict", predict, "predict class probabilities of new texts")
-    add_run(command)
+    shared = [run, as_json, device]
+    command = add_command(commands, "predict", predict, help="predict class probabilities of new texts", parents=shared)
     command.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: --input, or the lines of stdin)")
-    command.add_argument("--json", action="store_true", help="print one JSON object per line")
-    add_device(command)
     add_group(command, PredictConfig)
 
-    command = add_command(commands, "explain", explain_texts, "show what each word contributes to a class")
-    add_run(command)
+    command = add_command(commands, "explain", explain_texts, help="show what each word contributes", parents=shared)
     command.add_argument("texts", nargs="+", metavar="TEXT")
     command.add_argument("--class", dest="target", metavar="NAME", help="class to explain (default: the predicted one)")
-    command.add_argument("--json", action="store_true", help="print one JSON object per line")
-    add_device(command)
 
-    command = add_command(commands, "compare", compare, "compare several runs")
+    command = add_command(commands, "compare", compare, help="compare several runs", parents=[device])
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")
     command.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
-    add_device(command)
 
-    add_run(add_command(commands, "plot", plot, "draw the figures of a run again"))
+    add_command(commands, "plot", plot, help="draw the figures of a run again", parents=[run])
 
-    command = add_command(commands, "pretrain", pretrain, "train a BERT on unlabeled texts")
+    command = add_command(commands, "pretrain", pretrain, help="train a BERT on unlabeled texts")
     for group in fields(mlm.Config):
         add_group(command, group.type)
 
     vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
     vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
-    add_group(add_command(vector_commands, "train", train_word_vectors, "train GloVe vectors on texts"), GloveConfig)
-    command = add_command(vector_commands, "nearest", nearest_words, "print the most similar words")
+    command = add_command(vector_commands, "train", train_word_vectors, help="train GloVe vectors on texts")
+    add_group(command, GloveConfig)
+    command = add_command(vector_commands, "nearest", nearest_words, help="print the most similar words")
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")
     command.add_argument("word")
     command.add_argument("-k", type=int, default=10, metavar="COUNT", help="number of words (default: 10)")

@@ -296,7 +296,7 @@ def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, caps
         (("--model", cut), "corrupt"),
         (("--model", damage(checkpoint, tmp_path / "gpt2", model_type="gpt2")), "supported: bert, roberta"),
         (("--model", damage(checkpoint, tmp_path / "small", vocab_size=10)), "expected"),
-        (("--model", str(tmp_path / "reviews.csv")), "a file; give the folder"),
+        (("--model", str(tmp_path / "reviews.csv")), "has no config.json"),
         (("--max-length", "65"), "64 positions"),
         (("--freeze-layers", "99"), "2 layers"),
         (("--layer-lr-decay", "0"), "--layer-lr-decay"),

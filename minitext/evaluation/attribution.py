@@ -5,7 +5,7 @@ Shapes: P tokens of the text that the model sees, K points of a path, H hidden, 
 Method: integrated gradients (`integrated_gradients.py`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from minitext.data.ngrams import add_ngrams
 from minitext.data.tokenizer import TokenizedTexts, special_ids, truncated
 from minitext.data.words import replacements
-from minitext.evaluation.integrated_gradients import integrated_gradients, one_layer_gradients
+from minitext.evaluation.integrated_gradients import Margin, PathIntegral, integrated_gradients, one_layer_gradients
 from minitext.evaluation.predictor import EMPTY_TEXT_ID, Predictor, TokenSettings
 from minitext.models.bert import BertClassifier, SequenceInfo
 from minitext.models.embedding_bag import EmbeddingBagClassifier
 from minitext.models.hf_checkpoint import SPECIAL_ROLES, mask_id
-from minitext.models.static import LogisticRegression, StaticClassifier
+from minitext.models.static import MLP
 
 
 class WordAttribution(NamedTuple):
@@ -32,10 +32,9 @@ class WordAttribution(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """The contributions of the words of a text to the margin of a class.
+    """The contributions of words to the logit margin: the target logit minus the mean of the other logits.
 
-    The explained score is the logit margin: the target logit minus the mean of the other logits. Unlike a logit, it
-    does not change if a constant is added to all logits. With two classes it is the log-odds of the target.
+    Unlike a logit, it does not change if a constant is added to all of them. For two classes it is the log-odds.
     """
 
     text: str
@@ -59,40 +58,23 @@ class TokenSpan(NamedTuple):
 
 
 def explain(predictor: Predictor, text: str, target: int | None = None) -> Attribution:
-    """Attribute the logit margin of a class to the words of a text.
+    """Attribute the logit margin of a class (default: the predicted one) to the words of a text.
 
     The contributions are integrated gradients, exact except for BERT.
-
-    Args:
-        target: index of the class; default: the predicted class.
     """
-    model = predictor.model
-    probabilities = predictor.predict_proba([text])[0].tolist()
-    if target is None:
-        target = max(range(len(probabilities)), key=probabilities.__getitem__)
+    probabilities = predictor.predict_proba([text])[0]
+    target = int(probabilities.argmax()) if target is None else target
     others = [c for c in range(len(probabilities)) if c != target]
 
     def margin(logits: Tensor) -> Tensor:
         return logits[:, target] - logits[:, others].mean(dim=1)  # (K, C) to (K,)
 
-    if isinstance(model, BertClassifier):
-        spans, num_tokens, logits = bert_path(model, text, predictor.tokens)
-        integral = integrated_gradients(lambda scales: margin(logits(scales)), num_tokens, predictor.device)
-    elif isinstance(model, EmbeddingBagClassifier):
-        spans, vectors, fixed = embedding_bag_vectors(model, text, predictor.tokens)
-        integral = one_layer_gradients(model.hidden, model.output, vectors, fixed, margin)
-    else:
-        spans, vectors = static_vectors(model, text)
-        fixed, classifier = vectors.new_zeros(vectors.shape[1]), model.classifier
-        if isinstance(classifier, LogisticRegression):
-            integral = one_layer_gradients(None, classifier, vectors, fixed, margin)
-        else:
-            hidden = nn.Sequential(classifier.standardize, classifier.hidden)
-            integral = one_layer_gradients(hidden, classifier.output, vectors, fixed, margin)
+    kinds = {BertClassifier: bert_gradients, EmbeddingBagClassifier: embedding_bag_gradients}
+    spans, integral = kinds.get(type(predictor.model), static_gradients)(predictor, text, margin)
     return Attribution(
         text=text,
         class_names=predictor.class_names,
-        probabilities=probabilities,
+        probabilities=probabilities.tolist(),
         target=target,
         words=merge_subwords(text, spans, integral.contributions.tolist()),
         baseline_margin=integral.baseline_margin,
@@ -102,16 +84,20 @@ def explain(predictor: Predictor, text: str, target: int | None = None) -> Attri
     )
 
 
-def static_vectors(model: StaticClassifier, text: str) -> tuple[list[TokenSpan], Tensor]:
-    """Return the word spans, and what each known word adds to the mean vector, `(P, D)`. The baseline is zero."""
+def static_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[list[TokenSpan], PathIntegral]:
+    """Attribute to the known words, each of which adds its part of the mean vector. The baseline is the zero vector."""
+    encoder, classifier = predictor.model.encoder, predictor.model.classifier
     spans, rows = [], []
     for number, (word, start, end) in enumerate(word_spans(text)):
-        row = model.encoder.index.get(word)
+        row = encoder.index.get(word)
         spans.append(TokenSpan(start, end, number, None if row is None else len(rows)))
         rows += [] if row is None else [row]
     # the encoder is linear: the vector of a text is the mean of the vectors of its words, encoded one by one
-    ids, offsets = torch.tensor(rows, dtype=torch.int64), torch.arange(len(rows) + 1)
-    return spans, model.encoder(ids, offsets) / max(len(rows), 1)
+    vectors = encoder(torch.tensor(rows, dtype=torch.int64), torch.arange(len(rows) + 1)) / max(len(rows), 1)  # (P, D)
+    hidden, output = None, classifier
+    if isinstance(classifier, MLP):
+        hidden, output = nn.Sequential(classifier.standardize, classifier.hidden), classifier.output
+    return spans, one_layer_gradients(hidden, output, vectors, vectors.new_zeros(vectors.shape[1]), margin)
 
 
 def word_spans(text: str) -> Iterator[tuple[str, int, int]]:
@@ -130,61 +116,57 @@ def word_spans(text: str) -> Iterator[tuple[str, int, int]]:
             word = ""
 
 
-def embedding_bag_vectors(
-    model: EmbeddingBagClassifier, text: str, tokens: TokenSettings
-) -> tuple[list[TokenSpan], Tensor, Tensor]:
-    """Return the spans; what each token adds to the mean of embeddings, `(P, D)`; and what the baseline holds, `(D,)`.
+def embedding_bag_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[list[TokenSpan], PathIntegral]:
+    """Attribute to the tokens, each of which adds its part of the mean of embeddings.
 
     An n-gram is shared equally by its ordinary tokens; with binary counts, a row also by its occurrences. The baseline
-    holds the rows without an ordinary token.
+    has the rows without an ordinary token.
     """
-    spans, ids, ordinary = read_tokens(tokens, text)
-    config, table = model.config, model.embedding.weight.detach()
+    spans, ids, ordinary = read_tokens(predictor.tokens, text)
+    model, config = predictor.model, predictor.model.config
     text_tokens = TokenizedTexts(ids.int(), torch.tensor([0, len(ids)]))
     rows = add_ngrams(text_tokens, model.vocab_size, config.ngrams, config.buckets).ids.long()  # tokens, pairs, …
     weights = torch.full(rows.shape, 1 / max(len(rows), 1))
     if config.binary_counts:
         _, inverse, counts = rows.unique(return_inverse=True, return_counts=True)
         weights = 1 / (counts[inverse] * len(counts))
-    grams = table[rows.to(table.device)].cpu() * weights[:, None]  # what each row adds to the mean
+    # what each row adds to the mean
+    grams = model.embedding.weight.detach()[rows.to(predictor.device)].cpu() * weights[:, None]
     vectors, fixed = grams.new_zeros(len(ids), grams.shape[1]), grams.new_zeros(grams.shape[1])
-    for n in range(1, min(config.ngrams, len(ids)) + 1):
-        count = len(ids) - n + 1
-        same_length, grams = grams[:count], grams[count:]
-        members = ordinary.unfold(0, n, 1)  # (count, n)
-        parts = members / members.sum(dim=1, keepdim=True).clamp_min(1)
-        for i in range(n):
-            vectors[i : i + count] += same_length * parts[:, i, None]
-        fixed += same_length[~members.any(dim=1)].sum(dim=0)
-    return spans, vectors, fixed
+    members = [range(i, i + n) for n in range(1, config.ngrams + 1) for i in range(len(ids) - n + 1)]  # of each row
+    for tokens, gram in zip(members, grams, strict=True):
+        if owners := [token for token in tokens if ordinary[token]]:
+            vectors[owners] += gram / len(owners)
+        else:
+            fixed += gram
+    return spans, one_layer_gradients(model.hidden, model.output, vectors, fixed, margin)
 
 
-@torch.no_grad()
-def bert_path(
-    model: BertClassifier, text: str, tokens: TokenSettings
-) -> tuple[list[TokenSpan], int, Callable[[Tensor], Tensor]]:
-    """Return the spans, P, and a function of `(K, P)` scales to `(K, C)` logits of points of the path.
+def bert_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[list[TokenSpan], PathIntegral]:
+    """Attribute to the tokens, along a straight path between outputs of the embedding layer.
 
-    The path is straight between outputs of the embedding layer. Its baseline is the text with [MASK] for each ordinary
-    token, as in pretraining; without a mask token, zero vectors.
+    The baseline is the text with [MASK] for each ordinary token, as in pretraining; without a mask token, zero vectors.
     """
-    spans, ids, ordinary = read_tokens(tokens, text)
-    if not len(ids):
+    spans, ids, ordinary = read_tokens(predictor.tokens, text)
+    if not ids.numel():
         ids, ordinary = torch.tensor([EMPTY_TEXT_ID]), torch.tensor([False])
-    device = model.output.weight.device
-    ids, ordinary, positions = ids.to(device), ordinary.to(device), torch.arange(len(ids), device=device)
-    mask = mask_id(tokens.tokenizer)
-    hidden = model.encoder.embed(ids, positions)  # (P, H)
-    masked = torch.zeros_like(hidden) if mask is None else model.encoder.embed(torch.full_like(ids, mask), positions)
+    device, model, length = predictor.device, predictor.model, len(ids)
+    ids, ordinary, positions = ids.to(device), ordinary.to(device), torch.arange(length, device=device)
+    mask = mask_id(predictor.tokens.tokenizer)
+    with torch.no_grad():
+        hidden = model.encoder.embed(ids, positions)  # (P, H)
+        masked = (
+            torch.zeros_like(hidden) if mask is None else model.encoder.embed(torch.full_like(ids, mask), positions)
+        )
     baseline = torch.where(ordinary[:, None], masked, hidden)
 
-    def logits(scales: Tensor) -> Tensor:
+    def margin_at(scales: Tensor) -> Tensor:
         blended = baseline + scales[:, :, None] * (hidden - baseline)  # (K, P, H)
-        starts = torch.arange(len(scales) + 1, dtype=torch.int32, device=device) * len(ids)
-        sequence = SequenceInfo(starts, len(ids), (len(ids),) * len(scales))
-        return model.head(model.encoder.encode(blended.flatten(0, 1), sequence, first_only=True))
+        starts = torch.arange(len(scales) + 1, dtype=torch.int32, device=device) * length
+        sequence = SequenceInfo(starts, length, (length,) * len(scales))
+        return margin(model.head(model.encoder.encode(blended.flatten(0, 1), sequence, first_only=True)))
 
-    return spans, len(ids), logits
+    return spans, integrated_gradients(margin_at, length, device)
 
 
 def read_tokens(tokens: TokenSettings, text: str) -> tuple[list[TokenSpan], Tensor, Tensor]:
@@ -198,14 +180,14 @@ def read_tokens(tokens: TokenSettings, text: str) -> tuple[list[TokenSpan], Tens
     room = tokens.max_length - len(before) - len(after)
     kept = truncated(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
     column = {token: len(before) + i for i, token in enumerate(kept)}
-    ids = torch.tensor([*before, *(encoding.ids[token] for token in kept), *after], dtype=torch.int64)
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    special |= {tokenizer.token_to_id(token) for role in SPECIAL_ROLES.values() for token in role} - {None}
+    ids = [*before, *(encoding.ids[token] for token in kept), *after]
+    special = {tokenizer.token_to_id(token) for tokens_of_role in SPECIAL_ROLES.values() for token in tokens_of_role}
     spans = []
     for token, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
         seen = None if encoding.ids[token] in special else column.get(token)
         spans.append(TokenSpan(start, end, -1 - token if word is None else word, seen))
-    return spans, ids, ~torch.isin(ids, torch.tensor(sorted(special), dtype=torch.int64))
+    ordinary = torch.tensor([number not in special for number in ids], dtype=torch.bool)
+    return spans, torch.tensor(ids, dtype=torch.int64), ordinary
 
 
 def merge_subwords(text: str, spans: Sequence[TokenSpan], contributions: Sequence[float]) -> list[WordAttribution]:
@@ -220,10 +202,7 @@ def merge_subwords(text: str, spans: Sequence[TokenSpan], contributions: Sequenc
             word = WordAttribution(start, max(end, word.end), contribution + word.contribution, seen or word.seen)
         words.append(word)
         number = span.word
-    return [strip_leading_space(text, word) for word in words]
-
-
-def strip_leading_space(text: str, word: WordAttribution) -> WordAttribution:
-    """Remove white space before a word, which RoBERTa's tokens include; a word of white space alone is kept."""
-    inside = text[word.start : word.end]
-    return word._replace(start=word.end - len(inside.lstrip())) if inside.strip() else word
+    for i, (start, end, *_) in enumerate(words):
+        if without_space := text[start:end].lstrip():  # RoBERTa's tokens include the space before a word
+            words[i] = words[i]._replace(start=end - len(without_space))
+    return words

@@ -17,6 +17,7 @@ STEPS = (16, 64, 256, 1024)  # points of the path; the first number with a small
 MAX_ERROR = 0.01  # completeness error of a reliable attribution
 MIN_CHANGE = 0.1  # of the margin; rounding alone would be several per cent of a smaller one
 TOKENS_PER_PASS = 1024  # over several points of the path; bounds the memory
+Margin = Callable[[Tensor], Tensor]  # (K, …) to (K,)
 
 
 class PathIntegral(NamedTuple):
@@ -36,11 +37,7 @@ class PathIntegral(NamedTuple):
 
 @torch.no_grad()
 def one_layer_gradients(
-    hidden: nn.Module | None,
-    output: nn.Module,
-    vectors: Tensor,
-    fixed: Tensor,
-    margin: Callable[[Tensor], Tensor],
+    hidden: nn.Module | None, output: nn.Module, vectors: Tensor, fixed: Tensor, margin: Margin
 ) -> PathIntegral:
     """Exact integrated gradients of `output(relu(hidden(x)))` (`hidden` None: `output(x)`) from `fixed` to the input.
 
@@ -61,7 +58,7 @@ def one_layer_gradients(
     return PathIntegral(margin(logits), baseline, end)
 
 
-def integrated_gradients(margin: Callable[[Tensor], Tensor], num_tokens: int, device: torch.device) -> PathIntegral:
+def integrated_gradients(margin: Margin, num_tokens: int, device: torch.device) -> PathIntegral:
     """Integrate d margin / d scale from all scales 0 to all scales 1 (equation 1), by Gauss-Legendre quadrature.
 
     `margin` maps `(K, P)` scales, which say how much of each token is present, to `(K,)` margins.

@@ -21,26 +21,13 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 of each class, from (…, C, C) confusion matrices to (…, C)."""
-    return class_scores(*class_counts(confusion))
-
-
-def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, and three averages of precision, recall and F1, from (…, C, C) confusion matrices to (…).
-
-    Macro: the mean over the classes that occur or were predicted. Weighted: by support. Micro: over all decisions,
-    which equals the accuracy, as every text has one label.
-    """
-    return average_scores(*class_counts(confusion))
-
-
 def class_counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True positives, number predicted and support of each class, (…, C) each, from (…, C, C) confusion matrices."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1)
 
 
 def class_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each class, from (…, C) `class_counts` to (…, C)."""
     return {
         "precision": divide(true_positives, predicted),
         "recall": divide(true_positives, support),
@@ -49,14 +36,15 @@ def class_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.
 
 
 def average_scores(true_positives: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
-    total = support.sum(-1)
-    accuracy = divide(true_positives.sum(-1), total)
-    seen = (support + predicted) > 0
-    result = {"accuracy": accuracy}
+    """Accuracy, and averages of precision, recall and F1, from (…, C) `class_counts` to (…).
+
+    Macro: the mean over the classes that occur or were predicted. Weighted: by support.
+    """
+    seen, total = (support + predicted) > 0, support.sum(-1)
+    result = {"accuracy": divide(true_positives.sum(-1), total)}
     for name, values in class_scores(true_positives, predicted, support).items():
         result[f"macro_{name}"] = divide((values * seen).sum(-1), seen.sum(-1))
         result[f"weighted_{name}"] = divide((values * support).sum(-1), total)
-        result[f"micro_{name}"] = accuracy
     return result
 
 
@@ -67,7 +55,6 @@ def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Minus the log-probability of each text's label, (B,), in nats; rows are normalised and clipped away from 0."""
-    probabilities = probabilities.astype(np.float64)
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(1)
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(own, epsilon, 1 - epsilon))
@@ -97,11 +84,8 @@ class RocAuc:
         return np.divide(ordered_pairs, pairs, out=np.full(pairs.shape, np.nan), where=pairs != 0)
 
 
-def roc_curves(labels: np.ndarray, probabilities: np.ndarray) -> list[RocAuc]:
-    """The curve of class 1 if there are two classes, else of each class against the rest."""
-    num_classes = probabilities.shape[1]
-    classes = [1] if num_classes == 2 else range(num_classes)
-    return [RocAuc(labels == c, probabilities[:, c]) for c in classes]
+def mean_area(curves: Sequence[RocAuc], weights: np.ndarray) -> np.ndarray:
+    return np.mean([curve.area(weights) for curve in curves], axis=0)
 
 
 def classification_scores(
@@ -114,30 +98,23 @@ def classification_scores(
         "per_class": {name: {"precision", "recall", "f1", "support"}}, "confusion": rows}`, ready for JSON. With more
         than two classes `roc_auc` is the mean over classes. A score that is undefined on this part is None.
     """
-    confusion = confusion_matrix(labels, predicted, len(class_names))
-    (counts,) = resampled_counts(labels, [predicted], len(class_names), seed)
+    count, num_classes = len(labels), len(class_names)
+    confusion = confusion_matrix(labels, predicted, num_classes)
+    values = average_scores(*class_counts(confusion))
+    resampled = average_scores(*resampled_counts(labels, [predicted], num_classes, seed)[0])
     order = np.argsort(probabilities[:, -1], kind="stable")  # RocAuc then reads the weights in order, which is faster
     labels, probabilities = labels[order], probabilities[order]
-    losses, curves = log_losses(labels, probabilities), roc_curves(labels, probabilities)
-    values = averages(confusion) | {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(len(labels)))}
-    resampled = average_scores(*counts)
-    blocks = [(weights @ losses, mean_area(curves, weights)) for weights in resamples(len(labels), seed)]
-    loss_sums, resampled["roc_auc"] = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    resampled["log_loss"] = loss_sums / len(labels)
+    losses = log_losses(labels, probabilities)
+    classes = [1] if num_classes == 2 else range(num_classes)  # each against the rest
+    curves = [RocAuc(labels == c, probabilities[:, c]) for c in classes]
+    values |= {"log_loss": losses.mean(), "roc_auc": mean_area(curves, np.ones(count))}
+    blocks = [(weights @ losses / count, mean_area(curves, weights)) for weights in resamples(count, seed)]
+    resampled["log_loss"], resampled["roc_auc"] = map(np.concatenate, zip(*blocks, strict=True))
 
-    result: dict[str, Any] = {name: with_interval(float(value), resampled[name]) for name, value in values.items()}
-    columns = per_class(confusion)
-    result["count"] = len(labels)
-    result["per_class"] = {
-        name: {key: float(column[c]) for key, column in columns.items()} | {"support": int(confusion[c].sum())}
-        for c, name in enumerate(class_names)
-    }
-    result["confusion"] = confusion.tolist()
-    return result
-
-
-def mean_area(curves: Sequence[RocAuc], weights: np.ndarray) -> np.ndarray:
-    return np.mean([curve.area(weights) for curve in curves], axis=0)
+    columns = class_scores(*class_counts(confusion)) | {"support": confusion.sum(1)}
+    per_class = {name: {key: column[c].item() for key, column in columns.items()} for c, name in enumerate(class_names)}
+    scores = {name: with_interval(value, resampled[name]) for name, value in values.items()}
+    return scores | {"count": count, "per_class": per_class, "confusion": confusion.tolist()}
 
 
 def resampled_counts(
@@ -148,9 +125,8 @@ def resampled_counts(
     Drawing B texts with replacement draws from the distinct rows (label, prediction 1 … prediction K) with multinomial
     counts, so the texts themselves need not be drawn.
     """
-    rows, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)  # (1 + K, P), (P,)
-    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
-    drawn = drawn.astype(np.float64)  # (R, P)
+    rows, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)  # (1 + K, P)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=RESAMPLES).astype(float)
     support, *predicted = np.eye(num_classes)[rows]  # (P, C) each
     return [(drawn @ (support * given), drawn @ given, drawn @ support) for given in predicted]
 
@@ -170,11 +146,14 @@ def resamples(count: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
+def resampled_means(columns: np.ndarray, seed: int) -> np.ndarray:
+    """(R, F): the means of (B, F) columns in each of the `resamples`."""
+    return np.concatenate([weights @ columns for weights in resamples(len(columns), seed)]) / len(columns)
+
+
 def with_interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
-    """A value with its percentile interval; resamples without a value (only one class drawn) are left out."""
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    if np.isnan(resampled).all():
-        return {"value": value, "low": None, "high": None}
-    low, high = np.nanquantile(resampled, QUANTILES)
-    return {"value": value, "low": float(low), "high": float(high)}
+    """A value with its percentile interval, None for NaN; resamples without a value (only one class) are left out."""
+    defined = resampled[~np.isnan(resampled)]
+    low, high = np.quantile(defined, QUANTILES) if len(defined) else (np.nan, np.nan)
+    numbers = {"value": value, "low": low, "high": high}
+    return {name: None if np.isnan(number) else float(number) for name, number in numbers.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.data.batching import Collator, evaluation_batches, load_batches
-from minitext.evaluation.metrics import averages, confusion_matrix
+from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
 
@@ -41,8 +41,6 @@ def predict_logits(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(batch.to(device)).float())
     order, values = torch.cat(indices), torch.cat(logits)
-    if distributed.world_size == 1:
-        return values.cpu()[order.argsort()]
     everything = values.new_zeros(num_texts, num_classes)
     everything[order.to(device)] = values
     return distributed.all_reduce_sum(everything).cpu()
@@ -51,8 +49,7 @@ def predict_logits(
 def probabilities(logits: Tensor) -> np.ndarray:
     """`(B, C)` float64 softmax of float32 logits.
 
-    In float64, different logits (of at least 1e-6 in size) have different probabilities, so that the most probable
-    class is the argmax of the logits. In float32, rounding makes some of them equal.
+    In float32, rounding would make some of them equal, and the most probable class would not be the logits' argmax.
     """
     return logits.double().softmax(dim=1).numpy()
 
@@ -60,9 +57,6 @@ def probabilities(logits: Tensor) -> np.ndarray:
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Loss (nats), accuracy and macro F1 of `(B, C)` logits."""
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-    scores = averages(confusion)
-    return {
-        "loss": F.cross_entropy(logits.double(), labels).item(),
-        "accuracy": float(scores["accuracy"]),
-        "macro_f1": float(scores["macro_f1"]),
-    }
+    scores = average_scores(*class_counts(confusion))
+    metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
+    return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics

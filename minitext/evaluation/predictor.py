@@ -68,10 +68,7 @@ class Predictor:
         check_finished(folder)
         torch_device = pick_device(device)
         try:
-            config = read_json(folder / "config.json")
-            settings = config.get("minitext", config)
-            load_track = {"static": load_static, "scratch": load_scratch, "finetune": load_finetune}[settings["track"]]
-            class_names, model, tokens = load_track(folder, config)
+            class_names, model, tokens = load_model(folder, read_json(folder / "config.json"))
         # a file is missing or not JSON; a setting or tensor is missing or has another type or shape
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
@@ -89,12 +86,10 @@ class Predictor:
         if self.tokens is None:
             with one_thread():
                 return self.model.logits(texts)
-        tokens = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate)
-        labels = torch.zeros(len(texts), dtype=torch.int64)  # not used
+        rows, pad_id = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate), EMPTY_TEXT_ID
         if isinstance(self.model, EmbeddingBagClassifier):
-            collator = PackCollator(self.model.features(tokens), labels)
-        else:
-            collator = PackCollator(tokens, labels, EMPTY_TEXT_ID)
+            rows, pad_id = self.model.features(rows), None
+        collator = PackCollator(rows, torch.zeros(len(texts), dtype=torch.int64), pad_id)  # the labels are not used
         return predict_logits(self.model, collator, BATCH_SIZE, self.device, torch.float32)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -106,36 +101,26 @@ class Predictor:
         return [self.class_names[c] for c in self.predict_logits(texts).argmax(dim=1).tolist()]
 
 
-LoadedTrack = tuple[tuple[str, ...], nn.Module, TokenSettings | None]
-
-
-def load_static(folder: Path, config: dict) -> LoadedTrack:
-    model = StaticClassifier.load(folder)
-    return model.class_names, model, None
-
-
-def load_scratch(folder: Path, config: dict) -> LoadedTrack:
-    model = EmbeddingBagClassifier.load(folder)
-    return tuple(config["class_names"]), model, load_token_settings(folder, config)
-
-
-def load_finetune(folder: Path, config: dict) -> LoadedTrack:
+def load_model(folder: Path, config: dict) -> tuple[tuple[str, ...], nn.Module, TokenSettings | None]:
+    settings = config.get("minitext", config)
+    if settings["track"] == "static":
+        model = StaticClassifier.load(folder)
+        return model.class_names, model, None
+    tokens = TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
+    if settings["track"] == "scratch":
+        return tuple(config["class_names"]), EmbeddingBagClassifier.load(folder), tokens
     class_names = tuple(config["id2label"][str(c)] for c in range(len(config["id2label"])))
     model = BertClassifier(read_config(config, str(folder)), len(class_names))
     new, _ = load_weights(model, folder, family_of(config, str(folder)))
     if new:  # newly initialised weights would predict at random
         raise ValueError(f"its weights lack {new[0]} for {len(class_names)} classes")
-    return class_names, model, load_token_settings(folder, config["minitext"])
+    return class_names, model, tokens
 
 
-def load_token_settings(folder: Path, settings: dict) -> TokenSettings:
-    return TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
-
-
-def predict_class(class_probabilities: Sequence[float], threshold: float) -> int | None:
-    """Return the most probable class, or None if its probability is below `threshold`."""
-    highest = max(class_probabilities)
-    return class_probabilities.index(highest) if highest >= threshold else None
+def predict_class(names: Sequence[str], values: Sequence[float], threshold: float) -> str | None:
+    """Return the name of the most probable class, or None if its probability is below `threshold`."""
+    highest = max(values)
+    return names[values.index(highest)] if highest >= threshold else None
 
 
 def format_prediction(text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0) -> str:
@@ -143,31 +128,17 @@ def format_prediction(text: str, names: Sequence[str], values: Sequence[float], 
 
     `values` are the C probabilities. No class is marked if all are below `threshold`.
     """
-    best = predict_class(values, threshold)
-    width = max(map(len, names))
+    predicted, width = predict_class(names, values, threshold), max(map(len, names))
     lines = [text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…"]
-    for c, (name, value) in enumerate(zip(names, values, strict=True)):
-        lines.append(f"  {'>' if c == best else ' '} {name:<{width}} {value:7.2%} {'█' * round(BAR_WIDTH * value)}")
-    return "\n".join(lines if best is not None else [*lines, f"  abstains: {BELOW_THRESHOLD}"])
+    for name, value in zip(names, values, strict=True):
+        mark, bar = ">" if name == predicted else " ", "█" * round(BAR_WIDTH * value)
+        lines.append(f"  {mark} {name:<{width}} {value:7.2%} {bar}")
+    return "\n".join(lines if predicted is not None else [*lines, f"  abstains: {BELOW_THRESHOLD}"])
 
 
 def json_prediction(text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0) -> str:
     """Format a prediction as one line of JSON: text, class (null below `threshold`), probabilities by name, note."""
-    best = predict_class(values, threshold)
-    record = {
-        "text": text,
-        "class": None if best is None else names[best],
-        "probabilities": dict(zip(names, values, strict=True)),
-        "note": BELOW_THRESHOLD if best is None else "",
-    }
+    predicted, by_name = predict_class(names, values, threshold), dict(zip(names, values, strict=True))
+    note = BELOW_THRESHOLD if predicted is None else ""
+    record = {"text": text, "class": predicted, "probabilities": by_name, "note": note}
     return json.dumps(record, ensure_ascii=False)
-
-
-def format_skipped_row(line: int, note: str) -> str:
-    """Format the note of an input row without a text for a terminal."""
-    return f"line {line}: {note}"
-
-
-def json_skipped_row(line: int, note: str) -> str:
-    """Format the note of an input row without a text as one line of JSON."""
-    return json.dumps({"text": "", "class": None, "probabilities": None, "note": f"line {line}: {note}"})

@@ -7,33 +7,26 @@ Inputs: labels and logits (B, C) of the three parts, and the temperature fitted 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from minitext.data.dataset import Splits
 from minitext.evaluation.calibration import brier_scores, calibration_scores, expected_calibration_error
 from minitext.evaluation.metrics import classification_scores, log_losses
 from minitext.evaluation.predict import probabilities
-from minitext.evaluation.significance import is_significant_gap, train_test_gap
+from minitext.evaluation.significance import generalization_gap
 from minitext.evaluation.subgroups import subgroup_accuracy
 
 
 def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Score the three parts of the data.
+    """Score the three parts of the data, from (B, C) float32 logits of each, on the CPU, before the temperature.
 
-    Args:
-        splits: train, valid and test.
-        logits: (B, C) float32 of each part, on the CPU, before the temperature.
-        temperature: divides the logits; the predicted class is the argmax of the logits.
-        seed: of the bootstrap.
-
-    Returns:
-        `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
-        temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
+    Returns `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
+    temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
     """
-    scores, predictions = {}, [part.argmax(dim=1).numpy() for part in logits]
-    for name, part, part_logits, predicted in zip(Splits._fields, splits, logits, predictions, strict=True):
+    scores = {}
+    for name, part, part_logits in zip(Splits._fields, splits, logits, strict=True):
         before, after = probabilities(part_logits), probabilities(part_logits.double() / temperature)
+        predicted = part_logits.argmax(dim=1).numpy()
         scores[name] = classification_scores(part.labels, predicted, after, part.class_names, seed)
         scores[name] |= calibration_scores(part.labels, after, seed)
         scores[name]["before_temperature"] = {
@@ -42,9 +35,6 @@ def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed
             "ece": expected_calibration_error(part.labels, before),
             "brier": float(brier_scores(part.labels, before).mean()),
         }
-    gap = train_test_gap(np.array(scores["train"]["confusion"]), np.array(scores["test"]["confusion"]), seed)
-    low, high = gap.interval()
-    significant = is_significant_gap(gap)
-    scores["test"]["generalization_gap"] = {"value": gap.value, "low": low, "high": high, "significant": significant}
-    scores["test"]["subgroup_accuracy"] = subgroup_accuracy(splits.test, splits.train, predictions[-1])
+    scores["test"]["generalization_gap"] = generalization_gap(scores["train"], scores["test"], seed)
+    scores["test"]["subgroup_accuracy"] = subgroup_accuracy(splits.test, splits.train, predicted)
     return scores

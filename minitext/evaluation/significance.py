@@ -1,30 +1,19 @@
 """Significance tests between runs: McNemar, Holm, paired bootstrap; and the generalization gap of one run.
 
-Inputs: labels (B,) and, for each of K runs on the same texts, predicted classes (B,) and probabilities (B, C). Outputs:
-differences with intervals and p-values. Shapes: B texts, C classes, R resamples. McNemar 1947; Holm 1979; Efron &
-Tibshirani 1993, chapters 13 and 16.
+Inputs: labels (B,), and predicted classes (B,) and probabilities (B, C) of each of K runs. Outputs: differences with
+intervals and p-values. Shapes: B texts, C classes, R resamples. Efron & Tibshirani 1993, chapters 13 and 16.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minitext.evaluation.metrics import (
-    LEVEL,
-    QUANTILES,
-    RESAMPLES,
-    average_scores,
-    averages,
-    confusion_matrix,
-    log_losses,
-    resampled_counts,
-    resamples,
-)
+from minitext.evaluation import metrics
 
 SMALL_GAP = 0.01  # one point of accuracy: a smaller generalization gap changes no decision
-SIGNIFICANT = 1 - LEVEL
+SIGNIFICANT = 1 - metrics.LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -36,16 +25,8 @@ class BootstrapEstimate(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """The percentile bootstrap interval."""
-        low, high = np.quantile(self.resampled, QUANTILES)
+        low, high = np.quantile(self.resampled, metrics.QUANTILES)
         return float(low), float(high)
-
-    def p_value(self) -> float:
-        """Two-sided p-value of the hypothesis that the number is 0: twice the fraction of resamples on the rarer side.
-
-        The sample itself counts as one more resample, so that p is never 0 (Davison & Hinkley 1997, section 4.2).
-        """
-        rarer = min((self.resampled <= 0).sum(), (self.resampled >= 0).sum())
-        return min(1.0, 2 * (1 + int(rarer)) / (1 + len(self.resampled)))
 
 
 class McNemar(NamedTuple):
@@ -62,24 +43,18 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     Only the texts that exactly one run has right count. If the runs are equally accurate, each of them falls to either
     run with probability 1/2; p is two-sided, from that binomial distribution.
     """
-    only_first = int((correct_a & ~correct_b).sum())
-    only_second = int((correct_b & ~correct_a).sum())
-    total, fewer = only_first + only_second, min(only_first, only_second)
-    logs = [log_choose(total, k) - total * math.log(2) for k in range(fewer + 1)]
-    return McNemar(only_first, only_second, min(1.0, 2 * math.fsum(map(math.exp, logs))))
-
-
-def log_choose(n: int, k: int) -> float:
-    """The logarithm of the binomial coefficient."""
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    only_first, only_second = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    log_probabilities = (  # n choose k, divided by 2**n; through the gamma function, as both are large
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(fewer + 1)
+    )
+    return McNemar(only_first, only_second, min(1.0, 2 * math.fsum(map(math.exp, log_probabilities))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple tests (Holm 1979): the probability that any test is wrongly significant at 5 %
-    stays below 5 %.
-    """
+    """p-values corrected for multiple tests: at 5 %, any of them is wrongly significant in at most 5 % (Holm 1979)."""
     corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
@@ -88,20 +63,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired_scores(
     labels: np.ndarray, predicted: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], seed: int
 ) -> list[dict[str, BootstrapEstimate]]:
-    """Accuracy, macro F1 and log-loss of each of K runs.
-
-    The r-th resample of a score holds the same texts for all runs, so that what makes a text easy or hard for all of
-    them cancels in `difference`.
+    """Accuracy, macro F1 and log-loss of each of K runs; in `difference`, what makes a text hard for all runs cancels,
+    as the r-th resample of a score holds the same texts for all of them.
     """
     num_classes = probabilities[0].shape[1]
-    counts = resampled_counts(labels, predicted, num_classes, seed)
-    losses = np.stack([log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
-    means = np.concatenate([weights @ losses for weights in resamples(len(labels), seed)]) / len(labels)  # (R, K)
+    counts = metrics.resampled_counts(labels, predicted, num_classes, seed)
+    losses = np.stack([metrics.log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
+    means = metrics.resampled_means(losses, seed)  # (R, K)
     result = []
     for k, given in enumerate(predicted):
-        values, resampled = averages(confusion_matrix(labels, given, num_classes)), average_scores(*counts[k])
-        scores = {name: BootstrapEstimate(float(values[name]), resampled[name]) for name in ("accuracy", "macro_f1")}
-        result.append(scores | {"log_loss": BootstrapEstimate(float(losses[:, k].mean()), means[:, k])})
+        values = metrics.average_scores(*metrics.class_counts(metrics.confusion_matrix(labels, given, num_classes)))
+        values["log_loss"] = losses[:, k].mean()
+        resampled = metrics.average_scores(*counts[k]) | {"log_loss": means[:, k]}
+        result.append({name: BootstrapEstimate(float(values[name]), resampled[name]) for name in SCORES})
     return result
 
 
@@ -110,23 +84,17 @@ def difference(first: BootstrapEstimate, second: BootstrapEstimate) -> Bootstrap
     return BootstrapEstimate(first.value - second.value, first.resampled - second.resampled)
 
 
-def train_test_gap(train: np.ndarray, test: np.ndarray, seed: int) -> BootstrapEstimate:
-    """Generalization gap: accuracy on train minus accuracy on test, from the confusion matrices (C, C).
+def generalization_gap(train: Mapping[str, Any], test: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Accuracy on train minus on test, from `classification_scores`: `{"value", "low", "high", "significant"}`.
 
-    Train and test are resampled independently. The number of right texts in a resample of B texts is binomial.
+    Train and test are resampled independently. Significant: the 95 % interval lies above one point.
     """
     generator = np.random.default_rng(seed)
-    parts = []
-    for confusion in (train, test):
-        correct, count = np.trace(confusion), confusion.sum()
-        drawn = generator.binomial(count, correct / count, RESAMPLES)
-        parts.append(BootstrapEstimate(float(correct / count), drawn / count))
-    return difference(*parts)
-
-
-def is_significant_gap(gap: BootstrapEstimate) -> bool:
-    """Whether the 95 % interval of a generalization gap lies above one point."""
-    return gap.interval()[0] > SMALL_GAP
+    parts = [(part["accuracy"]["value"], part["count"]) for part in (train, test)]
+    # the number of right texts in a resample is binomial
+    resampled = [generator.binomial(count, accuracy, metrics.RESAMPLES) / count for accuracy, count in parts]
+    gap = metrics.with_interval(parts[0][0] - parts[1][0], resampled[0] - resampled[1])
+    return gap | {"significant": gap["low"] > SMALL_GAP}
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:

@@ -5,6 +5,7 @@ Inputs: test and training texts, predicted classes (B,), probabilities (B, C). O
 """
 
 import csv
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 
 from minitext.data.dataset import Dataset
 from minitext.data.words import UNKNOWN, distinct_words, word_ids
-from minitext.evaluation.calibration import wilson_interval
 from minitext.utils.io import atomic
 
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 QUARTILES = (0.25, 0.5, 0.75)
 MISTAKES = 50  # rows of mistakes.csv
 
@@ -24,31 +25,33 @@ def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> l
     """Accuracy in subgroups of the test texts, rows `{"by", "subgroup", "count", "accuracy", "low", "high"}`.
 
     By class; by tag if the texts have tags; by quartile of the length in words, and of the fraction of words that occur
-    in no training text. Intervals: 95 % (Wilson 1927).
+    in no training text.
     """
     correct = predicted == test.labels
     ids, offsets = word_ids(test.texts, distinct_words(train.texts))
     lengths = np.diff(offsets)
     unknown_before = np.concatenate(([0], np.cumsum(ids == UNKNOWN)))
     unknown = np.diff(unknown_before[offsets]) / np.maximum(lengths, 1)
+    subgroups = {
+        "class": by_value(np.array(test.class_names, dtype=object)[test.labels]),
+        "tag": by_value(np.array(test.tags, dtype=object)) if test.tags else (),
+        "length": by_quartile(lengths, "{:,.0f} words"),
+        "words not in train": by_quartile(unknown, "{:.1%}"),
+    }
     rows = []
-    for by, groups in (
-        ("class", by_value(np.array(test.class_names, dtype=object)[test.labels])),
-        ("tag", by_value(np.array(test.tags, dtype=object)) if test.tags else ()),
-        ("length", by_quartile(lengths, "{:,.0f} words")),
-        ("words not in train", by_quartile(unknown, "{:.1%}")),
-    ):
-        for name, members in groups:
-            found = accuracy_of(correct[members])
-            row = {"by": by, "subgroup": name, "count": int(members.sum()), "accuracy": found["value"]}
-            rows.append(row | {"low": found["low"], "high": found["high"]})
+    for by, name, members in ((by, *subgroup) for by, found in subgroups.items() for subgroup in found):
+        score = accuracy_of(correct[members])
+        row = {"by": by, "subgroup": name, "count": int(members.sum()), "accuracy": score["value"]}
+        rows.append(row | {"low": score["low"], "high": score["high"]})
     return rows
 
 
 def accuracy_of(correct: np.ndarray) -> dict[str, float]:
-    """The mean of `correct`, (n,) bool, with its 95 % interval (Wilson 1927)."""
-    low, high = wilson_interval(int(correct.sum()), len(correct))
-    return {"value": float(correct.mean()), "low": low, "high": high}
+    """The mean of `correct`, (n,) bool, with its 95 % interval, valid for small n and near 0 and 1 (Wilson 1927)."""
+    accuracy, n = float(correct.mean()), len(correct)
+    center = (accuracy + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(accuracy * (1 - accuracy) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return {"value": accuracy, "low": max(center - half, 0.0), "high": min(center + half, 1.0)}
 
 
 def by_value(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -67,17 +70,13 @@ def by_quartile(values: np.ndarray, form: str) -> Iterator[tuple[str, np.ndarray
             yield least if least == most else f"{least.split()[0]} to {most}", members
 
 
-def mistakes(test: Dataset, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Indices of wrong predictions, the most confident first, at most MISTAKES."""
-    wrong = np.flatnonzero(predicted != test.labels)
-    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
-
-
 def write_mistakes(path: Path, test: Dataset, predicted: np.ndarray, probabilities: np.ndarray) -> None:
-    """Write the most confident errors with their texts: errors of the model or of the labels."""
+    """Write the most confident errors, at most MISTAKES, with their texts: errors of the model or of the labels."""
+    wrong = np.flatnonzero(predicted != test.labels)
+    order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "predicted", "probability", "text"])
-        for i in mistakes(test, predicted, probabilities):
+        for i in wrong[order][:MISTAKES]:
             names = test.class_names[test.labels[i]], test.class_names[predicted[i]]
             writer.writerow([test.ids[i], *names, f"{probabilities[i, predicted[i]]:.4f}", test.texts[i]])

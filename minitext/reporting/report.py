@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from minitext.data.dataset import Dataset, Splits
+from minitext.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
@@ -128,8 +129,9 @@ def class_rows(scores: Mapping) -> list[list[str]]:
 def calibration_rows(scores: Mapping) -> list[list[str]]:
     """A header and one row per measure, before and after the temperature."""
     before = scores["before_temperature"]
+    at_bound = " (bound)" if before["temperature"] in (MIN_TEMPERATURE, MAX_TEMPERATURE) else ""
     return [
-        ["", "as trained", f"temperature {before['temperature']:.2f}"],
+        ["", "as trained", f"temperature {before['temperature']:.2f}{at_bound}"],
         ["calibration error, 15 bins", f"{before['ece']:.1%}", format_score(scores["ece"], True)],
         ["calibration error of a calibrated model", "", f"{scores['ece_if_calibrated']['value']:.1%}"],
         ["log-loss (nats)", f"{before['log_loss']:.3f}", format_score(scores["log_loss"], False)],

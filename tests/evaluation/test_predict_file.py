@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from saved_models import POSITIVE, save_finetuned, save_static
 
 from minitext.evaluation import predict_file as module
-from minitext.evaluation.predict_file import Counts, PredictConfig, format_rows, predict_file, start_partial
+from minitext.evaluation.predict_file import PredictConfig, format_rows, predict_file, start_partial
 from minitext.evaluation.predictor import Predictor
 from minitext.utils.errors import UserError
 
@@ -67,7 +67,7 @@ def test_each_row_has_its_line_class_probabilities_and_note(run, source, tmp_pat
     assert [row["note"] for row in rows] == ["", "", "empty text", "", "", "3 fields for 2 columns", ""]
     assert float(rows[0]["p(pos)"]) == pytest.approx(POSITIVE, abs=1e-6)  # float32
     assert (rows[2]["p(neg)"], rows[5]["p(pos)"]) == ("", "")
-    assert counts == Counts(predicted=5, no_text=2)
+    assert counts == {"predicted": 5, "below the threshold": 0, "without text": 2, "resumed": 0}
 
 
 @pytest.mark.parametrize("kind", [".tsv", ".jsonl"])
@@ -153,7 +153,7 @@ def test_every_input_row_is_an_output_row(cells: list[tuple[str, str]], kind: st
         rows = read(output)
     assert [row["key"] for row in rows] == [key for key, _ in cells]
     assert [row["note"] for row in rows] == ["" if text.strip() else "empty text" for _, text in cells]
-    assert sum(counts) == len(cells)
+    assert counts.total() == len(cells)
 
 
 @settings(deadline=None, max_examples=40)
@@ -245,7 +245,7 @@ def test_resumed_rows_are_not_predicted_again(run, source, tmp_path, interrupted
     real = Predictor.predict_proba
     monkeypatch.setattr(Predictor, "predict_proba", lambda self, texts: predicted.extend(texts) or real(self, texts))
     config = PredictConfig(input=str(source), output=str(tmp_path / "out.csv"), keep_columns=("id",), resume=True)
-    assert predict_file(run, config) == Counts(resumed=6, predicted=1)
+    assert predict_file(run, config) == {"predicted": 1, "below the threshold": 0, "without text": 0, "resumed": 6}
     assert predicted == ["good bad"]
 
 
@@ -343,10 +343,10 @@ def test_ctrl_c_says_in_one_line_how_to_resume(run, many, tmp_path):
     assert error.startswith("interrupted: finished rows are in ") and "--resume" in error
 
 
-CELLS = st.text(st.characters(codec="utf-8"), max_size=8)
+CELL = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
-@given(st.lists(st.tuples(CELLS, st.one_of(st.none(), CELLS, st.floats(allow_nan=False))), max_size=6))
+@given(st.lists(st.tuples(CELL, st.one_of(st.none(), CELL, st.floats(allow_nan=False))), max_size=6))
 def test_formatted_rows_are_read_back(cells: list[tuple]):
     columns = ("a", "b")
     read = list(csv.reader(io.StringIO(format_rows(".tsv", columns, cells), newline=""), delimiter="\t", strict=True))

@@ -13,7 +13,7 @@ from torch import nn
 
 from minitext.data.batching import PackCollator
 from minitext.data.tokenizer import TokenizedTexts, encode
-from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction, json_skipped_row
+from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.models.static import StaticClassifier
 from minitext.utils.errors import UserError
 
@@ -252,7 +252,3 @@ def test_below_the_threshold_no_class_is_marked():
 def test_below_the_threshold_the_json_class_is_null():
     record = json.loads(json_prediction("x", ("neg", "pos"), (0.25, 0.75), threshold=0.8))
     assert (record["class"], record["note"], record["probabilities"]["pos"]) == (None, "below threshold", 0.75)
-
-
-def test_skipped_row_is_one_json_object_with_its_line():
-    assert json.loads(json_skipped_row(3, "empty text"))["note"] == "line 3: empty text"

@@ -3,9 +3,10 @@
 import csv
 
 import numpy as np
+import pytest
 
 from minitext.data.dataset import Dataset
-from minitext.evaluation.subgroups import by_quartile, mistakes, subgroup_accuracy, write_mistakes
+from minitext.evaluation.subgroups import accuracy_of, by_quartile, subgroup_accuracy, write_mistakes
 
 
 def dataset(texts: list[str], labels: list[int], tags: list[str] | tuple = ()) -> Dataset:
@@ -61,16 +62,22 @@ def test_a_quartile_is_named_by_its_lowest_and_highest_value():
     assert next(name for name, _ in by_quartile(np.arange(1000, 1008), "{:,.0f} words")) == "1,000 to 1,001 words"
 
 
-def test_mistakes_are_sorted_by_confidence():
-    assert mistakes(TEST, PREDICTED, PROBABILITIES).tolist() == [3, 1]
+@pytest.mark.oracle
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (3, 7), (81, 263), (10, 10)])
+def test_the_interval_of_an_accuracy_equals_scipy(hits: int, count: int):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    found = accuracy_of(np.arange(count) < hits)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_a_mistake_is_written_with_its_text(tmp_path):
+def test_mistakes_are_written_with_their_texts_the_most_confident_first(tmp_path):
     write_mistakes(tmp_path / "m.csv", TEST, PREDICTED, PROBABILITIES)
     with open(tmp_path / "m.csv", encoding="utf-8", newline="") as file:
-        first = next(csv.DictReader(file))
+        first, second = csv.DictReader(file)
     assert first == {"id": "t.csv:3", "label": "neg", "predicted": "pos", "probability": "0.9500",
                      "text": "new bad film good"}  # fmt: skip
+    assert second["id"] == "t.csv:1"
 
 
 def test_a_run_without_mistakes_writes_only_the_header(tmp_path):
