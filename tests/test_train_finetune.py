@@ -310,7 +310,7 @@ def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, caps
     bare = damage(checkpoint, tmp_path / "bare")
     train_tokenizer([text[:100] for text, _ in TEXTS], 200).save(str(tmp_path / "bare" / "tokenizer.json"))
     cases += [
-        (("--model", large), "use the tokenizer of the checkpoint"),
+        (("--model", large), "has a tokenizer of"),
         (("--model", bare), "no token before and after a text"),
         (("--model", "nobody/no-such-model"), "in the Hub's cache"),
         (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
