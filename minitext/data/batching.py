@@ -1,9 +1,10 @@
 """Tokenized texts to packed batches: the tokens of all texts end to end, without a mask and without padding.
 
 Inputs: `TokenizedTexts` and labels. Outputs: batches in an order that is a function of (seed, epoch) alone.
-Shapes: B texts, N tokens of a batch, M masked tokens. Layout: ModernBERT (Warner et al. 2024, section 2.1.2, "unpadding").
+Shapes: B texts, N tokens of a batch, M masked tokens. Layout: "unpadding" of ModernBERT (Warner et al. 2024, 2.1.2).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -31,15 +32,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`, asynchronous from pinned memory."""
-        moved = (part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self)
-        return Batch(*moved)
+        return Batch(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
 
     def split(self, max_texts: int) -> "list[Batch]":
         """Batches of at most `max_texts` texts."""
-        size = len(self.lengths)
-        if size <= max_texts:
+        if len(self.lengths) <= max_texts:
             return [self]
-        return [self.slice(first, min(first + max_texts, size)) for first in range(0, size, max_texts)]
+        return [self.slice(first, first + max_texts) for first in range(0, len(self.lengths), max_texts)]
 
     def slice(self, first: int, last: int) -> "Batch":
         """The texts `first` to `last` (excluded)."""
@@ -61,7 +60,7 @@ class Batch(NamedTuple):
 
 
 class Collator(Protocol):
-    """Makes a batch of the texts at some indices. `epoch` lets pretraining mask other tokens in each epoch."""
+    """Makes a batch of the texts at some indices; pretraining masks other tokens in each epoch."""
 
     data: TokenizedTexts
 
@@ -99,8 +98,7 @@ def epoch_batches(
 ) -> list[np.ndarray]:
     """The indices of each batch of a training epoch; every text is in exactly one.
 
-    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, chunked, and the batches are shuffled. Only
-    the last batch of a pool can be small. A text longer than `max_tokens` has a batch of its own.
+    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, chunked, and the batches are shuffled.
     """
     generator = np.random.default_rng([seed, epoch])
     shuffled = generator.permutation(len(lengths))
@@ -112,24 +110,23 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def evaluation_batches(lengths: np.ndarray, batch_size: int, max_tokens: int | None = None) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for a pass without training, by length. The longest come first: too little memory shows at once."""
-    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size, max_tokens)[::-1]
+    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size)[::-1]
 
 
 def chunk_by_length(
-    indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None
+    indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None = None
 ) -> list[np.ndarray]:
-    """Chunks of at most `batch_size` texts and `max_tokens` tokens from indices that are sorted by length."""
-    if max_tokens is None:
-        return [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    batches, first, tokens = [], 0, 0
-    for place, index in enumerate(indices):
-        if place > first and (place - first == batch_size or tokens + lengths[index] > max_tokens):
-            batches.append(indices[first:place])
-            first, tokens = place, 0
-        tokens += lengths[index]
-    return [*batches, indices[first:]] if len(indices) else batches
+    """Chunks of at most `batch_size` texts and `max_tokens` tokens; a text of more tokens is alone."""
+    limit = math.inf if max_tokens is None else max_tokens
+    starts, tokens = [], 0
+    for place, length in enumerate(lengths[indices].tolist()):
+        if not starts or place - starts[-1] == batch_size or tokens + length > limit:
+            starts.append(place)
+            tokens = 0
+        tokens += length
+    return np.split(indices, starts[1:]) if starts else []
 
 
 def load_batches(
@@ -137,12 +134,8 @@ def load_batches(
 ) -> Iterator[Batch]:
     """A DataLoader over planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
     items = list(zip(batches, epochs or [0] * len(batches), strict=True))
-    return iter(
-        DataLoader(
-            items,  # type: ignore[arg-type]
-            batch_size=None,
-            collate_fn=lambda item: collator(*item),
-            pin_memory=pin,
-            generator=torch.Generator(),  # the default draws from the global generator, which dropout uses too
-        )
+    generator = torch.Generator()  # the default draws from the global generator, which dropout uses too
+    loader = DataLoader(
+        items, batch_size=None, collate_fn=lambda item: collator(*item), pin_memory=pin, generator=generator
     )
+    return iter(loader)

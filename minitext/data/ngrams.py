@@ -1,6 +1,6 @@
 """Hashed n-grams of token ids (Joulin et al. 2017, "Bag of tricks for efficient text classification").
 
-Inputs: `TokenizedTexts`. Outputs: `TokenizedTexts` whose ids are rows of an embedding table: tokens first, then buckets.
+Inputs: `TokenizedTexts`. Outputs: `TokenizedTexts` whose ids are rows of a table: the vocabulary, then the buckets.
 Shapes: N tokens of all texts.
 """
 
@@ -28,10 +28,8 @@ def add_ngrams(
     ids, lengths, first = [np.empty(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)], 0
     while first < len(offsets) - 1:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK_TOKENS, side="right")) - 1)
-        rows, counts = chunk_features(
-            tokens.ids[offsets[first] : offsets[last]].numpy().astype(np.int64),
-            np.diff(offsets[first : last + 1]), vocab_size, ngrams, buckets, binary_counts,
-        )  # fmt: skip
+        some, sizes = tokens.ids[offsets[first] : offsets[last]], np.diff(offsets[first : last + 1])
+        rows, counts = chunk_features(some.numpy().astype(np.int64), sizes, vocab_size, ngrams, buckets, binary_counts)
         ids.append(rows.astype(np.int32))
         lengths.append(counts)
         first = last

@@ -1,8 +1,7 @@
 """Readers of texts: tables (CSV, TSV, JSONL), one text per line, folders of text files, the IMDB archive.
 
 Inputs: a path; `.gz` files are unpacked. Outputs: rows that carry their origin (file:line) for error messages.
-Tables are read as a stream. `read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a
-row for each row of the file, with a note if it has no text.
+`read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a row with a note instead.
 """
 
 import csv
@@ -13,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 from minitext.data.imdb import clean_html, imdb_archive, read_imdb
 from minitext.utils.errors import UserError
@@ -58,11 +57,10 @@ class Record(NamedTuple):
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
     """Read all labelled texts of `source`: `sample`, `imdb`, a table, a folder, or the IMDB archive.
 
-    Raises:
-        UserError: with file and line, for a row that is not a labelled text.
+    Raises UserError, with file and line, for a row that is not a labelled text.
     """
     if source == "imdb":
-        return [Row(*review) for review in read_imdb(imdb_archive())]
+        source = str(imdb_archive())
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a path, or one of: sample, imdb")
@@ -110,14 +108,9 @@ def stream_texts(
 ) -> Iterator[TextRow]:
     """Yield a row for each row of `file`, opened from `path`; bytes that are not UTF-8 become U+FFFD.
 
-    Args:
-        path: its name decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`.
-        text_column: the column with the text; by default one of the usual names.
-        keep: other columns whose values are kept in `TextRow.kept`.
-
-    Raises:
-        UserError: a column does not exist, or the end of a row cannot be found (a quote that is not closed, a gzip
-            file that is cut short).
+    The name of `path` decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`. The
+    values of the columns `keep` are in `TextRow.kept`. Raises UserError if a column does not exist, or if the end of a
+    row cannot be found (a quote that is not closed, a gzip file that is cut short).
     """
     if table_kind(path) == ".txt" and (text_column or keep):
         raise UserError(f"{path}: has one text per line and no columns; drop --text-column and --keep-columns")
@@ -133,9 +126,8 @@ def stream_texts(
 
 
 def line_rows(lines: Iterable[str]) -> Iterator[TextRow]:
-    """Yield a row for each line, which is a text."""
-    for number, line in enumerate(lines, start=1):
-        yield text_row(number, line.rstrip("\n"))
+    """A row for each line, which is a text."""
+    return (text_row(number, line.rstrip("\n")) for number, line in enumerate(lines, start=1))
 
 
 def text_row(line: int, text: Any, kept: tuple = ()) -> TextRow:
@@ -163,37 +155,35 @@ def table_kind(path: Path) -> str:
 
 
 def read_records(path: Path, file: BinaryIO, strict: bool) -> Iterator[Record]:
-    """Yield the records of `file`, opened from `path`. If `strict`, bytes that are not UTF-8 are an error."""
+    """The records of `file`, opened from `path`. If `strict`, bytes that are not UTF-8 are an error."""
     kind = table_kind(path)
-    data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     # csv needs line ends as they are, for those inside quotes; JSON ends at \n alone; texts end at \n, \r\n and \r
-    newline = {".txt": None, ".jsonl": "\n"}.get(kind, "")
+    lines = decode_lines(path, file, strict, newline={".txt": None, ".jsonl": "\n"}.get(kind, ""))
+    if kind == ".jsonl":
+        return json_records(lines)
+    if kind in TABLE_DELIMITERS:
+        return csv_records(path, lines, TABLE_DELIMITERS[kind])
+    return (Record(number, {"text": line.rstrip("\n")}) for number, line in enumerate(lines, start=1))
+
+
+def decode_lines(path: Path, file: BinaryIO, strict: bool, newline: str | None = "\n") -> Iterator[str]:
+    """Yield the lines of `file`, unpacked. Bytes that are not UTF-8 raise UserError if `strict`, else become U+FFFD."""
+    data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     errors = "surrogateescape" if strict else "replace"
     stream = io.TextIOWrapper(data, encoding="utf-8-sig", errors=errors, newline=newline)
-    lines = check_utf8(path, stream) if strict else stream
     try:
-        if kind == ".jsonl":
-            yield from json_records(lines)
-        elif kind in TABLE_DELIMITERS:
-            yield from csv_records(path, lines, TABLE_DELIMITERS[kind])
-        else:
-            yield from (Record(number, {"text": line.rstrip("\n")}) for number, line in enumerate(lines, start=1))
+        for number, line in enumerate(stream, start=1):
+            if strict:
+                line.encode()  # raises an error for what "surrogateescape" let pass
+            yield line
+    except UnicodeEncodeError as error:
+        place, byte = f"{path}, line {number}", ord(line[error.start]) - 0xDC00
+        raise UserError(f"{place}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
     finally:
         if not file.closed:
             stream.detach()  # otherwise `file`, which belongs to the caller, would be closed with it
-
-
-def check_utf8(path: Path, lines: TextIO) -> Iterator[str]:
-    """Yield the lines, decoded with "surrogateescape". Raises UserError for a line that is not UTF-8."""
-    for number, line in enumerate(lines, start=1):
-        try:
-            line.encode()
-        except UnicodeEncodeError as error:
-            byte = ord(line[error.start]) - 0xDC00
-            raise UserError(f"{path}, line {number}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
-        yield line
 
 
 def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Record]:
@@ -269,12 +259,5 @@ def read_folder(folder: Path) -> list[Row]:
 
 def read_text(path: Path) -> str:
     """A whole file as UTF-8, with or without a byte-order mark."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        raise UserError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
+    with open(path, "rb") as file:
+        return "".join(decode_lines(path, file, strict=True))
