@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from minitext.data.tokenizer import TokenizedTexts
 
@@ -38,25 +37,19 @@ class Batch(NamedTuple):
         """Batches of at most `max_texts` texts."""
         if len(self.lengths) <= max_texts:
             return [self]
-        return [self.slice(first, first + max_texts) for first in range(0, len(self.lengths), max_texts)]
+        return [self.part(first, first + max_texts) for first in range(0, len(self.lengths), max_texts)]
 
-    def slice(self, first: int, last: int) -> "Batch":
+    def part(self, first: int, last: int) -> "Batch":
         """The texts `first` to `last` (excluded)."""
         start = sum(self.lengths[:first])
         end = start + sum(self.lengths[first:last])
-        labels, masked = self.labels[first:last], None
+        texts, tokens = slice(first, last), slice(start, end)
+        labels, masked = self.labels[texts], None
         if self.masked is not None:
             inside = (self.masked >= start) & (self.masked < end)
             labels, masked = self.labels[inside], self.masked[inside] - start
-        return Batch(
-            ids=self.ids[start:end],
-            positions=self.positions[start:end],
-            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
-            lengths=self.lengths[first:last],
-            labels=labels,
-            indices=self.indices[first:last],
-            masked=masked,
-        )
+        ids, positions, cu_seqlens = self.ids[tokens], self.positions[tokens], self.cu_seqlens[first : last + 1] - start
+        return Batch(ids, positions, cu_seqlens, self.lengths[texts], labels, self.indices[texts], masked)
 
 
 class Collator(Protocol):
@@ -132,10 +125,7 @@ def chunk_by_length(
 def load_batches(
     collator: Collator, batches: Sequence[np.ndarray], epochs: Sequence[int] | None = None, pin: bool = False
 ) -> Iterator[Batch]:
-    """A DataLoader over planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
-    items = list(zip(batches, epochs or [0] * len(batches), strict=True))
-    generator = torch.Generator()  # the default draws from the global generator, which dropout uses too
-    loader = DataLoader(
-        items, batch_size=None, collate_fn=lambda item: collator(*item), pin_memory=pin, generator=generator
-    )
-    return iter(loader)
+    """Yield planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
+    for indices, epoch in zip(batches, epochs or [0] * len(batches), strict=True):
+        batch = collator(indices, epoch)
+        yield Batch(*(part.pin_memory() if isinstance(part, Tensor) else part for part in batch)) if pin else batch

@@ -54,8 +54,7 @@ class Splits(NamedTuple):
 
     def summary(self) -> dict[str, dict[str, int | str]]:
         """For each part its number of texts and its fingerprint, for the settings of a run."""
-        parts = zip(self._fields, self, strict=True)
-        return {name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in parts}
+        return {name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,10 @@ class DataConfig:
 
 
 def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
-    """Read the data and split them.
+    """Read the data and split them. `config` may be a source alone, such as "imdb".
 
     Validation is split off before the subsets are taken, and a smaller subset is part of a larger one: a text that
-    validates a run on 4 % of the data never trains a run on all of it. `config` may be a source alone, such as "imdb".
-
-    Raises UserError, with file and line, if a row cannot be read; or if the labels cannot be learned.
+    validates a run on 4 % of the data never trains a run on all of it. Raises UserError for rows that cannot be used.
     """
     if isinstance(config, str):
         config = DataConfig(data=config)
@@ -117,7 +114,7 @@ def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
 
 def describe_splits(splits: Splits) -> str:
     """Format the sizes and classes as `train 22,500, valid 2,500, test 25,000; classes neg, pos`."""
-    counts = ", ".join(f"{name} {len(part):,}" for name, part in zip(Splits._fields, splits, strict=True))
+    counts = ", ".join(f"{name} {len(part):,}" for name, part in splits._asdict().items())
     return f"{counts}; classes {', '.join(splits.train.class_names)}"
 
 
@@ -145,7 +142,7 @@ def split_off(dataset: Dataset, fraction: float, seed: list[int], source: str) -
     """Split by class into (the rest, `fraction` of each class, at least one text). `source` is for error messages."""
     for name, count in zip(dataset.class_names, np.bincount(dataset.labels), strict=True):
         if count < 2:
-            raise UserError(f"{source}: class {name!r} has fewer than 2 texts and cannot be split; add texts or give splits")
+            raise UserError(f"{source}: class {name!r} has fewer than 2 texts to split; add texts or give all splits")
     indices = sample_by_class(dataset.labels, fraction, seed)
     rest = np.setdiff1d(np.arange(len(dataset)), indices)
     return dataset.subset(rest), dataset.subset(indices)

@@ -10,7 +10,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from minitext.utils.download import download
 from minitext.utils.errors import UserError
@@ -21,15 +20,6 @@ SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 MEMBER = re.compile(r"(?:.*/)?((train|test)/(pos|neg|unsup)/[^/]+\.txt)")
 
 
-class Review(NamedTuple):
-    """A review of the archive."""
-
-    origin: str  # "test/pos/0_10.txt"
-    text: str
-    label: str  # "pos", "neg" or "unsup"
-    split: str  # "train" or "test"
-
-
 def imdb_archive() -> Path:
     """The path of the archive in the cache; downloaded if necessary."""
     return download(URL, cache_folder() / "aclImdb_v1.tar.gz", SHA256)
@@ -37,13 +27,13 @@ def imdb_archive() -> Path:
 
 def read_imdb_unlabelled(path: Path) -> list[str]:
     """The 50,000 reviews without a label, for word vectors and language models."""
-    return [review.text for review in read_imdb(path, ("unsup",))]
+    return [text for _, text, _, _ in read_imdb(path, ("unsup",))]
 
 
-def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[Review]:
-    """Yield the reviews with these labels in the order of the archive; by default the 50,000 that have one.
+def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (origin, text, label, split), such as ("test/pos/0_10.txt", "…", "pos", "test"), of some labels' reviews.
 
-    Raises UserError if the archive is damaged, or another one.
+    By default of all that have a label, "pos" or "neg". Raises UserError for a damaged archive.
     """
     found = False
     try:
@@ -54,7 +44,7 @@ def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[
                     if match and match[3] in labels and member.isfile():
                         found = True
                         text = archive.extractfile(member).read().decode("utf-8")
-                        yield Review(match[1], clean_html(text), match[3], match[2])
+                        yield match[1], clean_html(text), match[3], match[2]
             while stream.read(1 << 20):  # to the end, where gzip has its checksum
                 pass
     except UnicodeDecodeError as error:

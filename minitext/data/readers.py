@@ -55,10 +55,7 @@ class Record(NamedTuple):
 
 
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
-    """Read all labelled texts of `source`: `sample`, `imdb`, a table, a folder, or the IMDB archive.
-
-    Raises UserError, with file and line, for a row that is not a labelled text.
-    """
+    """All labelled texts of `sample`, `imdb`, a table, a folder or the IMDB archive; UserError for any other row."""
     if source == "imdb":
         source = str(imdb_archive())
     path = SAMPLE if source == "sample" else Path(source)
@@ -108,9 +105,8 @@ def stream_texts(
 ) -> Iterator[TextRow]:
     """Yield a row for each row of `file`, opened from `path`; bytes that are not UTF-8 become U+FFFD.
 
-    The name of `path` decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`. The
-    values of the columns `keep` are in `TextRow.kept`. Raises UserError if a column does not exist, or if the end of a
-    row cannot be found (a quote that is not closed, a gzip file that is cut short).
+    The name of `path` decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`. Raises
+    UserError if a column does not exist, or if a row has no end (a quote that is not closed, a truncated gzip file).
     """
     if table_kind(path) == ".txt" and (text_column or keep):
         raise UserError(f"{path}: has one text per line and no columns; drop --text-column and --keep-columns")
@@ -143,9 +139,6 @@ def text_row(line: int, text: Any, kept: tuple = ()) -> TextRow:
 def to_cell(value: Any) -> str | int | float | None:
     """A JSON value that fits into a cell of a table: a list or an object as its JSON."""
     return value if isinstance(value, str | int | float | None) else json.dumps(value, ensure_ascii=False)
-
-
-# Records of a file
 
 
 def table_kind(path: Path) -> str:
@@ -187,9 +180,7 @@ def decode_lines(path: Path, file: BinaryIO, strict: bool, newline: str | None =
 
 
 def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Record]:
-    """Yield the records of a table whose first row has the column names. Blank lines are skipped, except in a table of
-    one column, where they are empty texts.
-    """
+    """Yield the records of a table. Blank lines are skipped; with a single column they are empty texts."""
     csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
@@ -235,18 +226,14 @@ def find_column(path: Path, columns: list[str], wanted: str | None, usual: tuple
     raise UserError(f"{path}, line 1: no column {sought} among: {', '.join(columns)}; name it with {flag}")
 
 
-# Folders and text files
-
-
 def read_folder(folder: Path) -> list[Row]:
     """Read `folder/<class>/*.txt`, or `folder/<split>/<class>/*.txt`; the unpacked IMDB is of the second kind."""
-    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    splits = [entry for entry in subfolders if entry.name.lower() in SPLIT_NAMES]
+    splits = [entry for entry in sorted(folder.glob("*/")) if entry.name.lower() in SPLIT_NAMES]
     imdb = all((folder / split / label).is_dir() for split in ("train", "test") for label in ("pos", "neg"))
     rows = []
     for split_folder in splits or [folder]:
         split = SPLIT_NAMES[split_folder.name.lower()] if splits else ""
-        for class_folder in sorted(entry for entry in split_folder.iterdir() if entry.is_dir()):
+        for class_folder in sorted(split_folder.glob("*/")):
             if imdb and class_folder.name == "unsup":
                 continue
             for path in sorted(class_folder.glob("*.txt")):

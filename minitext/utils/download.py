@@ -21,17 +21,13 @@ def download(url: str, path: Path, sha256: str) -> Path:
     except RuntimeError as error:  # the SHA-256 is another one
         raise UserError(f"{url}: {first_line(error)}; nothing was kept, try again") from error
     except (OSError, HTTPException) as error:
-        raise UserError(
-            f"{url}: cannot be downloaded ({first_line(error)}); try again, or put the file at {path}"
-        ) from error
+        remedy = f"try again, or put the file at {path}"
+        raise UserError(f"{url}: cannot be downloaded ({first_line(error)}); {remedy}") from error
     return path
 
 
 def download_from_hub(repository: str, name: str) -> Path:
-    """A file of a repository, downloaded to huggingface-hub's cache unless it is there; resumes a partial download.
-
-    Raises UserError if the Hub has no such file, or if it cannot be reached and the cache does not have the file.
-    """
+    """A file of a repository in huggingface-hub's cache, downloaded if necessary. Raises UserError if it cannot be."""
     from huggingface_hub import errors, hf_hub_download  # imported late: it costs half a second
 
     try:
@@ -39,9 +35,8 @@ def download_from_hub(repository: str, name: str) -> Path:
     except errors.HFValidationError as error:
         raise UserError(f"{repository}: neither a file or folder here nor a Hub id such as owner/name") from error
     except errors.LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{repository}/{name}: not in the Hub's cache, and the Hub cannot be reached; connect or try again later"
-        ) from error
+        problem = "not in the Hub's cache, and the Hub cannot be reached; connect or try again later"
+        raise UserError(f"{repository}/{name}: {problem}") from error
     except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
         raise UserError(f"{repository}/{name}: the Hub has no such file, or it is private; check the name") from error
     except Exception as error:  # a failed connection has a class of the HTTP library in use
