@@ -4,7 +4,6 @@ Inputs: `TokenizedTexts` and labels. Outputs: batches in an order that is a func
 Shapes: B texts, N tokens of a batch, M masked tokens. Layout: "unpadding" of ModernBERT (Warner et al. 2024, 2.1.2).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -112,7 +111,7 @@ def chunk_by_length(
     indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None = None
 ) -> list[np.ndarray]:
     """Chunks of at most `batch_size` texts and `max_tokens` tokens; a text of more tokens is alone."""
-    limit = math.inf if max_tokens is None else max_tokens
+    limit = np.inf if max_tokens is None else max_tokens
     starts, tokens = [], 0
     for place, length in enumerate(lengths[indices].tolist()):
         if not starts or place - starts[-1] == batch_size or tokens + length > limit:

@@ -68,9 +68,7 @@ class DataConfig:
     label_column: str | None = option(None, "column of the labels (default: label, sentiment, class or target)")
     valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
     test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
-    subset: tuple[float, float] = option(
-        (1.0, 1.0), "fraction of train (and validation) and of test, stratified by class", metavar=("TRAIN", "TEST")
-    )
+    subset: tuple[float, float] = option((1.0, 1.0), "fraction used, stratified by class", metavar=("TRAIN", "TEST"))
     drop_duplicates: bool = option(False, "remove train texts that also occur in validation or test")
 
     def __post_init__(self) -> None:

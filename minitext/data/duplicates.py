@@ -20,21 +20,16 @@ def check_duplicates(splits: Splits, drop: bool) -> tuple[Splits, str]:
         train = splits.train.subset(np.flatnonzero(~duplicated))
         for label, name in enumerate(train.class_names):
             if label not in train.labels:
-                raise UserError(
-                    f"--drop-duplicates: every train text of class {name!r} also occurs in validation or test; "
-                    "add texts of this class, or drop the flag"
-                )
+                problem = f"every train text of class {name!r} also occurs in validation or test"
+                raise UserError(f"--drop-duplicates: {problem}; add texts of this class, or drop the flag")
         splits = splits._replace(train=train)
     return splits, ", ".join(f"{pair} {count:,}" for pair, count in counts.items() if count) or "none"
 
 
 def count_duplicates(splits: Splits) -> tuple[dict[str, int], np.ndarray]:
-    """Count the texts of a later split that occur in an earlier one, by pair of splits: `{"train/valid": 17, …}`.
-
-    Also returns a bool mask (train texts,): occurs in validation or test. Texts without a word are not compared.
-    """
+    """The number of texts of the later split for each pair of splits, and the mask (train texts,) of duplicates."""
     keys = {name: [" ".join(words(text)) for text in part.texts] for name, part in splits._asdict().items()}
-    distinct = {name: set(part) - {""} for name, part in keys.items()}
+    distinct = {name: set(part) - {""} for name, part in keys.items()}  # texts without a word are not compared
     counts = {f"{a}/{b}": sum(key in distinct[a] for key in keys[b]) for a, b in combinations(keys, 2)}
     held_out = distinct["valid"] | distinct["test"]
     return counts, np.array([key in held_out for key in keys["train"]], dtype=bool)

@@ -31,18 +31,13 @@ def read_imdb_unlabelled(path: Path) -> list[str]:
 
 
 def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (origin, text, label, split), such as ("test/pos/0_10.txt", "…", "pos", "test"), of some labels' reviews.
-
-    By default of all that have a label, "pos" or "neg". Raises UserError for a damaged archive.
-    """
-    found = False
+    """Yield (origin, text, label, split) of the reviews with these labels. Raises UserError for a damaged archive."""
     try:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     match = MEMBER.fullmatch(member.name)
                     if match and match[3] in labels and member.isfile():
-                        found = True
                         text = archive.extractfile(member).read().decode("utf-8")
                         yield match[1], clean_html(text), match[3], match[2]
             while stream.read(1 << 20):  # to the end, where gzip has its checksum
@@ -51,8 +46,6 @@ def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[
         raise UserError(f"{path}, {member.name}: not UTF-8 ({error}); download the archive again") from error
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a complete tar.gz archive ({error}); download it again") from error
-    if not found:
-        raise UserError(f"{path}: has no reviews (members such as aclImdb/train/pos/0_9.txt); give the IMDB archive")
 
 
 def clean_html(text: str) -> str:

@@ -68,7 +68,8 @@ def read_rows(source: str, text_column: str | None = None, label_column: str | N
     else:
         rows = list(read_table(path, text_column, label_column))
     if not rows:
-        raise UserError(f"{path}: has no labelled text; give a file with at least one row")
+        expected = "a table with rows, a folder per class (such as positive/1.txt), or the IMDB archive"
+        raise UserError(f"{path}: has no labelled text; give {expected}")
     return rows
 
 
@@ -103,10 +104,9 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
 def stream_texts(
     path: Path, file: BinaryIO, text_column: str | None = None, keep: Sequence[str] = ()
 ) -> Iterator[TextRow]:
-    """Yield a row for each row of `file`, opened from `path`; bytes that are not UTF-8 become U+FFFD.
+    """Yield a row for each row of `file`, opened from `path`, whose name decides on the kind (`table_kind`).
 
-    The name of `path` decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`. Raises
-    UserError if a column does not exist, or if a row has no end (a quote that is not closed, a truncated gzip file).
+    Bytes that are not UTF-8 become U+FFFD. Raises UserError for a missing column, an open quote, or a damaged `.gz`.
     """
     if table_kind(path) == ".txt" and (text_column or keep):
         raise UserError(f"{path}: has one text per line and no columns; drop --text-column and --keep-columns")
@@ -183,8 +183,7 @@ def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Re
     """Yield the records of a table. Blank lines are skipped; with a single column they are empty texts."""
     csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    line = 1
+    columns, line = [], 1
     try:
         for fields in reader:
             if not columns:
@@ -239,8 +238,6 @@ def read_folder(folder: Path) -> list[Row]:
             for path in sorted(class_folder.glob("*.txt")):
                 text = clean_html(read_text(path)) if imdb else read_text(path)
                 rows.append(Row(path.relative_to(folder).as_posix(), text, class_folder.name, split))
-    if not rows:
-        raise UserError(f"{folder}: has no .txt file in a folder per class (such as {folder}/positive/1.txt)")
     return rows
 
 

@@ -25,7 +25,6 @@ from minitext.utils.errors import UserError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # the ids 0..4 of a trained tokenizer
 PAD_TOKENS = ("[PAD]", "<pad>")  # BERT's and RoBERTa's
 CONTINUATION = "##"  # the prefix of a word piece inside a word
-HEAD_SHARE = 4  # head+tail keeps 1/4 from the start: 128 of 510 tokens in Sun et al. 2019, section 5.3.1
 TRUNCATIONS = ("head", "tail", "head+tail")
 CHUNK = 1024  # texts encoded in one call, which uses all cores
 
@@ -84,11 +83,9 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """
     normalizer = normalizers.BertNormalizer(lowercase=True)
     characters = sorted(set(normalizer.normalize_str("".join(sorted(set().union(*texts))))) - {" "})
+    special = [*SPECIAL_TOKENS, *(CONTINUATION + character for character in characters)]
     trainer = WordPieceTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[*SPECIAL_TOKENS, *(CONTINUATION + character for character in characters)],
-        continuing_subword_prefix=CONTINUATION,
-        show_progress=False,
+        vocab_size=vocabulary, special_tokens=special, continuing_subword_prefix=CONTINUATION, show_progress=False
     )
     trained = bert_tokenizer(WordPiece(unk_token="[UNK]"))
     trained.train_from_iterator(texts, trainer, length=len(texts))
@@ -144,7 +141,7 @@ def truncated(ids: list[int], room: int, truncate: str) -> list[int]:
     """At most `room` of the ids."""
     if len(ids) <= room:
         return ids
-    head = {"head": room, "tail": 0, "head+tail": room // HEAD_SHARE}[truncate]
+    head = {"head": room, "tail": 0, "head+tail": room // 4}[truncate]  # 128 of 510 tokens in Sun et al. 2019
     return ids[:head] + ids[len(ids) - (room - head) :]
 
 

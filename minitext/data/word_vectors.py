@@ -26,8 +26,7 @@ from minitext.utils.errors import UserError
 from minitext.utils.io import atomic
 
 SAMPLE = Path(__file__).parent / "sample" / "vectors.txt.gz"
-HUB_REPOSITORY = "stanfordnlp/glove"
-PUBLISHED = {  # by name: the zip file in the repository, and its member
+PUBLISHED = {  # by name: the zip file in the Hub's repository stanfordnlp/glove, and its member
     **{f"glove.6B.{width}d": ("glove.6B.zip", f"glove.6B.{width}d.txt") for width in (50, 100, 200, 300)},
     # gensim's names of the same vectors
     **{f"glove-wiki-gigaword-{width}": ("glove.6B.zip", f"glove.6B.{width}d.txt") for width in (50, 100, 200, 300)},
@@ -36,7 +35,6 @@ PUBLISHED = {  # by name: the zip file in the repository, and its member
 }
 HEAD_LINES = 10  # lines from which the width D is determined
 BLOCK_LINES = 4096  # lines converted at once
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def locate_word_vectors(source: str) -> tuple[Path, str | None]:
         return SAMPLE, None
     if source in PUBLISHED:
         name, member = PUBLISHED[source]
-        return download_from_hub(HUB_REPOSITORY, name), member
+        return download_from_hub("stanfordnlp/glove", name), member
     path, _, member = source.partition(".zip:")
     path = Path(path + ".zip" if member else source)
     if not path.is_file():
@@ -131,13 +129,11 @@ def zip_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
 
 def read_head(file: BinaryIO, name: str) -> tuple[int, int]:
     """Skip a header, and leave `file` at its first vector. Returns the number of that line, from 1, and the width D."""
-    start = len(BYTE_ORDER_MARK) if file.read(3) == BYTE_ORDER_MARK else 0
-    file.seek(start)
     fields = file.readline().rstrip().split(b" ")
     if fields == [b""]:
         raise UserError(f"{name}, line 1: the file is empty or starts with an empty line; give a file of word vectors")
     header = len(fields) == 2 and all(field.isdigit() for field in fields)
-    start = file.tell() if header else start
+    start = file.tell() if header else 0
     file.seek(start)
     widths = Counter(count_numbers(line) for line in islice(file, HEAD_LINES))
     file.seek(start)
@@ -200,7 +196,8 @@ def parse_numbers(lines: list[Line], name: str) -> np.ndarray:
         try:
             table = np.loadtxt([line.numbers for line in lines], np.float32, comments=None, delimiter=" ", ndmin=2)
         except ValueError:  # numpy does not know the file's line: convert one by one
-            table = np.array([parse_line(line, name) for line in lines], np.float32)
+            rows = ((line.numbers.split(b" "), f"{name}, line {line.number}") for line in lines)
+            table = np.array([[to_float(field, place) for field in fields] for fields, place in rows], np.float32)
     finite = np.isfinite(table).all(axis=1)  # (lines,)
     if not finite.all():
         number = lines[finite.argmin()].number
@@ -208,13 +205,10 @@ def parse_numbers(lines: list[Line], name: str) -> np.ndarray:
     return table
 
 
-def parse_line(line: Line, name: str) -> list[float]:
-    """Convert the numbers of one line. Raises UserError with the first field that is no number."""
-    values = []
-    for field in line.numbers.split(b" "):
-        try:
-            values.append(float(field))
-        except ValueError as error:
-            shown = field.decode("utf-8", "replace")
-            raise UserError(f"{name}, line {line.number}: {shown!r} is not a number; fix or remove the line") from error
-    return values
+def to_float(field: bytes, place: str) -> float:
+    """Convert one number. Raises UserError with `place` for what is no number."""
+    try:
+        return float(field)
+    except ValueError as error:
+        shown = field.decode("utf-8", "replace")
+        raise UserError(f"{place}: {shown!r} is not a number; fix or remove the line") from error

@@ -18,9 +18,7 @@ def download(url: str, path: Path, sha256: str) -> Path:
         return path
     try:
         download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
-    except RuntimeError as error:  # the SHA-256 is another one
-        raise UserError(f"{url}: {first_line(error)}; nothing was kept, try again") from error
-    except (OSError, HTTPException) as error:
+    except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: the SHA-256 is another one
         remedy = f"try again, or put the file at {path}"
         raise UserError(f"{url}: cannot be downloaded ({first_line(error)}); {remedy}") from error
     return path

@@ -1,7 +1,6 @@
 """Run directory: options, settings, notes, and the atomic commit of a finished run.
 
-Inputs: the configuration of a run. Outputs: `<out>/`, complete or absent: the files are written to `<out>.partial/`,
-which is renamed when the run is finished.
+Inputs: the settings of a run. Outputs: `<out>/`, complete or absent: `<out>.partial/` is renamed at the end.
 """
 
 import json
@@ -146,9 +145,7 @@ def check_finished(folder: Path) -> None:
     raise UserError(f"{folder}: {state}; {hint}")
 
 
-def run_settings(
-    config: Any, data_found: Mapping[str, Mapping], class_names: Sequence[str], **more: object
-) -> dict[str, Any]:
+def run_settings(config: Any, data_found: Mapping, class_names: Sequence[str], **more: object) -> dict[str, Any]:
     """The content of `settings.json`: every option, size and fingerprint of the data, command, versions and machine."""
     versions = {"minitext": minitext.__version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
