@@ -1,7 +1,7 @@
 """Tokenized texts to packed batches: the tokens of all texts end to end, without a mask and without padding.
 
 Inputs: `TokenizedTexts` and labels. Outputs: batches in an order that is a function of (seed, epoch) alone.
-Shapes: B texts, N tokens of a batch, M masked tokens. Layout: ModernBERT (Warner et al. 2024, section 2.1.2, "unpadding").
+Shapes: B texts, N tokens of a batch, M masked tokens. Layout: "unpadding" of ModernBERT (Warner et al. 2024, 2.1.2).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from minitext.data.tokenizer import TokenizedTexts
 
@@ -31,37 +30,29 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`, asynchronous from pinned memory."""
-        moved = (part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self)
-        return Batch(*moved)
+        return Batch(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
 
     def split(self, max_texts: int) -> "list[Batch]":
         """Batches of at most `max_texts` texts."""
-        size = len(self.lengths)
-        if size <= max_texts:
+        if len(self.lengths) <= max_texts:
             return [self]
-        return [self.slice(first, min(first + max_texts, size)) for first in range(0, size, max_texts)]
+        return [self.part(first, first + max_texts) for first in range(0, len(self.lengths), max_texts)]
 
-    def slice(self, first: int, last: int) -> "Batch":
+    def part(self, first: int, last: int) -> "Batch":
         """The texts `first` to `last` (excluded)."""
         start = sum(self.lengths[:first])
         end = start + sum(self.lengths[first:last])
-        labels, masked = self.labels[first:last], None
+        texts, tokens = slice(first, last), slice(start, end)
+        labels, masked = self.labels[texts], None
         if self.masked is not None:
             inside = (self.masked >= start) & (self.masked < end)
             labels, masked = self.labels[inside], self.masked[inside] - start
-        return Batch(
-            ids=self.ids[start:end],
-            positions=self.positions[start:end],
-            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
-            lengths=self.lengths[first:last],
-            labels=labels,
-            indices=self.indices[first:last],
-            masked=masked,
-        )
+        ids, positions, cu_seqlens = self.ids[tokens], self.positions[tokens], self.cu_seqlens[first : last + 1] - start
+        return Batch(ids, positions, cu_seqlens, self.lengths[texts], labels, self.indices[texts], masked)
 
 
 class Collator(Protocol):
-    """Makes a batch of the texts at some indices. `epoch` lets pretraining mask other tokens in each epoch."""
+    """Makes a batch of the texts at some indices; pretraining masks other tokens in each epoch."""
 
     data: TokenizedTexts
 
@@ -99,8 +90,7 @@ def epoch_batches(
 ) -> list[np.ndarray]:
     """The indices of each batch of a training epoch; every text is in exactly one.
 
-    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, chunked, and the batches are shuffled. Only
-    the last batch of a pool can be small. A text longer than `max_tokens` has a batch of its own.
+    Texts are shuffled, sorted by length in pools of POOL_BATCHES batches, chunked, and the batches are shuffled.
     """
     generator = np.random.default_rng([seed, epoch])
     shuffled = generator.permutation(len(lengths))
@@ -112,37 +102,29 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def evaluation_batches(lengths: np.ndarray, batch_size: int, max_tokens: int | None = None) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for a pass without training, by length. The longest come first: too little memory shows at once."""
-    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size, max_tokens)[::-1]
+    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size)[::-1]
 
 
 def chunk_by_length(
-    indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None
+    indices: np.ndarray, lengths: np.ndarray, batch_size: int, max_tokens: int | None = None
 ) -> list[np.ndarray]:
-    """Chunks of at most `batch_size` texts and `max_tokens` tokens from indices that are sorted by length."""
-    if max_tokens is None:
-        return [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    batches, first, tokens = [], 0, 0
-    for place, index in enumerate(indices):
-        if place > first and (place - first == batch_size or tokens + lengths[index] > max_tokens):
-            batches.append(indices[first:place])
-            first, tokens = place, 0
-        tokens += lengths[index]
-    return [*batches, indices[first:]] if len(indices) else batches
+    """Chunks of at most `batch_size` texts and `max_tokens` tokens; a text of more tokens is alone."""
+    limit = np.inf if max_tokens is None else max_tokens
+    starts, tokens = [], 0
+    for place, length in enumerate(lengths[indices].tolist()):
+        if not starts or place - starts[-1] == batch_size or tokens + length > limit:
+            starts.append(place)
+            tokens = 0
+        tokens += length
+    return np.split(indices, starts[1:]) if starts else []
 
 
 def load_batches(
     collator: Collator, batches: Sequence[np.ndarray], epochs: Sequence[int] | None = None, pin: bool = False
 ) -> Iterator[Batch]:
-    """A DataLoader over planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
-    items = list(zip(batches, epochs or [0] * len(batches), strict=True))
-    return iter(
-        DataLoader(
-            items,  # type: ignore[arg-type]
-            batch_size=None,
-            collate_fn=lambda item: collator(*item),
-            pin_memory=pin,
-            generator=torch.Generator(),  # the default draws from the global generator, which dropout uses too
-        )
-    )
+    """Yield planned batches, each of its epoch (default: 0). `pin` allows asynchronous copies to a GPU."""
+    for indices, epoch in zip(batches, epochs or [0] * len(batches), strict=True):
+        batch = collator(indices, epoch)
+        yield Batch(*(part.pin_memory() if isinstance(part, Tensor) else part for part in batch)) if pin else batch

@@ -1,8 +1,7 @@
 """Labelled texts in three splits.
 
 Inputs: rows from `readers`. Outputs: train, validation and test, with labels 0..C-1 and the names of the classes.
-If the source has no validation texts, they are split off from train, stratified by class; model selection uses them, so
-that test is scored once.
+Validation and test, if the source does not have them, are split off from train, stratified by class.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.data.readers import Row, read_rows
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 
 
@@ -32,13 +31,9 @@ class Dataset:
 
     def subset(self, indices: np.ndarray) -> "Dataset":
         """The texts at `indices`, (M,) int64, in that order."""
-        return Dataset(
-            texts=[self.texts[i] for i in indices],
-            labels=self.labels[indices],
-            class_names=self.class_names,
-            ids=[self.ids[i] for i in indices],
-            tags=[self.tags[i] for i in indices] if self.tags else (),
-        )
+        texts, ids = [self.texts[i] for i in indices], [self.ids[i] for i in indices]
+        tags = [self.tags[i] for i in indices] if self.tags else ()
+        return Dataset(texts, self.labels[indices], self.class_names, ids, tags)
 
     def fingerprint(self) -> str:
         """The SHA-256 of texts, labels and class names: equal if two runs used the same data."""
@@ -59,8 +54,7 @@ class Splits(NamedTuple):
 
     def summary(self) -> dict[str, dict[str, int | str]]:
         """For each part its number of texts and its fingerprint, for the settings of a run."""
-        parts = zip(self._fields, self, strict=True)
-        return {name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in parts}
+        return {name: {"texts": len(part), "fingerprint": part.fingerprint()} for name, part in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -74,33 +68,20 @@ class DataConfig:
     label_column: str | None = option(None, "column of the labels (default: label, sentiment, class or target)")
     valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
     test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
-    subset: tuple[float, float] = option(
-        (1.0, 1.0),
-        "fraction of train (and validation) and of test to use, stratified by class",
-        metavar=("TRAIN", "TEST"),
-    )
+    subset: tuple[float, float] = option((1.0, 1.0), "fraction used, stratified by class", metavar=("TRAIN", "TEST"))
     drop_duplicates: bool = option(False, "remove train texts that also occur in validation or test")
 
     def __post_init__(self) -> None:
-        for flag, value in (("--valid-fraction", self.valid_fraction), ("--test-fraction", self.test_fraction)):
-            if not 0 < value < 1:
-                raise UserError(f"{flag} must be strictly between 0 and 1 (got {value})")
+        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
         if not all(0 < value <= 1 for value in self.subset):
             raise UserError(f"--subset must be two fractions in (0, 1] (got {self.subset[0]} {self.subset[1]})")
 
 
 def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
-    """Read the data and split them.
+    """Read the data and split them. `config` may be a source alone, such as "imdb".
 
     Validation is split off before the subsets are taken, and a smaller subset is part of a larger one: a text that
-    validates a run on 4 % of the data never trains a run on all of it.
-
-    Args:
-        config: the settings, or a source alone, such as "imdb".
-        seed: the only source of randomness.
-
-    Raises:
-        UserError: with file and line, if a row cannot be read; or if the labels cannot be learned.
+    validates a run on 4 % of the data never trains a run on all of it. Raises UserError for rows that cannot be used.
     """
     if isinstance(config, str):
         config = DataConfig(data=config)
@@ -114,7 +95,7 @@ def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
         raise UserError(f"{config.data}: has no training text; mark some rows as split train")
 
     names = find_class_names(config.data, parts)
-    train, valid, test = (to_dataset(parts[name], names) for name in ("train", "valid", "test"))
+    train, valid, test = (to_dataset(rows, names) for rows in parts.values())
     if not len(test):
         train, test = split_off(train, config.test_fraction, [seed, 0], config.data)
     if not len(valid):
@@ -129,7 +110,7 @@ def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
 
 def describe_splits(splits: Splits) -> str:
     """Format the sizes and classes as `train 22,500, valid 2,500, test 25,000; classes neg, pos`."""
-    counts = ", ".join(f"{name} {len(part):,}" for name, part in zip(Splits._fields, splits, strict=True))
+    counts = ", ".join(f"{name} {len(part):,}" for name, part in splits._asdict().items())
     return f"{counts}; classes {', '.join(splits.train.class_names)}"
 
 
@@ -155,19 +136,15 @@ def to_dataset(rows: list[Row], names: tuple[str, ...]) -> Dataset:
 
 def split_off(dataset: Dataset, fraction: float, seed: list[int], source: str) -> tuple[Dataset, Dataset]:
     """Split by class into (the rest, `fraction` of each class, at least one text). `source` is for error messages."""
-    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
-    if counts.min() < 2:
-        name = dataset.class_names[int(counts.argmin())]
-        raise UserError(
-            f"{source}: class {name!r} has fewer than 2 texts and cannot be split; add texts or provide explicit splits"
-        )
+    for name, count in zip(dataset.class_names, np.bincount(dataset.labels), strict=True):
+        if count < 2:
+            raise UserError(f"{source}: class {name!r} has fewer than 2 texts to split; add texts or give all splits")
     indices = sample_by_class(dataset.labels, fraction, seed)
     rest = np.setdiff1d(np.arange(len(dataset)), indices)
     return dataset.subset(rest), dataset.subset(indices)
 
 
 def subsample(dataset: Dataset, fraction: float, seed: list[int]) -> Dataset:
-    """`fraction` of each class, at least one text."""
     return dataset if fraction == 1 else dataset.subset(sample_by_class(dataset.labels, fraction, seed))
 
 
@@ -177,7 +154,6 @@ def sample_by_class(labels: np.ndarray, fraction: float, seed: list[int]) -> np.
     chosen = []
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
-        # never none, and all only if there is a single one
-        count = max(1, min(round(fraction * len(members)), len(members) - 1))
-        chosen.append(members[:count])
+        count = min(round(fraction * len(members)), len(members) - 1)
+        chosen.append(members[: max(1, count)])  # never none, and all only if there is a single one
     return np.sort(np.concatenate(chosen))

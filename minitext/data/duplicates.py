@@ -1,7 +1,7 @@
 """Duplicates across splits: a test text that was also trained on measures memory, not learning.
 
-Inputs: the splits. Outputs: the number of texts of a later split that occur in an earlier one, for each pair of splits.
-Two texts are duplicates if they have the same words in the same order; case, punctuation and spacing do not matter.
+Inputs: the splits. Outputs: the number of duplicates for each pair of splits. Two texts are duplicates if they have the
+same words in the same order; case, punctuation and spacing do not matter.
 """
 
 from itertools import combinations
@@ -14,37 +14,22 @@ from minitext.utils.errors import UserError
 
 
 def check_duplicates(splits: Splits, drop: bool) -> tuple[Splits, str]:
-    """Count duplicates across splits, and remove those of train if `drop`; returns the splits and a line to report."""
+    """Count duplicates, as `train/valid 17, train/test 114` or `none`, and remove those of train if `drop`."""
     counts, duplicated = count_duplicates(splits)
-    return drop_duplicates(splits, duplicated) if drop else splits, describe_duplicates(counts)
+    if drop:
+        train = splits.train.subset(np.flatnonzero(~duplicated))
+        for label, name in enumerate(train.class_names):
+            if label not in train.labels:
+                problem = f"every train text of class {name!r} also occurs in validation or test"
+                raise UserError(f"--drop-duplicates: {problem}; add texts of this class, or drop the flag")
+        splits = splits._replace(train=train)
+    return splits, ", ".join(f"{pair} {count:,}" for pair, count in counts.items() if count) or "none"
 
 
 def count_duplicates(splits: Splits) -> tuple[dict[str, int], np.ndarray]:
-    """Count the texts that occur in two splits.
-
-    Returns:
-        The counts `{"train/valid": …, "train/test": …, "valid/test": …}` of texts of the later split, each occurrence
-        counted, and a bool mask (train texts,): occurs in validation or test. Texts without a word are not compared.
-    """
+    """The number of texts of the later split for each pair of splits, and the mask (train texts,) of duplicates."""
     keys = {name: [" ".join(words(text)) for text in part.texts] for name, part in splits._asdict().items()}
-    distinct = {name: set(part) - {""} for name, part in keys.items()}
+    distinct = {name: set(part) - {""} for name, part in keys.items()}  # texts without a word are not compared
     counts = {f"{a}/{b}": sum(key in distinct[a] for key in keys[b]) for a, b in combinations(keys, 2)}
     held_out = distinct["valid"] | distinct["test"]
     return counts, np.array([key in held_out for key in keys["train"]], dtype=bool)
-
-
-def drop_duplicates(splits: Splits, duplicated: np.ndarray) -> Splits:
-    """Remove the train texts of the mask `duplicated`, (train texts,). Raises UserError if a class would vanish."""
-    train = splits.train.subset(np.flatnonzero(~duplicated))
-    for label, name in enumerate(train.class_names):
-        if label not in train.labels:
-            raise UserError(
-                f"--drop-duplicates: every train text of class {name!r} also occurs in validation or test; "
-                "add texts of this class, or drop the flag"
-            )
-    return splits._replace(train=train)
-
-
-def describe_duplicates(counts: dict[str, int]) -> str:
-    """Format the counts as `train/valid 17, train/test 114`, without pairs that have no duplicates; `none` if all."""
-    return ", ".join(f"{pair} {count:,}" for pair, count in counts.items() if count) or "none"

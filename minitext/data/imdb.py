@@ -10,7 +10,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from minitext.utils.download import download
 from minitext.utils.errors import UserError
@@ -19,17 +18,6 @@ from minitext.utils.io import cache_folder
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 MEMBER = re.compile(r"(?:.*/)?((train|test)/(pos|neg|unsup)/[^/]+\.txt)")
-LABELS = ("pos", "neg")
-NO_LABEL = "unsup"  # the folder of the reviews without a label
-
-
-class Review(NamedTuple):
-    """A review of the archive."""
-
-    origin: str  # "test/pos/0_10.txt"
-    text: str
-    label: str  # "pos", "neg" or "unsup"
-    split: str  # "train" or "test"
 
 
 def imdb_archive() -> Path:
@@ -39,38 +27,25 @@ def imdb_archive() -> Path:
 
 def read_imdb_unlabelled(path: Path) -> list[str]:
     """The 50,000 reviews without a label, for word vectors and language models."""
-    return [review.text for review in read_imdb(path, (NO_LABEL,))]
+    return [text for _, text, _, _ in read_imdb(path, ("unsup",))]
 
 
-def read_imdb(path: Path, labels: tuple[str, ...] = LABELS) -> Iterator[Review]:
-    """Yield the reviews with these labels in the order of the archive; by default the 50,000 that have one.
-
-    Raises:
-        UserError: the archive is damaged, or another one.
-    """
-    found = False
+def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (origin, text, label, split) of the reviews with these labels. Raises UserError for a damaged archive."""
     try:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     match = MEMBER.fullmatch(member.name)
                     if match and match[3] in labels and member.isfile():
-                        found = True
-                        text = decode(archive.extractfile(member).read(), f"{path}, {member.name}")
-                        yield Review(match[1], clean_html(text), match[3], match[2])
+                        text = archive.extractfile(member).read().decode("utf-8")
+                        yield match[1], clean_html(text), match[3], match[2]
             while stream.read(1 << 20):  # to the end, where gzip has its checksum
                 pass
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, {member.name}: not UTF-8 ({error}); download the archive again") from error
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a complete tar.gz archive ({error}); download it again") from error
-    if not found:
-        raise UserError(f"{path}: has no reviews (members such as aclImdb/train/pos/0_9.txt); give the IMDB archive")
-
-
-def decode(data: bytes, place: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: byte {data[error.start]:#04x} is not UTF-8; download the archive again") from error
 
 
 def clean_html(text: str) -> str:

@@ -1,6 +1,6 @@
 """Hashed n-grams of token ids (Joulin et al. 2017, "Bag of tricks for efficient text classification").
 
-Inputs: `TokenizedTexts`. Outputs: `TokenizedTexts` whose ids are rows of an embedding table: tokens first, then buckets.
+Inputs: `TokenizedTexts`. Outputs: `TokenizedTexts` whose ids are rows of a table: the vocabulary, then the buckets.
 Shapes: N tokens of all texts.
 """
 
@@ -11,7 +11,7 @@ from minitext.data.tokenizer import TokenizedTexts
 
 MULTIPLIER = 0x9E3779B1  # a prime near 2**32 / golden ratio: multiplicative hashing (Knuth, TAOCP 3, section 6.4)
 HASH_MASK = (1 << 31) - 1  # int64 products wrap around; the bits that are kept are never negative
-CHUNK_TOKENS = 1 << 20  # tokens whose n-grams are computed together: bounds the memory
+CHUNK = 4096  # texts whose n-grams are computed together: bounds the memory
 
 
 def add_ngrams(
@@ -25,16 +25,13 @@ def add_ngrams(
     if ngrams == 1 and not binary_counts:
         return tokens
     offsets = tokens.offsets.numpy()
-    ids, lengths, first = [np.empty(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)], 0
-    while first < len(offsets) - 1:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK_TOKENS, side="right")) - 1)
-        rows, counts = chunk_features(
-            tokens.ids[offsets[first] : offsets[last]].numpy().astype(np.int64),
-            np.diff(offsets[first : last + 1]), vocab_size, ngrams, buckets, binary_counts,
-        )  # fmt: skip
+    ids, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+    for first in range(0, len(offsets) - 1, CHUNK):
+        bounds = offsets[first : first + CHUNK + 1]
+        chunk = tokens.ids[bounds[0] : bounds[-1]].numpy().astype(np.int64)
+        rows, counts = chunk_features(chunk, np.diff(bounds), vocab_size, ngrams, buckets, binary_counts)
         ids.append(rows.astype(np.int32))
         lengths.append(counts)
-        first = last
     return TokenizedTexts(torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(lengths).cumsum()))
 
 

@@ -1,8 +1,7 @@
 """Readers of texts: tables (CSV, TSV, JSONL), one text per line, folders of text files, the IMDB archive.
 
 Inputs: a path; `.gz` files are unpacked. Outputs: rows that carry their origin (file:line) for error messages.
-Tables are read as a stream. `read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a
-row for each row of the file, with a note if it has no text.
+`read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a row with a note instead.
 """
 
 import csv
@@ -13,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 from minitext.data.imdb import clean_html, imdb_archive, read_imdb
 from minitext.utils.errors import UserError
@@ -56,13 +55,9 @@ class Record(NamedTuple):
 
 
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
-    """Read all labelled texts of `source`: `sample`, `imdb`, a table, a folder, or the IMDB archive.
-
-    Raises:
-        UserError: with file and line, for a row that is not a labelled text.
-    """
+    """All labelled texts of `sample`, `imdb`, a table, a folder or the IMDB archive; UserError for any other row."""
     if source == "imdb":
-        return [Row(*review) for review in read_imdb(imdb_archive())]
+        source = str(imdb_archive())
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a path, or one of: sample, imdb")
@@ -73,7 +68,8 @@ def read_rows(source: str, text_column: str | None = None, label_column: str | N
     else:
         rows = list(read_table(path, text_column, label_column))
     if not rows:
-        raise UserError(f"{path}: has no labelled text; give a file with at least one row")
+        expected = "a table with rows, a folder per class (such as positive/1.txt), or the IMDB archive"
+        raise UserError(f"{path}: has no labelled text; give {expected}")
     return rows
 
 
@@ -108,16 +104,9 @@ def read_table(path: Path, text_column: str | None, label_column: str | None) ->
 def stream_texts(
     path: Path, file: BinaryIO, text_column: str | None = None, keep: Sequence[str] = ()
 ) -> Iterator[TextRow]:
-    """Yield a row for each row of `file`, opened from `path`; bytes that are not UTF-8 become U+FFFD.
+    """Yield a row for each row of `file`, opened from `path`, whose name decides on the kind (`table_kind`).
 
-    Args:
-        path: its name decides on the kind: `.csv`, `.tsv`, `.jsonl`, else one text per line; each also `.gz`.
-        text_column: the column with the text; by default one of the usual names.
-        keep: other columns whose values are kept in `TextRow.kept`.
-
-    Raises:
-        UserError: a column does not exist, or the end of a row cannot be found (a quote that is not closed, a gzip
-            file that is cut short).
+    Bytes that are not UTF-8 become U+FFFD. Raises UserError for a missing column, an open quote, or a damaged `.gz`.
     """
     if table_kind(path) == ".txt" and (text_column or keep):
         raise UserError(f"{path}: has one text per line and no columns; drop --text-column and --keep-columns")
@@ -133,9 +122,8 @@ def stream_texts(
 
 
 def line_rows(lines: Iterable[str]) -> Iterator[TextRow]:
-    """Yield a row for each line, which is a text."""
-    for number, line in enumerate(lines, start=1):
-        yield text_row(number, line.rstrip("\n"))
+    """A row for each line, which is a text."""
+    return (text_row(number, line.rstrip("\n")) for number, line in enumerate(lines, start=1))
 
 
 def text_row(line: int, text: Any, kept: tuple = ()) -> TextRow:
@@ -153,9 +141,6 @@ def to_cell(value: Any) -> str | int | float | None:
     return value if isinstance(value, str | int | float | None) else json.dumps(value, ensure_ascii=False)
 
 
-# Records of a file
-
-
 def table_kind(path: Path) -> str:
     """`.csv`, `.tsv` or `.jsonl`, with or without `.gz`; otherwise `.txt`, one text per line."""
     kind = Path(path.name.removesuffix(".gz")).suffix.lower()
@@ -163,21 +148,30 @@ def table_kind(path: Path) -> str:
 
 
 def read_records(path: Path, file: BinaryIO, strict: bool) -> Iterator[Record]:
-    """Yield the records of `file`, opened from `path`. If `strict`, bytes that are not UTF-8 are an error."""
+    """The records of `file`, opened from `path`. If `strict`, bytes that are not UTF-8 are an error."""
     kind = table_kind(path)
-    data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     # csv needs line ends as they are, for those inside quotes; JSON ends at \n alone; texts end at \n, \r\n and \r
-    newline = {".txt": None, ".jsonl": "\n"}.get(kind, "")
+    lines = decode_lines(path, file, strict, newline={".txt": None, ".jsonl": "\n"}.get(kind, ""))
+    if kind == ".jsonl":
+        return json_records(lines)
+    if kind in TABLE_DELIMITERS:
+        return csv_records(path, lines, TABLE_DELIMITERS[kind])
+    return (Record(number, {"text": line.rstrip("\n")}) for number, line in enumerate(lines, start=1))
+
+
+def decode_lines(path: Path, file: BinaryIO, strict: bool, newline: str | None = "\n") -> Iterator[str]:
+    """Yield the lines of `file`, unpacked. Bytes that are not UTF-8 raise UserError if `strict`, else become U+FFFD."""
+    data = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     errors = "surrogateescape" if strict else "replace"
     stream = io.TextIOWrapper(data, encoding="utf-8-sig", errors=errors, newline=newline)
-    lines = check_utf8(path, stream) if strict else stream
     try:
-        if kind == ".jsonl":
-            yield from json_records(lines)
-        elif kind in TABLE_DELIMITERS:
-            yield from csv_records(path, lines, TABLE_DELIMITERS[kind])
-        else:
-            yield from (Record(number, {"text": line.rstrip("\n")}) for number, line in enumerate(lines, start=1))
+        for number, line in enumerate(stream, start=1):
+            if strict:
+                line.encode()  # raises an error for what "surrogateescape" let pass
+            yield line
+    except UnicodeEncodeError as error:
+        place, byte = f"{path}, line {number}", ord(line[error.start]) - 0xDC00
+        raise UserError(f"{place}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
     finally:
@@ -185,25 +179,11 @@ def read_records(path: Path, file: BinaryIO, strict: bool) -> Iterator[Record]:
             stream.detach()  # otherwise `file`, which belongs to the caller, would be closed with it
 
 
-def check_utf8(path: Path, lines: TextIO) -> Iterator[str]:
-    """Yield the lines, decoded with "surrogateescape". Raises UserError for a line that is not UTF-8."""
-    for number, line in enumerate(lines, start=1):
-        try:
-            line.encode()
-        except UnicodeEncodeError as error:
-            byte = ord(line[error.start]) - 0xDC00
-            raise UserError(f"{path}, line {number}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
-        yield line
-
-
 def csv_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Record]:
-    """Yield the records of a table whose first row has the column names. Blank lines are skipped, except in a table of
-    one column, where they are empty texts.
-    """
+    """Yield the records of a table. Blank lines are skipped; with a single column they are empty texts."""
     csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    line = 1
+    columns, line = [], 1
     try:
         for fields in reader:
             if not columns:
@@ -245,36 +225,23 @@ def find_column(path: Path, columns: list[str], wanted: str | None, usual: tuple
     raise UserError(f"{path}, line 1: no column {sought} among: {', '.join(columns)}; name it with {flag}")
 
 
-# Folders and text files
-
-
 def read_folder(folder: Path) -> list[Row]:
     """Read `folder/<class>/*.txt`, or `folder/<split>/<class>/*.txt`; the unpacked IMDB is of the second kind."""
-    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    splits = [entry for entry in subfolders if entry.name.lower() in SPLIT_NAMES]
+    splits = [entry for entry in sorted(folder.glob("*/")) if entry.name.lower() in SPLIT_NAMES]
     imdb = all((folder / split / label).is_dir() for split in ("train", "test") for label in ("pos", "neg"))
     rows = []
     for split_folder in splits or [folder]:
         split = SPLIT_NAMES[split_folder.name.lower()] if splits else ""
-        for class_folder in sorted(entry for entry in split_folder.iterdir() if entry.is_dir()):
+        for class_folder in sorted(split_folder.glob("*/")):
             if imdb and class_folder.name == "unsup":
                 continue
             for path in sorted(class_folder.glob("*.txt")):
                 text = clean_html(read_text(path)) if imdb else read_text(path)
                 rows.append(Row(path.relative_to(folder).as_posix(), text, class_folder.name, split))
-    if not rows:
-        raise UserError(f"{folder}: has no .txt file in a folder per class (such as {folder}/positive/1.txt)")
     return rows
 
 
 def read_text(path: Path) -> str:
     """A whole file as UTF-8, with or without a byte-order mark."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a complete gzip file ({error}); copy or compress it again") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        raise UserError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8") from error
+    with open(path, "rb") as file:
+        return "".join(decode_lines(path, file, strict=True))

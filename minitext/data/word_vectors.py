@@ -1,8 +1,7 @@
 """Word vectors in text files: read, look up, write.
 
-Inputs: a path, or the name of published vectors. Outputs: V words and their table (V, D) float32.
-The format is that of GloVe (Pennington, Socher & Manning 2014): one word and its D numbers per line; word2vec's text
-format has a header line "V D" before them. Asked for the words of a corpus, reading converts only their lines.
+Inputs: a path, or the name of published vectors. Outputs: V words and their table (V, D) float32. Format: GloVe's
+(Pennington, Socher & Manning 2014), one word and its D numbers per line, or word2vec's, with a first line "V D".
 """
 
 import gzip
@@ -27,8 +26,7 @@ from minitext.utils.errors import UserError
 from minitext.utils.io import atomic
 
 SAMPLE = Path(__file__).parent / "sample" / "vectors.txt.gz"
-HUB_REPOSITORY = "stanfordnlp/glove"
-PUBLISHED = {  # by name: the zip file in the repository, and its member
+PUBLISHED = {  # by name: the zip file in the Hub's repository stanfordnlp/glove, and its member
     **{f"glove.6B.{width}d": ("glove.6B.zip", f"glove.6B.{width}d.txt") for width in (50, 100, 200, 300)},
     # gensim's names of the same vectors
     **{f"glove-wiki-gigaword-{width}": ("glove.6B.zip", f"glove.6B.{width}d.txt") for width in (50, 100, 200, 300)},
@@ -37,7 +35,6 @@ PUBLISHED = {  # by name: the zip file in the repository, and its member
 }
 HEAD_LINES = 10  # lines from which the width D is determined
 BLOCK_LINES = 4096  # lines converted at once
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,9 @@ class WordVectors:
         """The k words of highest cosine similarity to `word`, best first, without the word itself."""
         if word not in self.index:
             raise UserError(f"{word!r} is not among the {len(self.words):,} words of these vectors; give another word")
-        norms = self.table.norm(dim=1).clamp_min(1e-12)
-        row = self.index[word]
-        similarity = (self.table @ self.table[row]) / (norms * norms[row])  # (V,)
-        similarity[row] = -torch.inf
+        unit = torch.nn.functional.normalize(self.table)  # (V, D); zeros stay zeros
+        similarity = unit @ unit[self.index[word]]  # (V,)
+        similarity[self.index[word]] = -torch.inf
         best = similarity.topk(min(k, len(self.words) - 1))
         return [(self.words[i], value) for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
@@ -75,22 +71,17 @@ class WordVectors:
 
 
 def load_word_vectors(source: str | Path, words: Iterable[str] | None = None) -> WordVectors:
-    """Read word vectors.
+    """Read all word vectors, or those of `words` alone; other lines are then neither converted nor checked.
 
-    Args:
-        source: a text file, plain or `.gz`; a `.zip` file, or its member `file.zip:member`; `sample`; or a name of
-            published vectors such as `glove.6B.100d`, downloaded once.
-        words: read the vectors of these words alone; other lines are neither converted nor checked.
-
-    Raises:
-        UserError: with file and line, for a line that has too few numbers, or something that is no finite number.
+    `source`: a text file, plain or `.gz`; a `.zip` file, or its member `file.zip:member`; `sample`; or a name of
+    published vectors such as `glove.6B.100d`, downloaded once. Raises UserError for a line without D finite numbers.
     """
     path, member = locate_word_vectors(str(source))
     names: list[str] = []
     with open_vectors(path, member) as file:
-        head = read_head(file, path.name)
-        tables = [np.empty((0, head.width), np.float32)]
-        lines = read_lines(file, head, None if words is None else set(words), path.name)
+        first_line, width = read_head(file, path.name)
+        tables = [np.empty((0, width), np.float32)]
+        lines = read_lines(file, first_line, width, None if words is None else set(words), path.name)
         while block := list(islice(lines, BLOCK_LINES)):
             names += [line.word for line in block]
             tables.append(parse_numbers(block, path.name))
@@ -103,7 +94,7 @@ def locate_word_vectors(source: str) -> tuple[Path, str | None]:
         return SAMPLE, None
     if source in PUBLISHED:
         name, member = PUBLISHED[source]
-        return download_from_hub(HUB_REPOSITORY, name), member
+        return download_from_hub("stanfordnlp/glove", name), member
     path, _, member = source.partition(".zip:")
     path = Path(path + ".zip" if member else source)
     if not path.is_file():
@@ -115,64 +106,47 @@ def locate_word_vectors(source: str) -> tuple[Path, str | None]:
 def open_vectors(path: Path, member: str | None) -> Iterator[BinaryIO]:
     """Open the text file itself, unpacked if necessary."""
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                yield io.BufferedReader(file)
-        elif path.suffix == ".zip":
+        if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive, archive.open(zip_member(archive, path, member)) as file:
                 yield io.BufferedReader(file)
         else:
-            with open(path, "rb") as file:
-                yield file
+            with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+                yield io.BufferedReader(file)
     except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
 
 
 def zip_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
     """The named member, or the only text file."""
-    names = [name for name in archive.namelist() if name.endswith(".txt")]
-    if member is None and len(names) == 1:
-        return names[0]
-    if member not in archive.namelist():
-        raise UserError(
-            f"{path}: name one of its members, such as {path}:{names[0] if names else 'vectors.txt'}; "
-            f"it contains: {', '.join(archive.namelist())}"
-        )
+    names = archive.namelist()
+    texts = [name for name in names if name.endswith(".txt")]
+    if member is None and len(texts) == 1:
+        return texts[0]
+    if member not in names:
+        raise UserError(f"{path}: contains {', '.join(names)}; name one of them after a colon ({path}:NAME)")
     return member
 
 
-class Head(NamedTuple):
-    """What the first lines of a file tell."""
-
-    first_line: int  # the number of the first line with a vector, from 1
-    declared: int | None  # the number of vectors that a header declares
-    width: int  # D
-
-
-def read_head(file: BinaryIO, name: str) -> Head:
-    """Read a header if there is one, determine the width D, and leave `file` at its first vector."""
-    start = len(BYTE_ORDER_MARK) if file.read(3) == BYTE_ORDER_MARK else 0
-    file.seek(start)
-    line = file.readline().rstrip()
-    fields = line.split(b" ")
-    if len(fields) == 2 and all(field.isdigit() for field in fields):
-        start, declared, width = file.tell(), int(fields[0]), int(fields[1])
-        found = {count_numbers(line) for line in islice(file, HEAD_LINES)}
-        file.seek(start)
-        if width < 1 or found and width not in found:
-            raise UserError(
-                f"{name}, line 1: header declares dimension {width} but rows have {max(found, default=0)}; "
-                "fix the header"
-            )
-        return Head(2, declared, width)
-    if not line:
+def read_head(file: BinaryIO, name: str) -> tuple[int, int]:
+    """Skip a header, and leave `file` at its first vector. Returns the number of that line, from 1, and the width D."""
+    fields = file.readline().rstrip().split(b" ")
+    if fields == [b""]:
         raise UserError(f"{name}, line 1: the file is empty or starts with an empty line; give a file of word vectors")
-    widths = Counter(count_numbers(line) for line in (line, *islice(file, HEAD_LINES - 1)))
+    header = len(fields) == 2 and all(field.isdigit() for field in fields)
+    start = file.tell() if header else 0
     file.seek(start)
-    width = max(widths, key=lambda width: (widths[width], width))  # most lines decide
-    if not width:
-        raise UserError(f"{name}, line 1: expected a word and its numbers; give a file in the GloVe text format")
-    return Head(1, None, width)
+    widths = Counter(count_numbers(line) for line in islice(file, HEAD_LINES))
+    file.seek(start)
+    if not header:
+        width = max(widths, key=lambda width: (widths[width], width))  # most lines decide
+        if not width:
+            raise UserError(f"{name}, line 1: expected a word and its numbers; give a file in the GloVe text format")
+        return 1, width
+    width = int(fields[1])
+    if width < 1 or widths and width not in widths:
+        found = max(widths, default=0)
+        raise UserError(f"{name}, line 1: header declares dimension {width} but rows have {found}; fix the header")
+    return 2, width
 
 
 def count_numbers(line: bytes) -> int:
@@ -194,38 +168,26 @@ class Line(NamedTuple):
     numbers: bytes  # D numbers, separated by spaces
 
 
-def read_lines(file: BinaryIO, head: Head, wanted: set[str] | None, name: str) -> Iterator[Line]:
+def read_lines(file: BinaryIO, first_line: int, width: int, wanted: set[str] | None, name: str) -> Iterator[Line]:
     """Yield the lines of the `wanted` words, or all; of two lines with the same word only the first."""
     first_fields = None if wanted is None else {word.split(" ")[0].encode("utf-8", "replace") for word in wanted}
     seen: set[str] = set()
-    number = head.first_line - 1
-    for number, line in enumerate(file, head.first_line):
+    for number, line in enumerate(file, first_line):
         raw_word, _, numbers = line.rstrip().partition(b" ")
         if first_fields is not None and raw_word not in first_fields:
             continue
-        if not numbers or numbers.count(b" ") != head.width - 1:  # a word with spaces, or a broken line
-            raw_word, numbers = split_from_right(line, head.width, f"{name}, line {number}")
+        if not numbers or numbers.count(b" ") != width - 1:  # a word with spaces, or a broken line
+            raw_word, *fields = line.rstrip().rsplit(b" ", width)
+            if len(fields) < width:
+                problem = f"expected a word and {width} numbers, found {len(fields)}"
+                raise UserError(f"{name}, line {number}: {problem}; fix or remove the line")
+            numbers = b" ".join(fields)
         if not raw_word:
             raise UserError(f"{name}, line {number}: expected a word before its numbers; remove the line")
         word = raw_word.decode("utf-8", "replace")
         if word not in seen and (wanted is None or word in wanted):
             seen.add(word)
             yield Line(number, word, numbers)
-    count = number - head.first_line + 1
-    if wanted is None and head.declared not in (None, count):
-        raise UserError(
-            f"{name}, line 1: header declares {head.declared:,} vectors but the file has {count:,}; download it again"
-        )
-
-
-def split_from_right(line: bytes, width: int, place: str) -> tuple[bytes, bytes]:
-    """A line's word and numbers: the last D fields are the vector, everything before them is the word."""
-    word, *fields = line.rstrip().rsplit(b" ", width)
-    if len(fields) < width:
-        raise UserError(
-            f"{place}: expected a word and {width} numbers, found {len(fields)} numbers; fix or remove the line"
-        )
-    return word, b" ".join(fields)
 
 
 def parse_numbers(lines: list[Line], name: str) -> np.ndarray:
@@ -234,7 +196,8 @@ def parse_numbers(lines: list[Line], name: str) -> np.ndarray:
         try:
             table = np.loadtxt([line.numbers for line in lines], np.float32, comments=None, delimiter=" ", ndmin=2)
         except ValueError:  # numpy does not know the file's line: convert one by one
-            table = np.array([parse_line(line, name) for line in lines], np.float32)
+            rows = ((line.numbers.split(b" "), f"{name}, line {line.number}") for line in lines)
+            table = np.array([[to_float(field, place) for field in fields] for fields, place in rows], np.float32)
     finite = np.isfinite(table).all(axis=1)  # (lines,)
     if not finite.all():
         number = lines[finite.argmin()].number
@@ -242,13 +205,10 @@ def parse_numbers(lines: list[Line], name: str) -> np.ndarray:
     return table
 
 
-def parse_line(line: Line, name: str) -> list[float]:
-    """Convert the numbers of one line. Raises UserError with the first field that is no number."""
-    values = []
-    for field in line.numbers.split(b" "):
-        try:
-            values.append(float(field))
-        except ValueError as error:
-            shown = field.decode("utf-8", "replace")
-            raise UserError(f"{name}, line {line.number}: {shown!r} is not a number; fix or remove the line") from error
-    return values
+def to_float(field: bytes, place: str) -> float:
+    """Convert one number. Raises UserError with `place` for what is no number."""
+    try:
+        return float(field)
+    except ValueError as error:
+        shown = field.decode("utf-8", "replace")
+        raise UserError(f"{place}: {shown!r} is not a number; fix or remove the line") from error

@@ -1,8 +1,8 @@
 """The scratch classifier: mean of embeddings, Linear, ReLU, dropout, Linear.
 
 Inputs: packed batches of token or n-gram rows. Outputs: `(B, C)` logits.
-Shapes: B texts, N rows of a batch, D embedding, C classes. With n-grams (`data/ngrams.py`) it is the network of fastText
-(Joulin et al. 2017, "Bag of tricks for efficient text classification") with a hidden layer.
+Shapes: B texts, N rows of a batch, D embedding, C classes. With n-grams (`data/ngrams.py`) it is the network of
+fastText (Joulin et al. 2017, "Bag of tricks for efficient text classification") with a hidden layer.
 """
 
 from collections.abc import Mapping

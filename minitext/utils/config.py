@@ -7,8 +7,7 @@ import argparse
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields
-from types import MappingProxyType
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from minitext.utils.errors import UserError
@@ -32,17 +31,13 @@ def require(config: Any, condition: Callable[[Any], bool], expected: str, *names
 def parse(
     config: type[Settings],
     description: str | None,
-    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> Settings:
-    """Parse the command line into an instance of `config`.
+    """Parse the command line (or `arguments`) into an instance of `config`, a dataclass whose fields are dataclasses.
 
-    Args:
-        config: a dataclass whose fields are dataclasses. A field `max_length: int = option(256, "…")` of one of them
-            becomes `--max-length`, listed in the help under the first line of its dataclass's docstring.
-        description: printed at the top of the help.
-        presets: `{name: {field: value}}`; `--preset name` replaces these defaults, and given options override both.
-        arguments: default: `sys.argv[1:]`.
+    A field `max_length: int = option(256, "…")` of one of these becomes `--max-length`, listed in the help under the
+    first line of its docstring. `presets` are `{name: {field: value}}`: `--preset name` replaces these defaults.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -52,11 +47,10 @@ def parse(
         parser.add_argument("--preset", choices=tuple(presets), help=f"other defaults. {shown}".replace("%", "%%"))
     for group in fields(config):
         add_group(parser, group.type)
-    if presets:
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        early.add_argument("--preset")
-        parser.set_defaults(**presets.get(early.parse_known_args(arguments)[0].preset, {}))
     given = parser.parse_args(arguments)
+    if presets and given.preset:
+        parser.set_defaults(**presets[given.preset])
+        given = parser.parse_args(arguments)  # again: given options override the preset
     return config(**{group.name: fill(group.type, given) for group in fields(config)})
 
 
@@ -69,34 +63,27 @@ def format_preset(preset: Mapping[str, Any]) -> str:
 
 
 def add_group(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Add all options of one dataclass."""
+    """Add all options of one dataclass; the types come from the annotations."""
     group = parser.add_argument_group((settings.__doc__ or settings.__name__).splitlines()[0])
     for entry in fields(settings):
-        add_option(group, entry)
+        details = dict(entry.metadata)
+        kind = entry.type
+        if isinstance(kind, types.UnionType):  # `str | None`: the option may be absent
+            kind = next(member for member in typing.get_args(kind) if member is not type(None))
+        if kind is bool:
+            details["action"] = "store_true"
+        elif typing.get_origin(kind) is tuple:  # `tuple[float, float]` has two values, `tuple[float, ...]` one or more
+            members = typing.get_args(kind)
+            details |= {"type": members[0], "nargs": "+" if members[-1] is ... else len(members)}
+        else:
+            details["type"] = kind
+        if entry.default is not None and kind is not bool:
+            shown = " ".join(map(str, entry.default)) if isinstance(entry.default, tuple) else entry.default
+            details["help"] += f" (default: {shown})"
+        group.add_argument(f"--{entry.name.replace('_', '-')}", default=entry.default, **details)
 
 
 def fill(settings: type[Settings], given: argparse.Namespace) -> Settings:
     """An instance of one dataclass from parsed arguments."""
     values = {entry.name: getattr(given, entry.name) for entry in fields(settings)}
     return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def add_option(group: Any, entry: Field) -> None:
-    """Add one dataclass field to an argparse group; its type comes from the annotation."""
-    settings = dict(entry.metadata)
-    help_text = settings.pop("help")
-    kind = entry.type
-    if isinstance(kind, types.UnionType):  # `str | None`: the option may be absent
-        kind = next(member for member in typing.get_args(kind) if member is not type(None))
-    if kind is bool:
-        settings["action"] = "store_true"
-    elif typing.get_origin(kind) is tuple:  # `tuple[float, float]` takes two values, `tuple[float, ...]` one or more
-        members = typing.get_args(kind)
-        settings |= {"type": members[0], "nargs": "+" if members[-1] is ... else len(members)}
-    else:
-        settings["type"] = kind
-    default = None if entry.default is MISSING else entry.default
-    if default is not None and kind is not bool:
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        help_text += f" (default: {shown})"
-    group.add_argument(f"--{entry.name.replace('_', '-')}", default=default, help=help_text, **settings)

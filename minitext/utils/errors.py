@@ -14,10 +14,7 @@ def first_line(error: Exception) -> str:
 
 
 def exit_status(main: Callable[[], None]) -> int:
-    """Run `main` and return the exit status: 0 success, 2 bad input, 130 interrupted.
-
-    Errors that a user can fix are printed as one line on stderr. `--debug` keeps the traceback.
-    """
+    """Run `main`; 0 success, 2 an error that a user can fix (one line, with `--debug` a traceback), 130 interrupted."""
     try:
         main()
     except BrokenPipeError:  # the reader of our output, such as `head`, has finished

@@ -12,10 +12,7 @@ from minitext.utils.errors import UserError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; if the block succeeds, sync it to disk and rename it to `path`.
-
-    A reader sees either the old file or the new one, and a failed block leaves the old one unchanged.
-    """
+    """Yield a temporary path next to `path`; if the block succeeds, sync it to disk and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -66,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def cache_folder() -> Path:
     """`$MINITEXT_CACHE`, else `minitext` in the user's cache folder; created if missing."""
-    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("MINITEXT_CACHE") or Path(user_cache) / "minitext")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("MINITEXT_CACHE") or user_cache / "minitext")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

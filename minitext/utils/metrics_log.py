@@ -33,8 +33,7 @@ class MetricsLog:
 
     def rows(self) -> list[dict]:
         """All rows."""
-        with open(self.path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def evaluations(self) -> list[dict]:
         """The rows that hold an evaluation on the validation set."""

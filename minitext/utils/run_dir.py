@@ -1,7 +1,6 @@
 """Run directory: options, settings, notes, and the atomic commit of a finished run.
 
-Inputs: the configuration of a run. Outputs: `<out>/`, complete or absent: the files are written to `<out>.partial/`,
-which is renamed when the run is finished. An earlier run in `<out>` stays unchanged until then.
+Inputs: the settings of a run. Outputs: `<out>/`, complete or absent: `<out>.partial/` is renamed at the end.
 """
 
 import json
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 import minitext
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json, sync_folder, write_json
 from minitext.utils.metrics_log import MetricsLog
@@ -45,8 +44,7 @@ class OutputConfig:
     debug: bool = option(False, "show the traceback of an error")
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"--seed must be >= 0 (got {self.seed})")
+        require(self, lambda value: value >= 0, ">= 0", "seed")
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,7 @@ class RunConfig(OutputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_seeds < 1:
-            raise UserError(f"--num-seeds must be >= 1 (got {self.num_seeds})")
+        require(self, lambda value: value >= 1, "at least 1", "num_seeds")
 
     def folder(self, name: str = "") -> Path:
         """The directory of run `name` with this seed."""
@@ -98,11 +95,7 @@ class Notes(dict[str, str]):
 
 
 class RunDir:
-    """The directory of a run in progress.
-
-    Attributes: `out`, the final directory; `folder`, where the run is written until `commit`; `log`, its MetricsLog;
-    `resumes`, whether `start` continues an unfinished run.
-    """
+    """A run in progress, written to `folder` until `commit`; `resumes`: whether `start` continues an unfinished run."""
 
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False, final_file: str = "scores.json"):
         """Raises UserError if `out` is a finished run (unless `overwrite`), or is not a run: has no `final_file`."""
@@ -113,35 +106,23 @@ class RunDir:
         if self.out.exists() and not (self.out / final_file).exists():
             raise UserError(f"{self.out}: exists and is not a finished run; pass another --out")
         if self.out.exists() and not overwrite:
-            raise UserError(
-                f"{self.out}: already contains a finished run; pass another --out, or --overwrite to replace it"
-            )
+            raise UserError(f"{self.out}: contains a finished run; pass another --out, or --overwrite to replace it")
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Create the folder and write `settings.json`; a resumed run keeps its folder.
-
-        An unfinished run of the same name that is not resumed is deleted.
-        Raises UserError if a resumed run has other settings.
-        """
+        """Create the folder with `settings.json`, or resume one. Raises UserError if it has other settings."""
         if self.resumes:
             before = read_json(self.folder / "settings.json")
-            changed = list(changed_settings(before, json.loads(json.dumps(settings))))
-            if changed:
-                raise UserError(
-                    f"{self.folder}: cannot resume: settings changed ({'; '.join(changed)}); "
-                    "restore them or drop --resume"
-                )
+            if changed := "; ".join(changed_settings(before, json.loads(json.dumps(settings)))):
+                problem = f"cannot resume: settings changed ({changed})"
+                raise UserError(f"{self.folder}: {problem}; restore them or drop --resume")
             return
-        if self.folder.exists():
+        if self.folder.exists():  # an unfinished run that is not resumed
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         write_json(self.folder / "settings.json", settings)
 
     def commit(self) -> None:
-        """Rename the folder to `out`, then delete the run that it replaces and the checkpoint.
-
-        The checkpoint is deleted last, so that a run that is killed in here can still be resumed.
-        """
+        """Rename the folder to `out`, then delete the run that it replaces and the checkpoint."""
         old = self.out.with_name(self.out.name + ".old")
         if self.out.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed in the lines below
@@ -149,7 +130,7 @@ class RunDir:
         self.folder.rename(self.out)
         sync_folder(self.out.parent)
         shutil.rmtree(old, ignore_errors=True)
-        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)  # last: a run that is killed before can be resumed
 
 
 def check_finished(folder: Path) -> None:
@@ -162,17 +143,9 @@ def check_finished(folder: Path) -> None:
     raise UserError(f"{folder}: {state}; {hint}")
 
 
-def run_settings(
-    config: Any, data_found: Mapping[str, Mapping], class_names: Sequence[str], **more: object
-) -> dict[str, Any]:
-    """The content of `settings.json`: every option, what the data were, the command, versions and machine.
-
-    Args:
-        config: a dataclass of dataclasses.
-        data_found: for each part of the data its size and fingerprint, `{"train": {"texts": 9, "fingerprint": "…"}}`.
-        class_names: the C classes.
-        more: further settings that the result depends on.
-    """
+def run_settings(config: Any, data_found: Mapping, class_names: Sequence[str], **more: object) -> dict[str, Any]:
+    """The content of `settings.json`: every option, size and fingerprint of the data, command, versions and machine."""
+    versions = {"minitext": minitext.__version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
         **asdict(config),
         "data_found": data_found,
@@ -180,12 +153,7 @@ def run_settings(
         **more,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "minitext": minitext.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions | {"python": platform.python_version()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
 

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("vectors")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    texts = [review.text for review in read_imdb(Path(arguments.imdb))]
+    texts = [text for _, text, _, _ in read_imdb(Path(arguments.imdb))]
     vectors = load_word_vectors(arguments.vectors)
     encoder = MeanEncoder(vectors.words, vectors.table)
     peer = KeyedVectors(vectors.table.shape[1])

@@ -65,7 +65,7 @@ def own_words(imdb: str | None) -> list[str]:
     from minitext.data.imdb import read_imdb
     from minitext.data.words import distinct_words, word_ids
 
-    texts = [review.text for review in read_imdb(Path(imdb))]
+    texts = [text for _, text, _, _ in read_imdb(Path(imdb))]
     index = distinct_words(texts)
     counts = np.bincount(word_ids(texts, index)[0])
     return [word for word, number in index.items() if counts[number] >= 3]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_batches import pack, tokenized
 
-from minitext.data.batching import Batch, PackCollator, epoch_batches, evaluation_batches, load_batches
+from minitext.data.batching import Batch, PackCollator, chunk_by_length, epoch_batches, evaluation_batches, load_batches
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=300).map(lambda lengths: np.array(lengths, dtype=np.int64))
 BUDGETS = st.none() | st.integers(1, 500)
@@ -35,28 +35,29 @@ def test_every_text_is_in_exactly_one_batch_of_an_epoch(lengths, batch, seed, ep
     assert sorted(rows) == list(range(len(lengths)))
 
 
-@given(LENGTHS, st.integers(1, 40), BUDGETS)
-def test_an_evaluation_covers_every_text_longest_batch_first(lengths, batch, budget):
-    batches = evaluation_batches(lengths, batch, budget)
+@given(LENGTHS, st.integers(1, 40))
+def test_an_evaluation_covers_every_text_longest_batch_first(lengths, batch):
+    batches = evaluation_batches(lengths, batch)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     longest = [lengths[rows].max() for rows in batches]
     assert longest == sorted(longest, reverse=True)
 
 
-@given(LENGTHS, st.integers(1, 40), BUDGETS, st.booleans())
-def test_batches_keep_the_limits_of_texts_and_tokens_unless_a_text_is_alone(lengths, batch, budget, training):
-    plan = epoch_batches(lengths, batch, 0, 0, budget) if training else evaluation_batches(lengths, batch, budget)
-    for indices in plan:
+@given(LENGTHS, st.integers(1, 40), BUDGETS)
+def test_batches_keep_the_limits_of_texts_and_tokens_unless_a_text_is_alone(lengths, batch, budget):
+    for indices in epoch_batches(lengths, batch, 0, 0, budget):
         assert 1 <= len(indices) <= batch
         assert budget is None or len(indices) == 1 or lengths[indices].sum() <= budget
 
 
 def test_a_text_beyond_the_token_limit_is_alone():
-    assert lists(evaluation_batches(np.array([50, 2, 3, 60]), 10, max_tokens=10)) == [[3], [0], [1, 2]]
+    lengths = np.array([50, 2, 3, 60])
+    assert lists(chunk_by_length(np.argsort(lengths), lengths, 10, max_tokens=10)) == [[1, 2], [0], [3]]
 
 
 def test_a_batch_holds_as_many_texts_as_the_token_limit_allows():
-    assert [len(indices) for indices in evaluation_batches(np.full(10, 5), 100, max_tokens=20)] == [2, 4, 4]
+    chunks = chunk_by_length(np.arange(10), np.full(10, 5), 100, max_tokens=20)
+    assert [len(indices) for indices in chunks] == [4, 4, 2]
 
 
 LOGNORMAL = np.random.default_rng(0).lognormal(5, 0.8, 5000).astype(np.int64) + 1  # as reviews: median 146, long tail

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitext.data.dataset import Dataset, Splits
-from minitext.data.duplicates import check_duplicates, count_duplicates, describe_duplicates
+from minitext.data.duplicates import check_duplicates, count_duplicates
 from minitext.data.readers import read_rows
 from minitext.data.words import words
 from minitext.utils.errors import UserError
@@ -88,7 +88,7 @@ def test_dropping_duplicates_removes_them_from_train_alone():
     counts, duplicated = count_duplicates(kept)
     assert counts["train/valid"] == counts["train/test"] == 0
     assert not duplicated.any()
-    assert line == describe_duplicates(count_duplicates(splits)[0])
+    assert line == check_duplicates(splits, drop=False)[1] != "none"
 
 
 def test_without_drop_the_splits_are_returned_as_they_are():
@@ -103,10 +103,9 @@ def test_dropping_all_texts_of_a_class_is_an_error_that_names_it():
 
 
 def test_counts_are_described_in_one_line():
-    assert describe_duplicates({"train/valid": 1, "train/test": 2000, "valid/test": 0}) == (
-        "train/valid 1, train/test 2,000"
-    )
-    assert describe_duplicates(NONE) == "none"
+    splits = Splits(dataset(["a", "b"]), dataset(["a"]), dataset(["b"] * 2000))
+    assert check_duplicates(splits, drop=False)[1] == "train/valid 1, train/test 2,000"
+    assert check_duplicates(splits._replace(train=dataset(["c"])), drop=False)[1] == "none"
 
 
 @pytest.mark.slow

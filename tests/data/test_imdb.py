@@ -86,7 +86,7 @@ def test_unlabelled_reviews_are_read_separately(tmp_path: Path):
 
 def test_the_labels_to_read_may_be_given(tmp_path: Path):
     path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    assert [review.text for review in read_imdb(path, ("neg",))] == ['R&B was "dull"', "bad"]
+    assert [text for _, text, _, _ in read_imdb(path, ("neg",))] == ['R&B was "dull"', "bad"]
 
 
 def test_the_archive_in_the_cache_is_read(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
@@ -125,7 +125,7 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path: Path):
         link = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         tar.addfile(link)
-    assert "has no reviews" in error_of(tmp_path / "aclImdb_v1.tar.gz")
+    assert "has no labelled text" in error_of(tmp_path / "aclImdb_v1.tar.gz")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>moved</html>", gzip.compress(b"<html>moved</html>" * 100)])
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes):
 
 def test_an_archive_without_reviews_is_an_error(tmp_path: Path):
     path = archive(tmp_path / "other.tar.gz", {"other/data.txt": "text"})
-    assert "has no reviews" in error_of(path)
+    assert "has no labelled text" in error_of(path)
 
 
 def test_a_review_that_is_not_utf_8_is_an_error_that_names_its_member(tmp_path: Path):

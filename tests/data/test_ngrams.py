@@ -37,11 +37,11 @@ TEXTS = st.lists(st.lists(st.integers(0, 19), max_size=8), max_size=8)
 def test_ngrams_of_a_text_do_not_depend_on_other_texts_or_chunks(texts, n, binary_counts, chunk):
     together = rows_of(*texts, n=n, binary_counts=binary_counts)
     alone = [rows_of(text, n=n, binary_counts=binary_counts)[0] for text in texts]
-    before, ngrams.CHUNK_TOKENS = ngrams.CHUNK_TOKENS, chunk
+    before, ngrams.CHUNK = ngrams.CHUNK, chunk
     try:
         in_chunks = rows_of(*texts, n=n, binary_counts=binary_counts)
     finally:
-        ngrams.CHUNK_TOKENS = before
+        ngrams.CHUNK = before
     assert together[: len(texts)] == alone == in_chunks[: len(texts)]
 
 

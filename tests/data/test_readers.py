@@ -276,7 +276,7 @@ def test_files_that_are_no_texts_are_skipped(tmp_path: Path):
 
 def test_a_folder_without_texts_is_an_error_with_an_example(tmp_path: Path):
     write(tmp_path / "1.txt", "a text, but in no class")
-    assert f"{tmp_path}/positive/1.txt" in error_of(tmp_path)
+    assert "a folder per class (such as positive/1.txt)" in error_of(tmp_path)
 
 
 def test_a_text_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path: Path):

@@ -5,12 +5,10 @@ hand, and a tokenizer is found in a file, a folder and on the Hub, or refused in
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import Hub, run_child, serve
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
@@ -73,9 +71,10 @@ def test_hash_seeds_do_not_change_the_vocabulary():
         "from minitext.data.tokenizer import *; from tests.data.test_tokenizer import TEXTS, TIES\n"
         "print(tokenizer_sha256(train_tokenizer(TEXTS + TIES, 300)))"
     )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True,
+            [sys.executable, "-c", code], cwd=ROOT, env=environment | {"PYTHONHASHSEED": seed}, capture_output=True,
             text=True, check=True,
         ).stdout
         for seed in ("1", "2")
@@ -151,11 +150,12 @@ def test_encoding_equals_the_tokenizers_library_text_by_text(monkeypatch, chunk:
     assert each == [tokenizer.encode(text).ids for text in texts]
 
 
-def test_a_tokenizers_own_padding_and_truncation_are_switched_off():
+def test_a_tokenizers_own_padding_and_truncation_are_switched_off(tmp_path):
     tokenizer = digits_tokenizer()
     tokenizer.enable_padding(length=8)
     tokenizer.enable_truncation(2)
-    assert encode_one(tokenizer, "1 2 3 4") == [1, 2, 3, 4]
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert encode_one(load_tokenizer(str(tmp_path)), "1 2 3 4") == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("token", ["[PAD]", "<pad>"])
@@ -197,69 +197,15 @@ def test_a_missing_path_that_is_not_a_hub_id_is_refused(tmp_path):
         load_tokenizer(str(tmp_path / "missing" / "tokenizer.json"))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as its client asks for: one repository, owner/name, with a tokenizer."""
-
-    content = digits_tokenizer().to_str().encode()
-
-    def do_HEAD(self) -> None:
-        found = self.path == "/owner/name/resolve/main/tokenizer.json"
-        self.send_response(200 if found else 404)
-        if found:
-            self.send_header("ETag", '"1234"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-        else:
-            self.send_header("X-Error-Code", "EntryNotFound" if "/owner/" in self.path else "RepoNotFound")
-        self.send_header("Content-Length", str(len(self.content) if found else 0))
-        self.end_headers()
-        if found and self.command == "GET":
-            self.wfile.write(self.content)
-
-    do_GET = do_HEAD
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def ask_hub(tmp_path: Path, repository: str, endpoint: str, **more: str) -> str:
-    """What loading from the Hub prints, in a process of its own: the client reads its settings when it is imported."""
+def test_a_tokenizer_comes_from_the_hub(tmp_path):
     code = (
-        "import sys; from minitext.data.tokenizer import *\n"
-        "try: print(tokenizer_sha256(load_tokenizer(sys.argv[1])))\n"
-        "except UserError as error: print('refused:', error)"
+        "from minitext.data.tokenizer import load_tokenizer, tokenizer_sha256\n"
+        "print(tokenizer_sha256(load_tokenizer('owner/name')))"
     )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"} | more
-    done = subprocess.run(
-        [sys.executable, "-c", code, repository],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-
-def test_a_tokenizer_comes_from_the_hub_and_then_from_its_cache(tmp_path, hub: str):
-    assert ask_hub(tmp_path, "owner/name", hub) == tokenizer_sha256(digits_tokenizer())
-    assert ask_hub(tmp_path, "owner/name", hub, HF_HUB_OFFLINE="1") == tokenizer_sha256(digits_tokenizer())
-
-
-@pytest.mark.parametrize("repository", ["owner/other", "nobody/nothing"])
-def test_a_file_missing_on_the_hub_is_refused_in_one_line(tmp_path, hub: str, repository: str):
-    found = ask_hub(tmp_path, repository, hub)
-    assert found.startswith(f"refused: {repository}: the Hub has no tokenizer.json for it")
-    assert "\n" not in found
-
-
-def test_offline_with_nothing_cached_is_refused_in_one_line(tmp_path):
-    found = ask_hub(tmp_path, "owner/name", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    assert found == "refused: owner/name: not in the Hub's cache, and the Hub cannot be reached"
+    with serve(Hub({"owner/name": {"tokenizer.json": digits_tokenizer().to_str().encode()}})) as hub:
+        settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address, "no_proxy": "127.0.0.1"}
+        output, status = run_child(code, os.environ | settings, tmp_path / "output")
+    assert (output, status) == (tokenizer_sha256(digits_tokenizer()) + "\n", 0)
 
 
 def test_padding_shorter_than_the_maximum_length_is_refused():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, run_child, serve
 
-from minitext.utils.download import download
+from minitext.utils.download import download, download_from_hub
 from minitext.utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 10_000  # 2.5 MB: several blocks
@@ -133,12 +133,25 @@ def test_a_file_of_the_hub_is_downloaded_once_and_then_found_without_the_hub(tmp
     assert from_hub(address, "v.zip", tmp_path) == ("b'a zip'\n", 0)
 
 
-def test_a_file_that_the_hub_does_not_have_is_an_error_of_one_line(tmp_path: Path):
-    with serve(Hub({"user/vectors": {"v.zip": b"a zip"}})) as hub:
+@pytest.mark.parametrize("repository", ["user/vectors", "nobody/nothing"])
+def test_a_file_that_the_hub_does_not_have_is_an_error_of_one_line(tmp_path: Path, repository: str):
+    with serve(Hub({repository: {"v.zip": b"a zip"}})) as hub:
         output, status = from_hub(hub.address, "other.zip", tmp_path)
     assert status == 2
-    assert output.startswith("error: user/vectors/other.zip: request to the Hub failed")
+    assert output == "error: user/vectors/other.zip: the Hub has no such file, or it is private; check the name\n"
+
+
+def test_a_failure_of_the_hub_is_an_error_of_one_line(tmp_path: Path):
+    with serve(Hub({"user/vectors": {"v.zip": b"a zip"}}, failures={"GET": (400, {})})) as hub:
+        output, status = from_hub(hub.address, "v.zip", tmp_path)
+    assert status == 2
+    assert output.startswith("error: user/vectors/v.zip: request to the Hub failed")
     assert output.count("\n") == 1
+
+
+def test_a_name_that_is_not_a_hub_id_is_an_error():
+    with pytest.raises(UserError, match="a/b/c: neither a file or folder here nor a Hub id"):
+        download_from_hub("a/b/c", "tokenizer.json")
 
 
 def test_a_file_that_is_not_in_the_cache_is_an_error_in_offline_mode(tmp_path: Path):

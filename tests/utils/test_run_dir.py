@@ -89,7 +89,7 @@ def test_a_kill_while_committing_loses_no_run(tmp_path, monkeypatch, killed_at: 
 def test_a_finished_run_is_refused_and_unchanged(tmp_path):
     start(tmp_path / "mlp").commit()
     before = contents(tmp_path / "mlp")
-    with pytest.raises(UserError, match=r"mlp: already contains a finished run; pass another --out, or --overwrite"):
+    with pytest.raises(UserError, match=r"mlp: contains a finished run; pass another --out, or --overwrite"):
         RunDir(tmp_path / "mlp")
     assert contents(tmp_path / "mlp") == before
 
