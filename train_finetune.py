@@ -12,13 +12,15 @@ Writes a run directory to <out>: scores, figures, predictions, a report, and the
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from minitext.data.batching import PackCollator
-from minitext.data.dataset import DataConfig, describe_splits, load_dataset
+from minitext.data.dataset import DataConfig, Dataset, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import TRUNCATIONS, describe_tokens, encode, special_ids, tokenizer_sha256
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
@@ -114,6 +116,11 @@ def main() -> None:
     config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
     device = pick_device(config.run.device)
     distributed = init_distributed(device)  # one process, or those that torchrun started
+    if "sample" in (config.data.data, config.model.model) and distributed.rank == 0:
+        log(
+            "using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased",
+            config.run.quiet,
+        )
     for seed_config in for_each_seed(config):
         train_one_seed(seed_config, device, distributed)
     if config.run.num_seeds > 1 and distributed.rank == 0:
@@ -129,16 +136,13 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     if config.model.push_to_hub and is_main:
         open_repository(config.model.push_to_hub)
 
-    if "sample" in (config.data.data, config.model.model):
-        notes.print("using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased")
-
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
-    class_names = splits.train.class_names
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
 
     # Model: new parameters are initialised after seeding, so that one seed gives one set of weights.
+    class_names = splits.train.class_names
     torch.manual_seed(seed)
     model = build_model(config.model, checkpoint, class_names, notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -148,9 +152,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
     notes.add("tokens", describe_tokens(tokens))
-    train, valid, test = (
-        PackCollator(ids, torch.from_numpy(part.labels)) for ids, part in zip(tokens, splits, strict=True)
-    )
+    train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
     # Training: every step is in minitext/training/step.py and loop.py.
     settings = fill_defaults(config.loop, model.config.hidden_size, device)
@@ -160,11 +162,10 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
                                processes=distributed.world_size, dtype=str(dtype)))  # fmt: skip
     distributed.barrier()
-
-    def predict(part: PackCollator) -> torch.Tensor:
-        texts = settings.micro_batch_size or settings.batch_size
-        return predict_logits(model, part, texts, device, dtype, distributed=distributed, quiet=quiet)
-
+    predict = partial(
+        predict_logits, model, batch_size=settings.micro_batch_size or settings.batch_size, device=device, dtype=dtype,
+        distributed=distributed, quiet=quiet,
+    )  # fmt: skip
     state = fit(
         model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder,
@@ -186,12 +187,18 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
             track="finetune", max_length=config.model.max_length, truncate=config.model.truncate,
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
-        example = probabilities(logits[-1][:1] / temperature)[0]
-        notes.print(f"\n{format_prediction(splits.test.texts[0], class_names, example.tolist())}")
-        notes.print(f"  label: {class_names[splits.test.labels[0]]}")
-        notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
-        if config.model.push_to_hub:
-            notes.print(f"\nuploaded to {push(run.out, config.model.push_to_hub)}")
+        show_results(config.model, run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
+
+
+def show_results(
+    config: ModelConfig, run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes
+) -> None:
+    """Print the probabilities of one test text and the scores; upload the run if configured."""
+    notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist())}")
+    notes.print(f"  label: {test.class_names[test.labels[0]]}")
+    notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
+    if config.push_to_hub:
+        notes.print(f"\nuploaded to {push(run.out, config.push_to_hub)}")
 
 
 def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes) -> BertClassifier:

@@ -11,6 +11,7 @@ Writes a run directory to <out>: scores, figures, predictions, a report, the mod
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tokenizers import Tokenizer
@@ -84,6 +85,8 @@ COURSE_REPORT = {
 def main() -> None:
     config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
     refuse_torchrun("train_scratch.py")
+    if config.data.data == "sample":
+        log("using the bundled sample; for real data: --data imdb", config.run.quiet)
     for seed_config in for_each_seed(config):
         train_one_seed(seed_config)
     if config.run.num_seeds > 1:
@@ -97,8 +100,6 @@ def train_one_seed(config: Config) -> None:
     dtype = pick_dtype(config.loop.precision, device)
     if config.init.vectors:
         locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read
-    if config.data.data == "sample":
-        notes.print("using the bundled sample; for real data: --data imdb")
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
@@ -114,8 +115,9 @@ def train_one_seed(config: Config) -> None:
     model = build_model(config, tokenizer, len(splits.train.class_names), notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{parameters:,} parameters on {device}, {dtype}")
+    padding = model.embedding.padding_idx, config.tokens.pad_to
     train, valid, test = (
-        PackCollator(model.features(ids), torch.from_numpy(part.labels), model.embedding.padding_idx, config.tokens.pad_to)
+        PackCollator(model.features(ids), torch.from_numpy(part.labels), *padding)
         for ids, part in zip(tokens, splits, strict=True)
     )
     encoding_seconds = time.perf_counter() - start
@@ -124,10 +126,7 @@ def train_one_seed(config: Config) -> None:
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # what cannot be trained fails before a folder exists
     run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer)))
     write_text(run.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-
-    def predict(part: PackCollator) -> torch.Tensor:
-        return predict_logits(model, part, config.loop.batch_size, device, dtype, quiet=quiet)
-
+    predict = partial(predict_logits, model, batch_size=config.loop.batch_size, device=device, dtype=dtype, quiet=quiet)
     state = fit(
         model, train, lambda: classification_metrics(predict(valid), valid.labels), config.loop,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder,

@@ -63,6 +63,8 @@ class Config:
 def main() -> None:
     config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
     refuse_torchrun("train_static.py")
+    if config.data.data == "sample":
+        log("using the bundled sample; for real data: --data imdb --vectors glove.6B.100d", config.run.quiet)
     for seed_config in for_each_seed(config, RUNS):
         train_one_seed(seed_config)
     for name in RUNS if config.run.num_seeds > 1 else ():
@@ -73,8 +75,6 @@ def train_one_seed(config: Config) -> None:
     runs = {name: RunDir(config.run.folder(name), config.run.overwrite) for name in RUNS}
     notes = Notes(config.run.quiet)
     locate_word_vectors(config.vectors.vectors)  # a wrong path fails before the data are read
-    if config.data.data == "sample":
-        notes.print("using the bundled sample; for real data: --data imdb --vectors glove.6B.100d")
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, config.run.seed), config.data.drop_duplicates)

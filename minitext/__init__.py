@@ -1,9 +1,9 @@
 """Text classification in plain PyTorch, without high-level trainers.
 
-    from minitext import Predictor
+from minitext import Predictor
 
-    predictor = Predictor.load("runs/finetune")
-    predictor.predict_proba(["A warm and funny film."])  # (1, C)
+predictor = Predictor.load("runs/finetune")
+predictor.predict_proba(["A warm and funny film."])  # (1, C)
 """
 
 __version__ = "0.2.0"

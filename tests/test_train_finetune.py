@@ -135,7 +135,8 @@ def save_classifier(folder: Path, texts: list[str], names: tuple[str, ...]) -> N
     tokenizer = train_tokenizer(texts, 200)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
-    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, dropout=0.0, head_dropout=0.0, initializer_range=0.3)
+    settings = {"dropout": 0.0, "head_dropout": 0.0, "initializer_range": 0.3}
+    config = BertConfig(tokenizer.get_vocab_size(), 16, 2, 2, 32, 64, **settings)
     torch.manual_seed(1)  # not the script's own
     save_model(BertClassifier(config, len(names)), tokenizer, folder, write_config(config), names)
 
@@ -157,7 +158,8 @@ def test_written_predictions_are_those_of_the_predictor(train, topics, topics_ch
     texts, written = read_predictions(folder, topics)
     assert (status, written.shape) == (0, (len(texts), 3))
     assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
-    assert abs(Predictor.load(folder).predict_proba(texts) - written.numpy()).max() < 1e-5  # float32, folded temperature
+    found = Predictor.load(folder).predict_proba(texts)
+    assert abs(found - written.numpy()).max() < 1e-5  # float32, folded temperature
 
 
 @pytest.mark.oracle
@@ -350,9 +352,9 @@ def test_two_processes_give_the_weights_of_one(train, data, checkpoint, tmp_path
 
 def script(folder: Path, data: Path, checkpoint: Path, *more: str) -> list[str]:
     """The command of a run in a process of its own, with dropout and many evaluations."""
-    settings = "--max-length 16 --batch-size 4 --lr 1e-3 --dropout 0.2 --eval-every 3 --save-every 0.01 --epochs 20 --device cpu --quiet"
+    settings = "--max-length 16 --batch-size 4 --lr 1e-3 --dropout 0.2 --eval-every 3 --epochs 20 --device cpu --quiet"
     places = ["--data", str(data), "--model", str(checkpoint), "--out", str(folder)]
-    return [sys.executable, "train_finetune.py", *places, *settings.split(), *more]
+    return [sys.executable, "train_finetune.py", *places, *settings.split(), "--save-every", "0.01", *more]
 
 
 @pytest.mark.slow
@@ -402,9 +404,7 @@ def test_narrower_encoders_have_a_higher_default_learning_rate(hidden_size: int,
 
 
 @pytest.mark.slow
-def test_the_defaults_are_the_bundled_sample_and_the_bundled_bert(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_defaults_are_the_bundled_sample_and_the_bundled_bert(tmp_path, monkeypatch, capsys):
     arguments = ["--epochs", "1", "--max-length", "16", "--out", str(tmp_path / "run"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train_finetune.py", *arguments])
     assert exit_status(train_finetune.main) == 0

@@ -44,7 +44,9 @@ class TrainState:
 
     def describe_best(self, select_by: str) -> str:
         """One line: the epoch of the best weights, and how long the training was."""
-        return f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+        return (
+            f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+        )
 
 
 def save_checkpoint(

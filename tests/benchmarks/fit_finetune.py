@@ -8,8 +8,8 @@ Both get the same token ids. minitext updates from 64 texts (on the CPU in micro
 default 8 or from --peer-batch, padded by DataCollatorWithPadding; each evaluates as many at once. Printed, medians:
 
     training    real tokens (no padding) per second, from the end of the update that completes the first 64 texts, the
-                warm-up, to the end of the last: fetching, forward, backward, clipping, optimizer; no loading, no evaluation
-    evaluation  real tokens per second of `predict_logits` and `Trainer.predict` on the test texts, after 64 as a warm-up
+                warm-up, to the end of the last: fetching, forward, backward, clipping, optimizer; no evaluation
+    evaluation  real tokens per second of `predict_logits` and `Trainer.predict` on the test texts, after 64 for warm-up
     peak        the process's most resident memory (CPU) or torch's most allocated (CUDA); with --peak-tflops also the
                 share of it that training makes use of, counting work on real tokens only (`training_flops`)
 """
@@ -215,7 +215,8 @@ def print_table(results: list[tuple[Contestant, list[Measured]]], peak_tflops: f
     for way, (training, evaluation, peak, flops) in medians:
         rates = f"{training:10,.0f} {base[0] / training:6.2f} x {evaluation:13,.0f} {base[1] / evaluation:6.2f} x"
         used = f"{flops / 1e12 / peak_tflops:8.1%} of the peak FLOP/s" if peak_tflops else ""
-        name = f"{way.name:28} {way.batch_size // way.micro_batch_size:3} x {way.micro_batch_size:2} {str(way.dtype)[6:]:8}"
+        parts = way.batch_size // way.micro_batch_size
+        name = f"{way.name:28} {parts:3} x {way.micro_batch_size:2} {str(way.dtype)[6:]:8}"
         print(f"{name} {rates} {peak / 2**20:10,.0f} {peak / base[2]:6.2f} x{used}")
     print(f"x: how much faster {medians[0][0].name} is, how much less memory it needs")
 
