@@ -22,8 +22,7 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 def fetch_checkpoint(source: str) -> Path:
     """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache.
 
-    If the Hub cannot be reached, the cache is used. Raises UserError for an unknown or gated id, or if nothing is
-    cached.
+    Raises UserError for an unknown or gated id, or if the Hub cannot be reached and nothing is cached.
     """
     folder = SAMPLE if source == "sample" else Path(source)
     if not folder.exists():
@@ -78,10 +77,7 @@ def open_repository(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a finished run in one commit, with its report as the model card; returns the address.
-
-    Raises UserError if nobody is logged in, a file is missing, or the Hub rejects the upload.
-    """
+    """Upload a finished run in one commit, with its report as the model card; returns the address."""
     from huggingface_hub import CommitOperationAdd, HfApi  # upload_folder cannot rename report.md to README.md
 
     files = {name: name for name in RUN_FILES} | {"README.md": "report.md"}

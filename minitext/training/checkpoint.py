@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Self
 
 import torch
@@ -38,13 +38,11 @@ class TrainState:
     log_bytes: int = 0  # size of the metrics log
     seconds: float = 0.0  # spent in training and evaluation
 
-    def start_epoch(self) -> None:
-        """Reset the running sums of an epoch."""
-        self.loss_sum, self.num_correct, self.num_seen = 0.0, 0, 0
-
     def describe_best(self, select_by: str) -> str:
         """One line: the epoch of the best weights, and how long the training was."""
-        return f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+        return (
+            f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+        )
 
 
 def save_checkpoint(
@@ -64,7 +62,7 @@ def save_checkpoint(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
         "random_cpu": torch.get_rng_state(),
-        "random_device": get_device_rng_state(device),
+        "random_device": (device.type, random_module(device).get_rng_state()),
     }
     path = folder / CHECKPOINT_FILE
     with atomic(path) as temporary:
@@ -77,9 +75,8 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
 ) -> tuple[TrainState, dict[str, Tensor] | None]:
-    """Restore everything in place; returns the progress and the best weights so far.
+    """Restore everything in place; returns the progress, that of a new run without a checkpoint, and the best weights.
 
-    Without a checkpoint nothing changes, and the progress is that of a new run.
     Raises UserError if the file is corrupt, or if only one of the two runs scales its loss (float16).
     """
     path = folder / CHECKPOINT_FILE
@@ -97,23 +94,16 @@ def load_checkpoint(
         optimizer.load_state_dict(saved)
     scaler.load_state_dict(content["scaler"])
     torch.set_rng_state(content["random_cpu"])
-    set_device_rng_state(next(model.parameters()).device, content["random_device"])
+    device = next(model.parameters()).device
+    kind, random_state = content["random_device"]
+    if kind == device.type:
+        random_module(device).set_rng_state(random_state)
     return TrainState(**content["state"]), content["best_weights"]
 
 
-def get_device_rng_state(device: torch.device) -> Tensor | None:
-    """The state of the device's own random generator; None on the CPU, whose state is saved anyway."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else None
-
-
-def set_device_rng_state(device: torch.device, state: Tensor | None) -> None:
-    """Restore it. A state that another kind of device saved is ignored."""
-    if device.type == "cuda" and state is not None:
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps" and state is not None:
-        torch.mps.set_rng_state(state)
+def random_module(device: torch.device) -> ModuleType:
+    """The module with the random state of the current device of this type: torch.cuda, torch.mps, or torch itself."""
+    return torch if device.type == "cpu" else torch.get_device_module(device)
 
 
 class DelayedInterrupt:
@@ -126,9 +116,8 @@ class DelayedInterrupt:
         self.requested = False
 
     def __enter__(self) -> Self:
-        self.in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-        if self.in_main_thread:
-            self.previous = {number: signal.signal(number, self.request) for number in SIGNALS}
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        self.previous = {number: signal.signal(number, self.request) for number in SIGNALS if in_main_thread}
         return self
 
     def request(self, number: int, frame: FrameType | None) -> None:
@@ -138,6 +127,5 @@ class DelayedInterrupt:
         self.requested = True
 
     def __exit__(self, *error: object) -> None:
-        if self.in_main_thread:
-            for number, handler in self.previous.items():
-                signal.signal(number, handler)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -18,7 +18,6 @@ def pick_device(name: str) -> torch.device:
     """The device with a name of torch's. `auto` is CUDA, else Apple's MPS, else the CPU.
 
     Under torchrun, `cuda` is the GPU of this process. A CUDA device with an index also becomes the current device.
-    Raises UserError if this machine does not have the device.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     available = {"cuda": num_gpus > 0, "mps": torch.backends.mps.is_available(), "cpu": True}

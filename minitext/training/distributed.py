@@ -67,10 +67,8 @@ def init_distributed(device: torch.device) -> Distributed:
     """Join the process group: NCCL between GPUs, gloo between CPUs."""
     if world_size() == 1:
         return SINGLE
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
-    else:
-        dist.init_process_group("gloo")
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     return Distributed(dist.get_rank(), dist.get_world_size())
 
 

@@ -88,8 +88,7 @@ def minimize_logistic(
 ) -> FitResult:
     """Minimize the cross-entropy summed over the texts plus `l2` / 2 times the squared weights (biases are free).
 
-    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2)`. `start` and the vectors are float64; `start`
-    is not changed. The history has one row per iteration.
+    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2)`. `start` and the vectors are float64.
     """
     model = copy.deepcopy(start)
     layer = model.output
@@ -132,10 +131,7 @@ class MLPConfig:
 def fit_mlp(
     train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: MLPConfig, seed: int, quiet: bool
 ) -> FitResult:
-    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best epoch's model.
-
-    The history has one row per epoch.
-    """
+    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best epoch's model."""
     began = time.perf_counter()
     vectors, labels = train
     # initialization, dropout and batch order use the global generator

@@ -4,6 +4,8 @@ Inputs: a collator and a plan of steps. Outputs: for each step the list of this 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,34 +16,27 @@ from minitext.training.step import IGNORE_INDEX, StepResult
 from minitext.utils.errors import UserError
 
 
+@dataclass
 class MicroBatches:
     """Iterates over steps. `max_texts` is the current micro-batch size; it is halved when memory runs out."""
 
-    def __init__(
-        self,
-        collator: Collator,
-        steps: Sequence[np.ndarray],
-        epochs: Sequence[int],
-        max_texts: int,
-        device: torch.device,
-        distributed: Distributed,
-    ):
-        self.collator, self.steps, self.epochs = collator, steps, epochs
-        self.max_texts, self.device, self.distributed = max_texts, device, distributed
+    collator: Collator
+    steps: Sequence[np.ndarray]
+    epochs: Sequence[int]
+    max_texts: int
+    device: torch.device
+    distributed: Distributed
 
     def __iter__(self) -> Iterator[list[Batch]]:
         shards = [shard_indices(indices, self.distributed) for indices in self.steps]
         parts = [split_indices(indices, self.max_texts) for indices in shards]
         epochs = [epoch for epoch, step in zip(self.epochs, parts, strict=True) for _ in step]
-        batches = load_batches(
-            self.collator, [part for step in parts for part in step], epochs, pin=self.device.type == "cuda"
-        )
+        batches = load_batches(self.collator, list(chain(*parts)), epochs, pin=self.device.type == "cuda")
         for indices, step in zip(self.steps, parts, strict=True):
             micro_batches = [next(batches).to(self.device) for _ in step]
             if self.distributed.rank >= len(indices):  # fewer texts than processes: this one's text does not count
-                micro_batches = [
-                    batch._replace(labels=torch.full_like(batch.labels, IGNORE_INDEX)) for batch in micro_batches
-                ]
+                for batch in micro_batches:
+                    batch.labels.fill_(IGNORE_INDEX)
             yield micro_batches
 
     def run(

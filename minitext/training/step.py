@@ -47,14 +47,9 @@ def train_step(
     """One update from micro-batches, equal to one from a single batch of all their texts.
 
     The loss is summed over each micro-batch and divided by the weight of the whole update: the mean of the
-    micro-batches' means would weigh a short last one like a full one. With several processes, `micro_batches` is the
-    shard of this process and the result is that of the whole update. The device is waited for once, before the step.
-
-    Args:
-        class_weights: (C,) float32, the weight of each label in the loss.
-
-    Raises:
-        FloatingPointError: the loss or the gradient norm is not finite. No weight has changed.
+    micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. With several
+    processes, `micro_batches` is the shard of this process and the result is that of the whole update.
+    Raises FloatingPointError, before any weight changes, if the loss or the gradient norm is not finite.
     """
     model.train()
     for optimizer in optimizers:
