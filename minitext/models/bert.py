@@ -3,7 +3,6 @@
 Inputs: packed batches (`data/batching.py`). Outputs: hidden states, class logits, or logits of masked tokens.
 Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hidden, A heads, D head width (H / A),
 E width of the token embedding, C classes, V vocabulary.
-BERT, RoBERTa, DistilBERT and ELECTRA differ in a few settings, which `hf_names.py` reads from a checkpoint.
 """
 
 from dataclasses import dataclass
@@ -244,7 +243,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dr
 
 
 def can_use_varlen(device: torch.device, head_width: int) -> bool:
-    """Whether torch's variable-length kernel can be used; its conditions: `mha_varlen_fwd` in pytorch's flash_api.cpp."""
+    """Whether torch's variable-length kernel serves this call, see `mha_varlen_fwd` in pytorch's flash_api.cpp."""
     if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > 256:
         return False
     half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.float16, torch.bfloat16)

@@ -52,9 +52,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         except Exception as error:  # torch.load raises whatever its unpickler meets
             if isinstance(error, PermissionError):
                 raise
-            raise UserError(
-                f"{path}: missing or corrupt ({first_line(error)}); download the checkpoint again"
-            ) from error
+            raise UserError(f"{path}: missing or corrupt ({first_line(error)}); download it again") from error
     return tensors
 
 
@@ -157,8 +155,7 @@ def save_model(
     for ours, tensor in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
         tensors |= zip(names, (part.contiguous() for part in tensor.cpu().chunk(len(names))), strict=True)
-    config = {
-        **{key: value for key, value in source.items() if key not in NOT_KEPT},
+    config = {key: value for key, value in source.items() if key not in NOT_KEPT} | {
         "architectures": [f"{family.name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"],
         "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "minitext": more,

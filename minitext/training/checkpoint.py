@@ -61,8 +61,7 @@ def save_checkpoint(
         "best_weights": best_weights,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
-        "random_cpu": torch.get_rng_state(),
-        "random_device": (device.type, random_module(device).get_rng_state()),
+        "random": {kind: random_module(kind).get_rng_state() for kind in ("cpu", device.type)},
     }
     path = folder / CHECKPOINT_FILE
     with atomic(path) as temporary:
@@ -93,17 +92,14 @@ def load_checkpoint(
     for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     scaler.load_state_dict(content["scaler"])
-    torch.set_rng_state(content["random_cpu"])
-    device = next(model.parameters()).device
-    kind, random_state = content["random_device"]
-    if kind == device.type:
-        random_module(device).set_rng_state(random_state)
+    for kind in {"cpu", next(model.parameters()).device.type} & content["random"].keys():
+        random_module(kind).set_rng_state(content["random"][kind])
     return TrainState(**content["state"]), content["best_weights"]
 
 
-def random_module(device: torch.device) -> ModuleType:
+def random_module(kind: str) -> ModuleType:
     """The module with the random state of the current device of this type: torch.cuda, torch.mps, or torch itself."""
-    return torch if device.type == "cpu" else torch.get_device_module(device)
+    return torch if kind == "cpu" else torch.get_device_module(kind)
 
 
 class DelayedInterrupt:

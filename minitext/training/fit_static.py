@@ -131,7 +131,7 @@ class MLPConfig:
 def fit_mlp(
     train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: MLPConfig, seed: int, quiet: bool
 ) -> FitResult:
-    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best epoch's model."""
+    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best model."""
     began = time.perf_counter()
     vectors, labels = train
     # initialization, dropout and batch order use the global generator

@@ -50,11 +50,10 @@ class LogisticObjective:
         probabilities = self.log_probabilities(parameters).exp()[:, -num_logits:]  # (B, K)
         hessian = parameters.new_empty(num_logits, width, num_logits, width)
         for j in range(num_logits):
-            for k in range(j):
-                weights = -probabilities[:, j] * probabilities[:, k] / len(self.labels)  # (B,)
+            for k in range(j + 1):
+                weights = probabilities[:, j] * (int(j == k) - probabilities[:, k]) / len(self.labels)  # (B,)
                 hessian[j, :, k] = hessian[k, :, j] = self.weighted_gram(weights)
-            weights = probabilities[:, j] * (1 - probabilities[:, j]) / len(self.labels)
-            hessian[j, :, j] = self.weighted_gram(weights) + self.penalty.diag()
+            hessian[j, :, j] += self.penalty.diag()
         return hessian.view(parameters.numel(), parameters.numel())
 
     def weighted_gram(self, weights: Tensor) -> Tensor:
@@ -74,8 +73,7 @@ def newton(objective: LogisticObjective, parameters: Tensor) -> Iterator[tuple[T
     while True:
         step = newton_step(objective.hessian(parameters), gradient)
         slope = (gradient * step).sum()
-        for halvings in range(MAX_HALVINGS):
-            size = 0.5**halvings
+        for size in (0.5**halvings for halvings in range(MAX_HALVINGS)):
             moved = parameters + size * step
             new_loss, new_gradient = objective.loss_and_gradient(moved)
             if new_loss <= loss + SUFFICIENT_DECREASE * size * slope + LOSS_ROUNDING * loss:

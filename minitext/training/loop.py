@@ -48,9 +48,7 @@ class LoopConfig:
     max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this value")
     label_smoothing: float = option(0.0, "probability that label smoothing spreads over all classes")
     eval_every: int | None = option(None, "updates between evaluations on the validation set (default: one epoch)")
-    select_by: str = option(
-        "accuracy", "validation metric of the best weights", choices=("accuracy", "macro_f1", "loss")
-    )
+    select_by: str = option("accuracy", "metric of the best weights", choices=("accuracy", "macro_f1", "loss"))
     patience: int | None = option(None, "stop after N evaluations without improvement")
     save_every: float = option(60.0, "seconds between checkpoints")
     precision: str = option("auto", "autocast dtype", choices=("auto", "fp32", "bf16", "fp16"))
@@ -82,8 +80,7 @@ class TrainPlan(NamedTuple):
     def epoch_after(self, step: int) -> float:
         """Epochs done after `step` steps: 1.5 is the middle of the second."""
         epoch = self.epochs[step - 1]
-        first = self.epochs.index(epoch)
-        return epoch + (step - first) / self.epochs.count(epoch)
+        return epoch + (step - self.epochs.index(epoch)) / self.epochs.count(epoch)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether the first `step` steps end with an epoch."""
@@ -133,9 +130,8 @@ def fit(
     metrics = MetricsLog(run_dir / METRICS_FILE)
     state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler)
     prepare_process(state, metrics, seed, distributed)
-    steps, epochs = plan.steps[state.step :], plan.epochs[state.step :]
-    max_texts = config.micro_batch_size or config.batch_size
-    micro_batches = MicroBatches(train, steps, epochs, max_texts, device, distributed)
+    steps, epochs, max_texts = plan.steps[state.step :], plan.epochs[state.step :], config.micro_batch_size
+    micro_batches = MicroBatches(train, steps, epochs, max_texts or config.batch_size, device, distributed)
     update = partial(
         train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
         max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),

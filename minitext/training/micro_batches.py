@@ -29,7 +29,8 @@ class MicroBatches:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         shards = [shard_indices(indices, self.distributed) for indices in self.steps]
-        parts = [split_indices(indices, self.max_texts) for indices in shards]
+        size = self.max_texts
+        parts = [[shard[first : first + size] for first in range(0, len(shard), size)] for shard in shards]
         epochs = [epoch for epoch, step in zip(self.epochs, parts, strict=True) for _ in step]
         batches = load_batches(self.collator, list(chain(*parts)), epochs, pin=self.device.type == "cuda")
         for indices, step in zip(self.steps, parts, strict=True):
@@ -64,8 +65,3 @@ class MicroBatches:
 def shard_indices(indices: np.ndarray, distributed: Distributed) -> np.ndarray:
     """This process's texts of a step; the first text where there are too few for all."""
     return distributed.shard(indices) if distributed.rank < len(indices) else indices[:1]
-
-
-def split_indices(indices: np.ndarray, max_texts: int) -> list[np.ndarray]:
-    """Parts of at most `max_texts` texts."""
-    return [indices[first : first + max_texts] for first in range(0, len(indices), max_texts)]

@@ -69,8 +69,8 @@ def build_optimizers(
 def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
     """The learning rate of update `update` (the first is 0) of `updates`, as a fraction of the peak.
 
-    It rises linearly over the first `warmup` updates, from above zero, since an update at rate zero is wasted; then it is
-    `constant` or falls to zero just past the last update, `linear` or as half a `cosine` (Loshchilov & Hutter 2017).
+    It rises linearly over the first `warmup` updates, from above zero, since an update at rate zero is wasted; then it
+    is `constant` or falls to zero just past the last update, `linear` or as half a `cosine` (Loshchilov & Hutter 2017).
     """
     if update < warmup:
         return (update + 1) / (warmup + 1)

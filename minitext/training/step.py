@@ -54,7 +54,8 @@ def train_step(
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    total_weight = distributed.all_reduce_sum(sum(weight_of(batch.labels, class_weights) for batch in micro_batches))
+    weights = [class_weights[batch.labels.clamp_min(0)] * (batch.labels != IGNORE_INDEX) for batch in micro_batches]
+    total_weight = distributed.all_reduce_sum(sum(weight.sum() for weight in weights))
     sums = torch.zeros(3, device=total_weight.device)  # loss, correct labels, labels
     for batch in micro_batches:
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes
@@ -87,8 +88,3 @@ def train_step(
     finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
         scaler.update()  # a smaller scale after an overflow, a larger one from time to time
     return StepResult(loss_value, int(num_correct), grad_norm, overflow, int(num_labels))
-
-
-def weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
-    """The sum of the class weights of all labels that count."""
-    return (class_weights[labels.clamp_min(0)] * (labels != IGNORE_INDEX)).sum()
