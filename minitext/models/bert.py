@@ -222,10 +222,7 @@ class MLP(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V within each text, the heads concatenated: (N, H), or (B, H) for one query per text.
-
-    Queries are (N, A, D) or (B, A, D), keys and values (N, A, D).
-    """
+    """softmax(Q K' / sqrt(D)) V within each text: (N, A, D) to (N, H); queries (B, A, D), one per text, to (B, H)."""
     one_per_text = len(query) < len(key)
     if sequence.lengths is None:
         query_cu_seqlens, query_longest = cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen

@@ -146,10 +146,7 @@ def save_model(
     class_names: Sequence[str] = (),
     **more: object,
 ) -> None:
-    """Write a folder that transformers opens: weights in safetensors, config, tokenizer.
-
-    `source` is the `config.json` that the model came from; `more` is kept in the new one as `minitext`.
-    """
+    """Write a folder that transformers opens. `source` is the `config.json` that the model came from."""
     family = FAMILIES[source["model_type"]]
     masked_lm, tensors = isinstance(model, BertMaskedLM), {}
     for ours, tensor in model.state_dict().items():
@@ -179,10 +176,7 @@ def save_model(
 
 
 def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`.
-
-    Raises UserError if it has more than `vocab_size` tokens, the rows of the encoder.
-    """
+    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`."""
     if (folder / "tokenizer.json").exists() or not (folder / "vocab.txt").exists():
         tokenizer = load_tokenizer(str(folder))
     else:

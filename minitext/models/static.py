@@ -97,11 +97,9 @@ def time_encoding(encoder: MeanEncoder, sentence: str) -> str:
     encoder.encode([sentence])  # the first call builds tables that later calls reuse
     start = time.perf_counter()
     encoding = encoder.encode([sentence])
-    milliseconds = 1000 * (time.perf_counter() - start)
-    return (
-        f"encoded {sentence!r} to shape {tuple(encoding.vectors.shape)} in {milliseconds:.2f} ms, "
-        f"{encoding.num_known} of {encoding.num_words} words known"
-    )
+    milliseconds, shape = 1000 * (time.perf_counter() - start), tuple(encoding.vectors.shape)
+    known = f"{encoding.num_known} of {encoding.num_words} words known"
+    return f"encoded {sentence!r} to shape {shape} in {milliseconds:.2f} ms, {known}"
 
 
 class LogisticRegression(nn.Module):

@@ -103,13 +103,9 @@ def random_module(kind: str) -> ModuleType:
 
 
 class DelayedInterrupt:
-    """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one stops at once.
+    """The first Ctrl-C or SIGTERM sets `requested`, so that training stops between steps; a second stops at once."""
 
-    Training then stops between two steps, with a complete state to save.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
+    requested = False
 
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers

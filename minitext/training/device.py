@@ -42,8 +42,7 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The autocast dtype of a precision. Weights, sums and losses stay in float32.
 
-    `auto` is bfloat16 on GPUs that compute in it, float16 (which needs loss scaling for its small range) on older CUDA
-    GPUs, and float32 elsewhere.
+    `auto` is bfloat16 on GPUs that compute in it, float16 (with loss scaling) on older ones, and float32 elsewhere.
     """
     if name != "auto":
         return PRECISIONS[name]

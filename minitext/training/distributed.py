@@ -75,9 +75,9 @@ def init_distributed(device: torch.device) -> Distributed:
 def destroy(distributed: Distributed) -> None:
     """Leave the process group, and end the threads of gloo.
 
-    Threads that outlive Python abort the process when they free its tensors. They live as long as anything refers to
-    the group: a DistributedDataParallel, which is part of a reference cycle; and torch.distributed.nn.functional (torch
-    2.13), whose default arguments are the group at the time of its import, which AdamW triggers if nobody did before.
+    Threads that outlive Python abort the process. They live as long as anything refers to the group: a
+    DistributedDataParallel, in a reference cycle; and torch.distributed.nn.functional (torch 2.13), whose default
+    arguments are the group at the time of its import, which AdamW triggers if nobody did before.
     """
     if distributed.world_size > 1:
         gc.collect()

@@ -65,10 +65,7 @@ class LogisticObjective:
 
 
 def newton(objective: LogisticObjective, parameters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Newton's method; yields parameters and gradient, (K, D + 1) each, after every iteration.
-
-    A step is halved until the loss falls enough (backtracking line search).
-    """
+    """Newton's method with backtracking line search; yields parameters and gradient, (K, D + 1) each, per iteration."""
     loss, gradient = objective.loss_and_gradient(parameters)
     while True:
         step = newton_step(objective.hessian(parameters), gradient)

@@ -215,11 +215,10 @@ def out_of_patience(state: TrainState, config: LoopConfig) -> bool:
 
 def format_evaluation(row: dict) -> str:
     """One line for a terminal."""
-    train, valid = row["train"], row["valid"]
-    return (
-        f"epoch {row['epoch']:g}: train loss {train['loss']:.4f}, accuracy {train['accuracy']:.1%}; validation loss "
-        f"{valid['loss']:.4f}, accuracy {valid['accuracy']:.1%}{' (best so far)' if row['best'] else ''}"
+    train, valid = (
+        f"loss {row[part]['loss']:.4f}, accuracy {row[part]['accuracy']:.1%}" for part in ("train", "valid")
     )
+    return f"epoch {row['epoch']:g}: train {train}; validation {valid}{' (best so far)' if row['best'] else ''}"
 
 
 def class_weights_of(labels: Tensor, num_classes: int, kind: str) -> Tensor:

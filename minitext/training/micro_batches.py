@@ -43,20 +43,15 @@ class MicroBatches:
     def run(
         self, step: Callable[[list[Batch]], StepResult], micro_batches: list[Batch], log: Callable[[str], None]
     ) -> StepResult:
-        """`step(micro_batches)`; when GPU memory runs out, again in halves. The update stays the same.
-
-        Raises UserError when one text is too much.
-        """
+        """`step(micro_batches)`; when GPU memory runs out, again in halves, with the same update."""
         while True:
             try:
                 return step([part for batch in micro_batches for part in batch.split(self.max_texts)])
             except torch.OutOfMemoryError as error:
                 largest = min(self.max_texts, max(len(batch.lengths) for batch in micro_batches))
                 if largest == 1 or self.distributed.world_size > 1:  # the other processes cannot be told
-                    raise UserError(
-                        f"out of GPU memory with {largest} texts per forward pass; lower --micro-batch-size or "
-                        "--max-length, or pass --gradient-checkpointing"
-                    ) from error
+                    remedy = "lower --micro-batch-size or --max-length, or pass --gradient-checkpointing"
+                    raise UserError(f"out of GPU memory with {largest} texts per forward pass; {remedy}") from error
             self.max_texts = largest // 2  # outside of `except`, whose error keeps the tensors that filled the memory
             torch.cuda.empty_cache()
             log(f"out of GPU memory: continuing with --micro-batch-size {self.max_texts} (same update)")
