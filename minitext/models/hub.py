@@ -20,10 +20,7 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def fetch_checkpoint(source: str) -> Path:
-    """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache.
-
-    Raises UserError for an unknown or gated id, or if the Hub cannot be reached and nothing is cached.
-    """
+    """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache."""
     folder = SAMPLE if source == "sample" else Path(source)
     if not folder.exists():
         from huggingface_hub import snapshot_download  # imported late: it takes half a second

@@ -58,15 +58,12 @@ class LogisticConfig:
 
 
 def fit_logistic(train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: LogisticConfig) -> FitResult:
-    """Fit one logistic regression per penalty; return the one with the lowest validation loss.
-
-    Computes in float64. Each fit starts at the optimum of the one before, which saves a quarter of the iterations.
-    """
+    """Fit one logistic regression per penalty, in float64; return the one with the lowest validation loss."""
     began = time.perf_counter()
     train, valid = (EncodedTexts(part.vectors.double(), part.labels) for part in (train, valid))
     model = zero_logistic(train.vectors.shape[1], num_classes).double()
     fits = []
-    for l2 in config.l2:
+    for l2 in config.l2:  # from the optimum of the fit before, which saves a quarter of the iterations
         fits.append(minimize_logistic(model, train, valid, l2, config.iterations))
         model = fits[-1].model
     best = min(fits, key=lambda fit: fit.history[-1]["valid"]["loss"])

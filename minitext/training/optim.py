@@ -17,11 +17,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Dense trainable parameters in two groups: matrices decay; biases and norms (vectors) do not.
-
-    Decay pulls weights to zero; the scale of a norm belongs near one, and a bias has no scale to keep small (Devlin et
-    al. 2019 leave both out as well).
-    """
+    """Dense trainable parameters in two groups: matrices decay; biases and norms do not (as in Devlin et al. 2019)."""
     dense, _ = split_parameters(model)
     matrices, vectors = [p for p in dense if p.ndim >= 2], [p for p in dense if p.ndim < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
