@@ -3,11 +3,9 @@
 Inputs: packed batches (`data/batching.py`). Outputs: hidden states, class logits, or logits of masked tokens.
 Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hidden, A heads, D head width (H / A),
 E width of the token embedding, C classes, V vocabulary.
-BERT, RoBERTa, DistilBERT and ELECTRA differ in a few settings, which `hf_names.py` reads from a checkpoint.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -96,8 +94,7 @@ class BertClassifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """A packed batch to `(B, C)` logits. Every text needs at least one token."""
-        hidden = self.encoder(batch, first_only=True)  # (B, H)
-        return self.head(hidden)
+        return self.head(self.encoder(batch, first_only=True))
 
     def head(self, hidden: Tensor) -> Tensor:
         """`(B, H)` hidden states to `(B, C)` logits, in float32: half precision would round logits to three digits."""
@@ -123,9 +120,8 @@ class BertMaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """`(M, V)` logits of the tokens `batch.masked` alone: logits of all tokens would be most of the work."""
-        hidden = self.encoder(batch).index_select(0, batch.masked)  # (M, H)
         activation = ACTIVATIONS[self.config.masked_lm_activation or self.config.activation]
-        hidden = self.norm(activation(self.dense(hidden)))  # (M, E)
+        hidden = self.norm(activation(self.dense(self.encoder(batch).index_select(0, batch.masked))))  # (M, E)
         return F.linear(hidden, self.encoder.token_embedding.weight, self.bias)  # tied (Press & Wolf 2017)
 
 
@@ -136,24 +132,20 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False  # Chen et al. 2016, "Training deep nets with sublinear memory cost"
-        self.token_embedding = nn.Embedding(config.vocab_size, config.token_width)
-        self.position_embedding = nn.Embedding(config.max_positions, config.token_width)
-        self.type_embedding = (
-            nn.Embedding(config.num_token_types, config.token_width) if config.num_token_types else None
-        )
-        self.norm = nn.LayerNorm(config.token_width, config.norm_eps)
-        self.project = nn.Linear(config.token_width, config.hidden_size) if config.embedding_size else None
+        width = config.token_width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.position_embedding = nn.Embedding(config.max_positions, width)
+        self.type_embedding = nn.Embedding(config.num_token_types, width) if config.num_token_types else None
+        self.norm = nn.LayerNorm(width, config.norm_eps)
+        self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
     def forward(self, batch: Batch, first_only: bool = False) -> Tensor:
-        """Hidden states `(N, H)`; with `first_only` those of the first token of each text, `(B, H)`.
-
-        The last layer then computes queries, MLP and norms for the first tokens alone.
-        """
+        """Hidden states `(N, H)`; with `first_only` those of first tokens, `(B, H)`: the last layer omits the rest."""
         return self.encode(self.embed(batch.ids, batch.positions), self.sequence_info(batch), first_only)
 
     def sequence_info(self, batch: Batch) -> SequenceInfo:
-        """The layout of a batch, with `lengths` where attention is computed text by text."""
+        """The layout of a batch."""
         drops_attention = self.training and self.config.attention_dropout > 0  # which the kernel does not support
         head_width = self.config.hidden_size // self.config.num_heads
         use_kernel = not drops_attention and can_use_varlen(batch.ids.device, head_width)
@@ -169,12 +161,10 @@ class BertEncoder(nn.Module):
 
     def encode(self, hidden: Tensor, sequence: SequenceInfo, first_only: bool = False) -> Tensor:
         """`(N, H)` embeddings through all layers to `(N, H)`, or `(B, H)` with `first_only`."""
-        for number, layer in enumerate(self.layers, 1):
-            arguments = hidden, sequence, first_only and number == len(self.layers)
-            if self.checkpointing and self.training:
-                hidden = checkpoint(layer, *arguments, use_reentrant=False)
-            else:
-                hidden = layer(*arguments)
+        recompute = self.checkpointing and self.training
+        for layer in self.layers:
+            arguments = hidden, sequence, first_only and layer is self.layers[-1]
+            hidden = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
         return hidden
 
 
@@ -232,26 +222,17 @@ class MLP(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V within each text. This is the only place in the models that knows about texts.
-
-    Args:
-        query: (N, A, D), or (B, A, D) for one query per text.
-        key, value: (N, A, D).
-
-    Returns:
-        (N, H) or (B, H), the heads concatenated.
-    """
+    """softmax(Q K' / sqrt(D)) V within each text: (N, A, D) to (N, H); queries (B, A, D), one per text, to (B, H)."""
     one_per_text = len(query) < len(key)
     if sequence.lengths is None:
-        cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen
-        query_cu_seqlens, query_longest = cu_seqlens, longest
+        query_cu_seqlens, query_longest = cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen
         if one_per_text:
             query_cu_seqlens = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
             query_longest = 1
         return varlen_attn(query, key, value, query_cu_seqlens, cu_seqlens, query_longest, longest).flatten(1)
     query_lengths = [1] * len(sequence.lengths) if one_per_text else sequence.lengths
+    parts = query.split(query_lengths), key.split(sequence.lengths), value.split(sequence.lengths)
     outputs = []
-    parts = (query.split(query_lengths), key.split(sequence.lengths), value.split(sequence.lengths))
     for text in zip(*parts, strict=True):
         q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in text)  # (1, A, T, D)
         outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1))  # (T, A, D)
@@ -259,21 +240,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dr
 
 
 def can_use_varlen(device: torch.device, head_width: int) -> bool:
-    """Whether torch's variable-length kernel serves this device, head width and autocast dtype.
-
-    It needs CUDA, a half precision, head widths that are multiples of 8 up to 256, compute capability 8.0 and a build
-    with flash attention (`mha_varlen_fwd` in pytorch's flash_api.cpp).
-    """
+    """Whether torch's variable-length kernel serves this call, see `mha_varlen_fwd` in pytorch's flash_api.cpp."""
     if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > 256:
         return False
     half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.float16, torch.bfloat16)
-    return half and has_flash_attention(device)
-
-
-@cache
-def has_flash_attention(device: torch.device) -> bool:
-    """Whether this build of torch and this card have flash attention."""
-    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+    has_flash_attention = torch.backends.cuda.is_flash_attention_available()
+    return half and has_flash_attention and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @torch.no_grad()

@@ -68,11 +68,9 @@ class EmbeddingBagClassifier(nn.Module):
     @torch.no_grad()
     def load_embeddings(self, tokens: Mapping[str, int], words: Mapping[str, int], table: Tensor) -> int:
         """Copy word vectors, (V, D), to the tokens that are words. Returns how many. Raises UserError for another D."""
-        if table.shape[1] != self.config.embedding_dim:
-            raise UserError(
-                f"the vectors have dimension {table.shape[1]}, the embeddings {self.config.embedding_dim}; "
-                f"give --embedding-dim {table.shape[1]}"
-            )
+        dim, expected = table.shape[1], self.config.embedding_dim
+        if dim != expected:
+            raise UserError(f"the vectors have dimension {dim}, the embeddings {expected}; give --embedding-dim {dim}")
         known = [(row, words[token]) for token, row in tokens.items() if token in words]
         if known:
             rows, sources = torch.tensor(known).T
@@ -81,17 +79,10 @@ class EmbeddingBagClassifier(nn.Module):
 
     def save(self, folder: Path, **more: object) -> None:
         """Write `model.safetensors` and `config.json` (the network's settings and `more`) into `folder`."""
-        config = {
-            "track": "scratch",
-            "vocab_size": self.vocab_size,
-            "num_classes": self.num_classes,
-            "pad_id": self.embedding.padding_idx,
-            "network": asdict(self.config),
-            **more,
-        }
-        write_json(folder / "config.json", config)
+        sizes = {"vocab_size": self.vocab_size, "num_classes": self.num_classes, "pad_id": self.embedding.padding_idx}
+        write_json(folder / "config.json", {"track": "scratch", **sizes, "network": asdict(self.config), **more})
         with atomic(folder / "model.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
+            save_file(self.state_dict(), temporary)
 
     @classmethod
     def load(cls, folder: Path) -> "EmbeddingBagClassifier":

@@ -22,11 +22,12 @@ from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic, read_json, write_json, write_text
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-# not weights: buffers of old checkpoints, and the decoder, which is the token embedding
+# buffers of old checkpoints, and the decoder, which is the token embedding
 NOT_WEIGHTS = re.compile(r"position_ids$|(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|vocab_projector\.weight$")
 # parts of the source's config.json that do not hold for the saved model
 NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype",
             "num_labels", "id2label", "label2id", "problem_type"}  # fmt: skip
+Model = BertClassifier | BertMaskedLM
 SPECIAL_ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
     "pad_token": ("[PAD]", "<pad>"),
@@ -41,21 +42,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if found is None:
         raise UserError(f"{folder}: has no weights ({' or '.join(WEIGHTS[:3:2])})")
-    paths = [found]
-    if found.suffix == ".json":
-        weight_map = read_json(found).get("weight_map")
-        if not weight_map or not isinstance(weight_map, dict):
-            raise UserError(f"{found}: lists no files; download the checkpoint again")
-        paths = [folder / Path(name).name for name in sorted(set(map(str, weight_map.values())))]  # in `folder` alone
+    weight_map = read_json(found).get("weight_map") if found.suffix == ".json" else {"": found.name}
+    if not weight_map or not isinstance(weight_map, dict):
+        raise UserError(f"{found}: lists no files; download the checkpoint again")
     tensors: dict[str, Tensor] = {}
-    for path in paths:
+    for path in sorted({folder / Path(str(name)).name for name in weight_map.values()}):  # in `folder` alone
         try:
             tensors |= read_tensors(path)
-        except PermissionError:
-            raise
         except Exception as error:  # torch.load raises whatever its unpickler meets
-            problem = f"missing or corrupt ({first_line(error)})"
-            raise UserError(f"{path}: {problem}; download the checkpoint again") from error
+            if isinstance(error, PermissionError):
+                raise
+            raise UserError(f"{path}: missing or corrupt ({first_line(error)}); download it again") from error
     return tensors
 
 
@@ -78,9 +75,7 @@ def current_name(name: str, family: Family) -> str:
 
 
 @torch.no_grad()
-def load_weights(
-    model: BertClassifier | BertMaskedLM, folder: Path, family: Family, new_output: bool = False
-) -> tuple[list[str], list[str]]:
+def load_weights(model: Model, folder: Path, family: Family, new_output: bool = False) -> tuple[list[str], list[str]]:
     """Copy a checkpoint into `model`; with `new_output`, leave the classes' layer as it is.
 
     Returns our tensors that the checkpoint lacks, which keep their values, and the checkpoint's unused tensors. Raises
@@ -144,24 +139,20 @@ def label_order(config: Mapping, class_names: Sequence[str]) -> list[int] | None
 
 
 def save_model(
-    model: BertClassifier | BertMaskedLM,
+    model: Model,
     tokenizer: Tokenizer,
     folder: Path,
     source: Mapping,
     class_names: Sequence[str] = (),
     **more: object,
 ) -> None:
-    """Write a folder that transformers opens: weights in safetensors, config, tokenizer.
-
-    `source` is the `config.json` that the model came from; `more` is kept in the new one as `minitext`.
-    """
+    """Write a folder that transformers opens. `source` is the `config.json` that the model came from."""
     family = FAMILIES[source["model_type"]]
     masked_lm, tensors = isinstance(model, BertMaskedLM), {}
     for ours, tensor in model.state_dict().items():
         names = hub_names(ours, family, masked_lm)
         tensors |= zip(names, (part.contiguous() for part in tensor.cpu().chunk(len(names))), strict=True)
-    config = {
-        **{key: value for key, value in source.items() if key not in NOT_KEPT},
+    config = {key: value for key, value in source.items() if key not in NOT_KEPT} | {
         "architectures": [f"{family.name}For{'MaskedLM' if masked_lm else 'SequenceClassification'}"],
         "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "minitext": more,
@@ -173,14 +164,19 @@ def save_model(
     with atomic(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", config)
-    save_tokenizer(tokenizer, folder, model.config.max_length)
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    roles = {token: role for role, tokens in SPECIAL_ROLES.items() for token in reversed(tokens)}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.config.max_length,
+        "model_input_names": ["input_ids", "attention_mask"],  # DistilBERT of transformers 4 rejects token types
+        **{role: token for token, role in roles.items() if tokenizer.token_to_id(token) is not None},
+    }
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`.
-
-    Raises UserError if it has more than `vocab_size` tokens, the rows of the encoder.
-    """
+    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`."""
     if (folder / "tokenizer.json").exists() or not (folder / "vocab.txt").exists():
         tokenizer = load_tokenizer(str(folder))
     else:
@@ -197,16 +193,3 @@ def mask_id(tokenizer: Tokenizer) -> int | None:
     """The id of the mask token, if there is one."""
     ids = map(tokenizer.token_to_id, SPECIAL_ROLES["mask_token"])
     return next((number for number in ids if number is not None), None)
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """Write `tokenizer.json`, and the settings with which transformers' AutoTokenizer finds the special tokens."""
-    roles = {token: role for role, tokens in SPECIAL_ROLES.items() for token in reversed(tokens)}
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "model_input_names": ["input_ids", "attention_mask"],  # DistilBERT of transformers 4 rejects token types
-        **{role: token for token, role in roles.items() if tokenizer.token_to_id(token) is not None},
-    }
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    write_json(folder / "tokenizer_config.json", settings)

@@ -42,11 +42,8 @@ DISTILBERT_ENCODER = EMBEDDINGS | {
 BERT_HEAD = {"bert.pooler.dense": "dense", "classifier": "output"}
 DENSE_HEAD = {"classifier.dense": "dense", "classifier.out_proj": "output"}
 DISTILBERT_HEAD = {"pre_classifier": "dense", "classifier": "output"}
-BERT_MASKED_LM = {
-    "cls.predictions.transform.dense": "dense",
-    "cls.predictions.transform.LayerNorm": "norm",
-    "cls.predictions": "",
-}
+MASKED_LM_TRANSFORM = {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"}
+BERT_MASKED_LM = MASKED_LM_TRANSFORM | {"cls.predictions": ""}
 ROBERTA_MASKED_LM = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""}
 DISTILBERT_MASKED_LM = {"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""}
 ROBERTA_SETTINGS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}

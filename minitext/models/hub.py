@@ -13,36 +13,26 @@ from minitext.utils.errors import UserError, first_line
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "bert"
 CONFIG_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
-LEGACY_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+LEGACY_WEIGHTS = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 RUN_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
              "scores.json", "curves.png", "confusion.png", "probabilities.png", "reliability.png")  # fmt: skip
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def fetch_checkpoint(source: str) -> Path:
-    """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache.
-
-    If the Hub cannot be reached, the cache is used. Raises UserError for an unknown or gated id, or if nothing is
-    cached.
-    """
+    """The folder of a checkpoint: the bundled `sample`, a folder, or a Hub id's files in huggingface-hub's cache."""
     folder = SAMPLE if source == "sample" else Path(source)
     if not folder.exists():
-        folder = download_checkpoint(source)
+        from huggingface_hub import snapshot_download  # imported late: it takes half a second
+
+        repository, _, revision = source.partition("@")
+        fetch = partial(snapshot_download, repository, revision=revision or None)
+        with hub_errors(source):
+            folder = Path(fetch(allow_patterns=[*CONFIG_FILES, *SAFETENSORS]))
+            if (folder / "config.json").exists() and not any(folder.glob("model*.safetensors")):
+                fetch(allow_patterns=LEGACY_WEIGHTS)
     if not (folder / "config.json").exists():
         raise UserError(f"{source}: has no config.json; give a folder with a checkpoint, or a Hub id")
-    return folder
-
-
-def download_checkpoint(source: str) -> Path:
-    """The files of a Hub id in the cache, with a legacy `pytorch_model.bin` only if there are no safetensors."""
-    from huggingface_hub import snapshot_download  # imported late: it takes half a second
-
-    repository, _, revision = source.partition("@")
-    with hub_errors(source):
-        fetch = partial(snapshot_download, repository, revision=revision or None)
-        folder = Path(fetch(allow_patterns=[*CONFIG_FILES, *SAFETENSORS]))
-        if (folder / "config.json").exists() and not any(folder.glob("model*.safetensors")):
-            fetch(allow_patterns=[*LEGACY_WEIGHTS])
     return folder
 
 
@@ -78,10 +68,7 @@ def open_repository(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a finished run in one commit, with its report as the model card; returns the address.
-
-    Raises UserError if nobody is logged in, a file is missing, or the Hub rejects the upload.
-    """
+    """Upload a finished run in one commit, with its report as the model card; returns the address."""
     from huggingface_hub import CommitOperationAdd, HfApi  # upload_folder cannot rename report.md to README.md
 
     files = {name: name for name in RUN_FILES} | {"README.md": "report.md"}

@@ -7,7 +7,7 @@ composition rivals syntactic methods for text classification" (the MLP); Arora e
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Encoding(NamedTuple):
     """Vectors of texts, and how many of their words have a vector."""
 
     vectors: Tensor  # (B, D)
-    num_known: int  # words that have a vector
+    num_known: int
     num_words: int
 
 
@@ -46,10 +46,6 @@ class MeanEncoder(nn.Module):
     baseline for sentence embeddings", algorithm 1): each word is weighted by a / (a + p(word)), then the projection on
     the common direction of all texts is subtracted.
     """
-
-    table: Tensor
-    word_weights: Tensor | None
-    common: Tensor | None
 
     def __init__(
         self, words: Sequence[str], table: Tensor, word_weights: Tensor | None = None, common: Tensor | None = None
@@ -73,20 +69,16 @@ class MeanEncoder(nn.Module):
             vectors = vectors - (vectors @ self.common)[:, None] * self.common
         return vectors
 
-    def encode(self, texts: Iterable[str]) -> Encoding:
-        """Encode raw texts into `(B, D)` vectors."""
-        empty = Encoding(self.table.new_zeros(0, self.table.shape[1]), 0, 0)
-        vectors, known, words = zip(empty, *self.encode_in_chunks(texts), strict=True)
-        return Encoding(torch.cat(vectors), sum(known), sum(words))
-
     @torch.no_grad()
-    def encode_in_chunks(self, texts: Iterable[str]) -> Iterator[Encoding]:
-        """Encode a stream of texts, CHUNK at a time and in order."""
+    def encode(self, texts: Iterable[str]) -> Encoding:
+        """Encode a stream of raw texts, CHUNK at a time and in order, into `(B, D)` vectors."""
+        vectors, num_known, num_words = [self.table.new_zeros(0, self.table.shape[1])], 0, 0
         for ids, offsets in word_ids_in_chunks(texts, self.index, CHUNK):
-            known = ids != UNKNOWN
-            known_before = np.concatenate(([0], np.cumsum(known)))
+            known_before = np.concatenate(([0], np.cumsum(ids != UNKNOWN)))
             known_offsets = torch.from_numpy(known_before[offsets].astype(np.int32))  # int32, like the ids
-            yield Encoding(self(torch.from_numpy(ids[known]), known_offsets), int(known.sum()), len(ids))
+            vectors.append(self(torch.from_numpy(ids[ids != UNKNOWN]), known_offsets))
+            num_known, num_words = num_known + int(known_before[-1]), num_words + len(ids)
+        return Encoding(torch.cat(vectors), num_known, num_words)
 
 
 def fit_sif(words: Sequence[str], table: Tensor, texts: Sequence[str]) -> MeanEncoder:
@@ -105,11 +97,9 @@ def time_encoding(encoder: MeanEncoder, sentence: str) -> str:
     encoder.encode([sentence])  # the first call builds tables that later calls reuse
     start = time.perf_counter()
     encoding = encoder.encode([sentence])
-    milliseconds = 1000 * (time.perf_counter() - start)
-    return (
-        f"encoded {sentence!r} to shape {tuple(encoding.vectors.shape)} in {milliseconds:.2f} ms, "
-        f"{encoding.num_known} of {encoding.num_words} words known"
-    )
+    milliseconds, shape = 1000 * (time.perf_counter() - start), tuple(encoding.vectors.shape)
+    known = f"{encoding.num_known} of {encoding.num_words} words known"
+    return f"encoded {sentence!r} to shape {shape} in {milliseconds:.2f} ms, {known}"
 
 
 class LogisticRegression(nn.Module):
@@ -131,9 +121,6 @@ def all_logits(logits: Tensor) -> Tensor:
 class Standardize(nn.Module):
     """Scale inputs to mean 0 and standard deviation 1 on the training texts."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, input_size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(input_size))
@@ -143,7 +130,7 @@ class Standardize(nn.Module):
         """Take mean and deviation from (B, D) `vectors`; a constant column keeps deviation 1."""
         deviation = vectors.std(dim=0, correction=0)
         self.mean.copy_(vectors.mean(dim=0))
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        self.deviation.copy_(deviation.where(deviation > 0, 1.0))
 
     def forward(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.deviation
@@ -182,19 +169,14 @@ class StaticClassifier(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json`, `words.txt` and `model.safetensors` into `folder`."""
         kind = "logistic" if isinstance(self.classifier, LogisticRegression) else "mlp"
-        config = {"track": "static", "classifier": kind, "class_names": self.class_names}
-        write_json(folder / "config.json", config)
+        write_json(folder / "config.json", {"track": "static", "classifier": kind, "class_names": self.class_names})
         write_text(folder / "words.txt", "".join(f"{word}\n" for word in self.encoder.words))
         with atomic(folder / "model.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
 
     @classmethod
     def load(cls, folder: Path) -> "StaticClassifier":
-        """The classifier that `save` wrote into `folder`.
-
-        Raises:
-            OSError, KeyError, ValueError, RuntimeError, UserError: a file is missing, or the files do not fit together.
-        """
+        """The classifier that `save` wrote into `folder`. Raises if files are missing or do not fit together."""
         config = read_json(folder / "config.json")
         words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
         tensors = load_file(folder / "model.safetensors")

@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Self
 
 import torch
@@ -38,10 +38,6 @@ class TrainState:
     log_bytes: int = 0  # size of the metrics log
     seconds: float = 0.0  # spent in training and evaluation
 
-    def start_epoch(self) -> None:
-        """Reset the running sums of an epoch."""
-        self.loss_sum, self.num_correct, self.num_seen = 0.0, 0, 0
-
     def describe_best(self, select_by: str) -> str:
         """One line: the epoch of the best weights, and how long the training was."""
         return (
@@ -65,8 +61,7 @@ def save_checkpoint(
         "best_weights": best_weights,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
-        "random_cpu": torch.get_rng_state(),
-        "random_device": get_device_rng_state(device),
+        "random": {kind: random_module(kind).get_rng_state() for kind in ("cpu", device.type)},
     }
     path = folder / CHECKPOINT_FILE
     with atomic(path) as temporary:
@@ -79,9 +74,8 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
 ) -> tuple[TrainState, dict[str, Tensor] | None]:
-    """Restore everything in place; returns the progress and the best weights so far.
+    """Restore everything in place; returns the progress, that of a new run without a checkpoint, and the best weights.
 
-    Without a checkpoint nothing changes, and the progress is that of a new run.
     Raises UserError if the file is corrupt, or if only one of the two runs scales its loss (float16).
     """
     path = folder / CHECKPOINT_FILE
@@ -98,39 +92,24 @@ def load_checkpoint(
     for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     scaler.load_state_dict(content["scaler"])
-    torch.set_rng_state(content["random_cpu"])
-    set_device_rng_state(next(model.parameters()).device, content["random_device"])
+    for kind in {"cpu", next(model.parameters()).device.type} & content["random"].keys():
+        random_module(kind).set_rng_state(content["random"][kind])
     return TrainState(**content["state"]), content["best_weights"]
 
 
-def get_device_rng_state(device: torch.device) -> Tensor | None:
-    """The state of the device's own random generator; None on the CPU, whose state is saved anyway."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else None
-
-
-def set_device_rng_state(device: torch.device, state: Tensor | None) -> None:
-    """Restore it. A state that another kind of device saved is ignored."""
-    if device.type == "cuda" and state is not None:
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps" and state is not None:
-        torch.mps.set_rng_state(state)
+def random_module(kind: str) -> ModuleType:
+    """The module with the random state of the current device of this type: torch.cuda, torch.mps, or torch itself."""
+    return torch if kind == "cpu" else torch.get_device_module(kind)
 
 
 class DelayedInterrupt:
-    """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one stops at once.
+    """The first Ctrl-C or SIGTERM sets `requested`, so that training stops between steps; a second stops at once."""
 
-    Training then stops between two steps, with a complete state to save.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
+    requested = False
 
     def __enter__(self) -> Self:
-        self.in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-        if self.in_main_thread:
-            self.previous = {number: signal.signal(number, self.request) for number in SIGNALS}
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        self.previous = {number: signal.signal(number, self.request) for number in SIGNALS if in_main_thread}
         return self
 
     def request(self, number: int, frame: FrameType | None) -> None:
@@ -140,6 +119,5 @@ class DelayedInterrupt:
         self.requested = True
 
     def __exit__(self, *error: object) -> None:
-        if self.in_main_thread:
-            for number, handler in self.previous.items():
-                signal.signal(number, handler)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -18,7 +18,6 @@ def pick_device(name: str) -> torch.device:
     """The device with a name of torch's. `auto` is CUDA, else Apple's MPS, else the CPU.
 
     Under torchrun, `cuda` is the GPU of this process. A CUDA device with an index also becomes the current device.
-    Raises UserError if this machine does not have the device.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     available = {"cuda": num_gpus > 0, "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -43,8 +42,7 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The autocast dtype of a precision. Weights, sums and losses stay in float32.
 
-    `auto` is bfloat16 on GPUs that compute in it, float16 (which needs loss scaling for its small range) on older CUDA
-    GPUs, and float32 elsewhere.
+    `auto` is bfloat16 on GPUs that compute in it, float16 (with loss scaling) on older ones, and float32 elsewhere.
     """
     if name != "auto":
         return PRECISIONS[name]

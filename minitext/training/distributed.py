@@ -67,19 +67,17 @@ def init_distributed(device: torch.device) -> Distributed:
     """Join the process group: NCCL between GPUs, gloo between CPUs."""
     if world_size() == 1:
         return SINGLE
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
-    else:
-        dist.init_process_group("gloo")
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     return Distributed(dist.get_rank(), dist.get_world_size())
 
 
 def destroy(distributed: Distributed) -> None:
     """Leave the process group, and end the threads of gloo.
 
-    Threads that outlive Python abort the process when they free its tensors. They live as long as anything refers to
-    the group: a DistributedDataParallel, which is part of a reference cycle; and torch.distributed.nn.functional (torch
-    2.13), whose default arguments are the group at the time of its import, which AdamW triggers if nobody did before.
+    Threads that outlive Python abort the process. They live as long as anything refers to the group: a
+    DistributedDataParallel, in a reference cycle; and torch.distributed.nn.functional (torch 2.13), whose default
+    arguments are the group at the time of its import, which AdamW triggers if nobody did before.
     """
     if distributed.world_size > 1:
         gc.collect()

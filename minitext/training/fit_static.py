@@ -58,15 +58,12 @@ class LogisticConfig:
 
 
 def fit_logistic(train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: LogisticConfig) -> FitResult:
-    """Fit one logistic regression per penalty; return the one with the lowest validation loss.
-
-    Computes in float64. Each fit starts at the optimum of the one before, which saves a quarter of the iterations.
-    """
+    """Fit one logistic regression per penalty, in float64; return the one with the lowest validation loss."""
     began = time.perf_counter()
     train, valid = (EncodedTexts(part.vectors.double(), part.labels) for part in (train, valid))
     model = zero_logistic(train.vectors.shape[1], num_classes).double()
     fits = []
-    for l2 in config.l2:
+    for l2 in config.l2:  # from the optimum of the fit before, which saves a quarter of the iterations
         fits.append(minimize_logistic(model, train, valid, l2, config.iterations))
         model = fits[-1].model
     best = min(fits, key=lambda fit: fit.history[-1]["valid"]["loss"])
@@ -88,8 +85,7 @@ def minimize_logistic(
 ) -> FitResult:
     """Minimize the cross-entropy summed over the texts plus `l2` / 2 times the squared weights (biases are free).
 
-    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2)`. `start` and the vectors are float64; `start`
-    is not changed. The history has one row per iteration.
+    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2)`. `start` and the vectors are float64.
     """
     model = copy.deepcopy(start)
     layer = model.output
@@ -132,10 +128,7 @@ class MLPConfig:
 def fit_mlp(
     train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: MLPConfig, seed: int, quiet: bool
 ) -> FitResult:
-    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best epoch's model.
-
-    The history has one row per epoch.
-    """
+    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best model."""
     began = time.perf_counter()
     vectors, labels = train
     # initialization, dropout and batch order use the global generator

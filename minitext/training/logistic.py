@@ -50,11 +50,10 @@ class LogisticObjective:
         probabilities = self.log_probabilities(parameters).exp()[:, -num_logits:]  # (B, K)
         hessian = parameters.new_empty(num_logits, width, num_logits, width)
         for j in range(num_logits):
-            for k in range(j):
-                weights = -probabilities[:, j] * probabilities[:, k] / len(self.labels)  # (B,)
+            for k in range(j + 1):
+                weights = probabilities[:, j] * (int(j == k) - probabilities[:, k]) / len(self.labels)  # (B,)
                 hessian[j, :, k] = hessian[k, :, j] = self.weighted_gram(weights)
-            weights = probabilities[:, j] * (1 - probabilities[:, j]) / len(self.labels)
-            hessian[j, :, j] = self.weighted_gram(weights) + self.penalty.diag()
+            hessian[j, :, j] += self.penalty.diag()
         return hessian.view(parameters.numel(), parameters.numel())
 
     def weighted_gram(self, weights: Tensor) -> Tensor:
@@ -66,16 +65,12 @@ class LogisticObjective:
 
 
 def newton(objective: LogisticObjective, parameters: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Newton's method; yields parameters and gradient, (K, D + 1) each, after every iteration.
-
-    A step is halved until the loss falls enough (backtracking line search).
-    """
+    """Newton's method with backtracking line search; yields parameters and gradient, (K, D + 1) each, per iteration."""
     loss, gradient = objective.loss_and_gradient(parameters)
     while True:
         step = newton_step(objective.hessian(parameters), gradient)
         slope = (gradient * step).sum()
-        for halvings in range(MAX_HALVINGS):
-            size = 0.5**halvings
+        for size in (0.5**halvings for halvings in range(MAX_HALVINGS)):
             moved = parameters + size * step
             new_loss, new_gradient = objective.loss_and_gradient(moved)
             if new_loss <= loss + SUFFICIENT_DECREASE * size * slope + LOSS_ROUNDING * loss:

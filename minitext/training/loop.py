@@ -38,9 +38,7 @@ class LoopConfig:
 
     epochs: int = option(10, "passes over the training texts")
     batch_size: int = option(64, "texts per optimizer update (over all GPUs and micro-batches)")
-    micro_batch_size: int | None = option(
-        None, "texts per forward pass; changes memory, not the update (default: --batch-size)"
-    )
+    micro_batch_size: int | None = option(None, "texts per forward pass (memory only; default: --batch-size)")
     max_tokens_per_batch: int | None = option(None, "upper bound on tokens per update")
     optimizer: str = option("adam", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(3e-3, "peak learning rate")
@@ -50,9 +48,7 @@ class LoopConfig:
     max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this value")
     label_smoothing: float = option(0.0, "probability that label smoothing spreads over all classes")
     eval_every: int | None = option(None, "updates between evaluations on the validation set (default: one epoch)")
-    select_by: str = option(
-        "accuracy", "validation metric that selects the best checkpoint", choices=("accuracy", "macro_f1", "loss")
-    )
+    select_by: str = option("accuracy", "metric of the best weights", choices=("accuracy", "macro_f1", "loss"))
     patience: int | None = option(None, "stop after N evaluations without improvement")
     save_every: float = option(60.0, "seconds between checkpoints")
     precision: str = option("auto", "autocast dtype", choices=("auto", "fp32", "bf16", "fp16"))
@@ -71,9 +67,7 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """training"""
 
-    class_weights: str = option(
-        "equal", "weights of the classes in the loss; balanced: rare classes count more", choices=("equal", "balanced")
-    )
+    class_weights: str = option("equal", "balanced: rare classes count more in the loss", choices=("equal", "balanced"))
 
 
 class TrainPlan(NamedTuple):
@@ -86,8 +80,7 @@ class TrainPlan(NamedTuple):
     def epoch_after(self, step: int) -> float:
         """Epochs done after `step` steps: 1.5 is the middle of the second."""
         epoch = self.epochs[step - 1]
-        first = self.epochs.index(epoch)
-        return epoch + (step - first) / self.epochs.count(epoch)
+        return epoch + (step - self.epochs.index(epoch)) / self.epochs.count(epoch)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether the first `step` steps end with an epoch."""
@@ -100,12 +93,11 @@ class TrainPlan(NamedTuple):
 
 def plan_steps(lengths: np.ndarray, config: LoopConfig, seed: int) -> TrainPlan:
     """Plan all updates. `lengths`: (texts,). Raises UserError when warm-up is longer than the training."""
-    plan = TrainPlan([], [], 0)
+    steps, epochs = [], []
     for epoch in range(config.epochs):
-        batches = epoch_batches(lengths, config.batch_size, seed, epoch, config.max_tokens_per_batch)
-        plan.steps.extend(batches)
-        plan.epochs.extend([epoch] * len(batches))
-    return plan._replace(warmup=warmup_updates(config.warmup, len(plan.steps)))
+        steps += epoch_batches(lengths, config.batch_size, seed, epoch, config.max_tokens_per_batch)
+        epochs += [epoch] * (len(steps) - len(epochs))
+    return TrainPlan(steps, epochs, warmup_updates(config.warmup, len(steps)))
 
 
 def fit(
@@ -127,16 +119,9 @@ def fit(
     """Train until the last epoch or until patience ends; `model` then holds the best weights.
 
     A checkpoint in `run_dir` is resumed, to the same bits as an uninterrupted run on the CPU. All processes call this.
-
-    Args:
-        evaluate: scores of the present weights on validation, with "loss" and the metric `config.select_by`.
-        run_dir: an existing folder; receives `metrics.jsonl`, and `checkpoint.pt` every `config.save_every` seconds.
-        class_weights: (C,) float32, the weight of each label in the loss.
-        param_groups: optimizer groups; default: decay / no decay.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state has been saved.
-        UserError: a loss is not finite.
+    `evaluate` returns validation scores of the present weights, with "loss" and the metric `config.select_by`;
+    `class_weights` is (C,) float32. Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when the state has been saved,
+    and UserError if a loss is not finite.
     """
     is_main = distributed.rank == 0
     plan = plan_steps(train.data.lengths().numpy(), config, seed)
@@ -145,9 +130,8 @@ def fit(
     metrics = MetricsLog(run_dir / METRICS_FILE)
     state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler)
     prepare_process(state, metrics, seed, distributed)
-    steps, epochs = plan.steps[state.step :], plan.epochs[state.step :]
-    max_texts = config.micro_batch_size or config.batch_size
-    micro_batches = MicroBatches(train, steps, epochs, max_texts, device, distributed)
+    steps, epochs, max_texts = plan.steps[state.step :], plan.epochs[state.step :], config.micro_batch_size
+    micro_batches = MicroBatches(train, steps, epochs, max_texts or config.batch_size, device, distributed)
     update = partial(
         train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
         max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),
@@ -162,7 +146,8 @@ def fit(
             try:
                 result = micro_batches.run(update, batches, log)
             except FloatingPointError as error:
-                raise not_finite(plan, state, lr, error) from error
+                place = f"epoch {plan.epochs[state.step] + 1}, update {state.updates + 1}, learning rate {lr:.2e}"
+                raise UserError(f"{place}: {error}; lower --lr, or pass --precision fp32") from error
             row = add_result(state, result, lr)
             bar.set_postfix(loss=f"{state.loss_sum / state.num_seen:.3f}", lr=f"{lr:.1e}", refresh=False)
             if is_main:
@@ -175,7 +160,7 @@ def fit(
                     metrics.write(row)
                 log(format_evaluation(row))
             if plan.ends_epoch(state.step):
-                state.start_epoch()
+                state.loss_sum, state.num_correct, state.num_seen = 0.0, 0, 0
             interrupted = distributed.any(interrupt.requested, device)
             done = state.step == len(plan.steps) or out_of_patience(state, config)
             if is_main and (interrupted or done or time.perf_counter() - last_save >= config.save_every):
@@ -199,16 +184,10 @@ def prepare_process(state: TrainState, metrics: MetricsLog, seed: int, distribut
     distributed.barrier()  # until all have read the checkpoint that rank 0 will replace
 
 
-def not_finite(plan: TrainPlan, state: TrainState, lr: float, error: FloatingPointError) -> UserError:
-    """The error that names the place of a loss or gradient that is not finite."""
-    place = f"epoch {plan.epochs[state.step] + 1}, update {state.updates + 1}, learning rate {lr:.2e}"
-    return UserError(f"{place}: {error}; lower --lr, or pass --precision fp32")
-
-
 def add_result(state: TrainState, result: StepResult, lr: float) -> dict:
     """Count one update; returns its row in the metrics log. A skipped update does not advance the schedule."""
     state.step += 1
-    state.updates += 0 if result.skipped else 1
+    state.updates += not result.skipped
     state.num_seen += result.num_labels
     state.num_correct += result.num_correct
     state.loss_sum += result.loss * result.num_labels
@@ -236,11 +215,10 @@ def out_of_patience(state: TrainState, config: LoopConfig) -> bool:
 
 def format_evaluation(row: dict) -> str:
     """One line for a terminal."""
-    train, valid = row["train"], row["valid"]
-    return (
-        f"epoch {row['epoch']:g}: train loss {train['loss']:.4f}, accuracy {train['accuracy']:.1%}; validation loss "
-        f"{valid['loss']:.4f}, accuracy {valid['accuracy']:.1%}{' (best so far)' if row['best'] else ''}"
+    train, valid = (
+        f"loss {row[part]['loss']:.4f}, accuracy {row[part]['accuracy']:.1%}" for part in ("train", "valid")
     )
+    return f"epoch {row['epoch']:g}: train {train}; validation {valid}{' (best so far)' if row['best'] else ''}"
 
 
 def class_weights_of(labels: Tensor, num_classes: int, kind: str) -> Tensor:

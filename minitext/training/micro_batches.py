@@ -4,6 +4,8 @@ Inputs: a collator and a plan of steps. Outputs: for each step the list of this 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,53 +16,42 @@ from minitext.training.step import IGNORE_INDEX, StepResult
 from minitext.utils.errors import UserError
 
 
+@dataclass
 class MicroBatches:
     """Iterates over steps. `max_texts` is the current micro-batch size; it is halved when memory runs out."""
 
-    def __init__(
-        self,
-        collator: Collator,
-        steps: Sequence[np.ndarray],
-        epochs: Sequence[int],
-        max_texts: int,
-        device: torch.device,
-        distributed: Distributed,
-    ):
-        self.collator, self.steps, self.epochs = collator, steps, epochs
-        self.max_texts, self.device, self.distributed = max_texts, device, distributed
+    collator: Collator
+    steps: Sequence[np.ndarray]
+    epochs: Sequence[int]
+    max_texts: int
+    device: torch.device
+    distributed: Distributed
 
     def __iter__(self) -> Iterator[list[Batch]]:
         shards = [shard_indices(indices, self.distributed) for indices in self.steps]
-        parts = [split_indices(indices, self.max_texts) for indices in shards]
+        size = self.max_texts
+        parts = [[shard[first : first + size] for first in range(0, len(shard), size)] for shard in shards]
         epochs = [epoch for epoch, step in zip(self.epochs, parts, strict=True) for _ in step]
-        batches = load_batches(
-            self.collator, [part for step in parts for part in step], epochs, pin=self.device.type == "cuda"
-        )
+        batches = load_batches(self.collator, list(chain(*parts)), epochs, pin=self.device.type == "cuda")
         for indices, step in zip(self.steps, parts, strict=True):
             micro_batches = [next(batches).to(self.device) for _ in step]
             if self.distributed.rank >= len(indices):  # fewer texts than processes: this one's text does not count
-                micro_batches = [
-                    batch._replace(labels=torch.full_like(batch.labels, IGNORE_INDEX)) for batch in micro_batches
-                ]
+                for batch in micro_batches:
+                    batch.labels.fill_(IGNORE_INDEX)
             yield micro_batches
 
     def run(
         self, step: Callable[[list[Batch]], StepResult], micro_batches: list[Batch], log: Callable[[str], None]
     ) -> StepResult:
-        """`step(micro_batches)`; when GPU memory runs out, again in halves. The update stays the same.
-
-        Raises UserError when one text is too much.
-        """
+        """`step(micro_batches)`; when GPU memory runs out, again in halves, with the same update."""
         while True:
             try:
                 return step([part for batch in micro_batches for part in batch.split(self.max_texts)])
             except torch.OutOfMemoryError as error:
                 largest = min(self.max_texts, max(len(batch.lengths) for batch in micro_batches))
                 if largest == 1 or self.distributed.world_size > 1:  # the other processes cannot be told
-                    raise UserError(
-                        f"out of GPU memory with {largest} texts per forward pass; lower --micro-batch-size or "
-                        "--max-length, or pass --gradient-checkpointing"
-                    ) from error
+                    remedy = "lower --micro-batch-size or --max-length, or pass --gradient-checkpointing"
+                    raise UserError(f"out of GPU memory with {largest} texts per forward pass; {remedy}") from error
             self.max_texts = largest // 2  # outside of `except`, whose error keeps the tensors that filled the memory
             torch.cuda.empty_cache()
             log(f"out of GPU memory: continuing with --micro-batch-size {self.max_texts} (same update)")
@@ -69,8 +60,3 @@ class MicroBatches:
 def shard_indices(indices: np.ndarray, distributed: Distributed) -> np.ndarray:
     """This process's texts of a step; the first text where there are too few for all."""
     return distributed.shard(indices) if distributed.rank < len(indices) else indices[:1]
-
-
-def split_indices(indices: np.ndarray, max_texts: int) -> list[np.ndarray]:
-    """Parts of at most `max_texts` texts."""
-    return [indices[first : first + max_texts] for first in range(0, len(indices), max_texts)]

@@ -1,7 +1,6 @@
 """Parameter groups, optimizers, learning-rate schedule and gradient clipping.
 
 Inputs: a model. Outputs: its optimizers, and the learning-rate factor of each update.
-Sources are given at each function.
 """
 
 import math
@@ -18,16 +17,10 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Dense trainable parameters in two groups: matrices decay; biases and norms (vectors) do not.
-
-    Decay pulls weights to zero; the scale of a norm belongs near one, and a bias has no scale to keep small (Devlin et
-    al. 2019 leave both out as well).
-    """
+    """Dense trainable parameters in two groups: matrices decay; biases and norms do not (as in Devlin et al. 2019)."""
     dense, _ = split_parameters(model)
-    return [
-        {"params": [parameter for parameter in dense if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in dense if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
+    matrices, vectors = [p for p in dense if p.ndim >= 2], [p for p in dense if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -72,9 +65,8 @@ def build_optimizers(
 def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
     """The learning rate of update `update` (the first is 0) of `updates`, as a fraction of the peak.
 
-    It rises linearly over the first `warmup` updates, starting above zero, since an update at rate zero is wasted; then
-    it is `constant`, or falls to zero just past the last update, `linear` or as half a `cosine` wave (Loshchilov &
-    Hutter 2017).
+    It rises linearly over the first `warmup` updates, from above zero, since an update at rate zero is wasted; then it
+    is `constant` or falls to zero just past the last update, `linear` or as half a `cosine` (Loshchilov & Hutter 2017).
     """
     if update < warmup:
         return (update + 1) / (warmup + 1)
@@ -104,15 +96,15 @@ def set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale all gradients so that their joint L2 norm is at most `max_norm` (Pascanu et al. 2013).
 
-    Returns the norm before clipping, a scalar on the device of the gradients. `torch.nn.utils.clip_grad_norm_` serves
-    dense gradients only.
+    Returns the norm before clipping. `torch.nn.utils.clip_grad_norm_` serves dense gradients only.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    sparse = [parameter for parameter in parameters if parameter.grad.is_sparse]
     dense = [parameter for parameter in parameters if not parameter.grad.is_sparse]
-    for parameter in sparse:
-        parameter.grad = parameter.grad.coalesce()  # sums the rows that a batch holds twice
-    sparse_values = [parameter.grad.values() for parameter in sparse]
+    sparse_values = []
+    for parameter in parameters:
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # sums the rows that a batch holds twice
+            sparse_values.append(parameter.grad.values())
     norm = torch.nn.utils.get_total_norm([*(parameter.grad for parameter in dense), *sparse_values])
     torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     for values in sparse_values:

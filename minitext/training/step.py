@@ -47,19 +47,15 @@ def train_step(
     """One update from micro-batches, equal to one from a single batch of all their texts.
 
     The loss is summed over each micro-batch and divided by the weight of the whole update: the mean of the
-    micro-batches' means would weigh a short last one like a full one. With several processes, `micro_batches` is the
-    shard of this process and the result is that of the whole update. The device is waited for once, before the step.
-
-    Args:
-        class_weights: (C,) float32, the weight of each label in the loss.
-
-    Raises:
-        FloatingPointError: the loss or the gradient norm is not finite. No weight has changed.
+    micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. With several
+    processes, `micro_batches` is the shard of this process and the result is that of the whole update.
+    Raises FloatingPointError, before any weight changes, if the loss or the gradient norm is not finite.
     """
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    total_weight = distributed.all_reduce_sum(sum(weight_of(batch.labels, class_weights) for batch in micro_batches))
+    weights = [class_weights[batch.labels.clamp_min(0)] * (batch.labels != IGNORE_INDEX) for batch in micro_batches]
+    total_weight = distributed.all_reduce_sum(sum(weight.sum() for weight in weights))
     sums = torch.zeros(3, device=total_weight.device)  # loss, correct labels, labels
     for batch in micro_batches:
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes
@@ -92,8 +88,3 @@ def train_step(
     finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
         scaler.update()  # a smaller scale after an overflow, a larger one from time to time
     return StepResult(loss_value, int(num_correct), grad_norm, overflow, int(num_labels))
-
-
-def weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
-    """The sum of the class weights of all labels that count."""
-    return (class_weights[labels.clamp_min(0)] * (labels != IGNORE_INDEX)).sum()

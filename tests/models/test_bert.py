@@ -295,9 +295,7 @@ def test_the_kernel_is_used_where_head_width_card_build_and_dtype_allow(
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: dtype is not None)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda device_type: dtype)
-    bert.has_flash_attention.cache_clear()
     assert can_use_varlen(CUDA, head_width) == expected
-    bert.has_flash_attention.cache_clear()
 
 
 def test_the_cpu_does_not_use_the_kernel():

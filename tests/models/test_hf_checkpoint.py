@@ -363,7 +363,7 @@ def test_shards_are_read(tmp_path):
 def test_a_missing_shard_is_named(tmp_path):
     sharded(tmp_path)
     (tmp_path / "part-1.safetensors").unlink()
-    with pytest.raises(UserError, match=r"part-1\.safetensors: missing or corrupt .*download the checkpoint again"):
+    with pytest.raises(UserError, match=r"part-1\.safetensors: missing or corrupt .*download it again"):
         read_weights(tmp_path)
 
 
@@ -434,7 +434,7 @@ def test_a_truncated_file_is_corrupt(name: str, fraction: float, tmp_path):
         (tmp_path / "model.safetensors").unlink()
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(UserError, match=rf"{re.escape(name)}: missing or corrupt .*download the checkpoint again"):
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: missing or corrupt .*download it again"):
         load_classifier(tmp_path, ["neg", "pos"])
 
 

@@ -18,7 +18,7 @@ from training_factories import (
 from minitext.data.batching import Batch
 from minitext.training import step as step_module
 from minitext.training.distributed import SINGLE, Distributed
-from minitext.training.micro_batches import MicroBatches, shard_indices, split_indices
+from minitext.training.micro_batches import MicroBatches, shard_indices
 from minitext.training.optim import build_optimizers
 from minitext.training.sparse_adam import SparseRowAdam
 from minitext.training.step import IGNORE_INDEX, StepResult, train_step
@@ -115,10 +115,10 @@ def test_a_process_without_a_text_gets_the_first_one_with_an_ignored_label():
 
 
 @pytest.mark.parametrize("max_texts", [1, 2, 5, 9])
-def test_split_indices_keep_their_order(max_texts: int):
-    parts = split_indices(np.arange(7), max_texts)
-    assert np.concatenate(parts).tolist() == list(range(7))
-    assert max(map(len, parts)) <= max_texts and len(parts) == -(-7 // max_texts)
+def test_micro_batches_keep_the_order_of_the_texts(max_texts: int):
+    parts = next(iter(MicroBatches(DATA, [np.arange(7)], [0], max_texts, CPU, SINGLE)))
+    assert torch.cat([part.indices for part in parts]).tolist() == list(range(7))
+    assert max(len(part.lengths) for part in parts) <= max_texts and len(parts) == -(-7 // max_texts)
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits():
