@@ -250,7 +250,7 @@ def test_several_seeds_have_a_folder_each():
 
 @pytest.mark.parametrize(("wrong", "message"), [
     (lambda: OutputConfig(seed=-1), r"--seed must be >= 0 \(got -1\)"),
-    (lambda: RunConfig(num_seeds=0), r"--num-seeds must be >= 1 \(got 0\)"),
+    (lambda: RunConfig(num_seeds=0), r"--num-seeds must be at least 1 \(got 0\)"),
 ])  # fmt: skip
 def test_wrong_options_are_refused(wrong, message: str):
     with pytest.raises(UserError, match=message):
