@@ -315,7 +315,7 @@ def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, caps
         (("--model", large), "has a tokenizer of"),
         (("--model", bare), "no token before and after a text"),
         (("--model", "nobody/no-such-model"), "in the Hub's cache"),
-        (("--model", str(tmp_path / "nowhere")), "neither a folder nor a Hub id"),
+        (("--model", str(tmp_path / "nowhere")), "neither a file, a folder nor a Hub id"),
         (("--model", str(tmp_path)), "has no config.json"),
         (("--reinit-layers", "3"), "2 layers"),
         (("--warmup", "1000"), "--warmup 1000"),

@@ -3,12 +3,11 @@
 Inputs: a Hub id, `id@revision`, or a folder. Outputs: a folder with the checkpoint's files; the address of an upload.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from minitext.utils.errors import UserError, first_line
+from minitext.utils.download import hub_errors
+from minitext.utils.errors import UserError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "bert"
 CONFIG_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -16,7 +15,6 @@ SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.saf
 LEGACY_WEIGHTS = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 RUN_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
              "scores.json", "curves.png", "confusion.png", "probabilities.png", "reliability.png")  # fmt: skip
-LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def fetch_checkpoint(source: str) -> Path:
@@ -34,27 +32,6 @@ def fetch_checkpoint(source: str) -> Path:
     if not (folder / "config.json").exists():
         raise UserError(f"{source}: has no config.json; give a folder with a checkpoint, or a Hub id")
     return folder
-
-
-@contextmanager
-def hub_errors(source: str) -> Iterator[None]:
-    """Turn the errors of huggingface-hub into one line that names `source` and the remedy."""
-    from huggingface_hub import errors
-
-    messages = {  # a subclass comes before its parent
-        errors.HFValidationError: "neither a folder nor a Hub id such as google-bert/bert-base-uncased",
-        errors.GatedRepoError: f"gated; request access on its page, then {LOGIN}",
-        errors.RevisionNotFoundError: "the repository has no such revision",
-        errors.RepositoryNotFoundError: f"no such repository on the Hub, or a private one ({LOGIN})",
-        errors.LocalEntryNotFoundError: "not (completely) in the Hub's cache, and the Hub cannot be reached; "
-        "try again later, or give a folder with the checkpoint",
-    }
-    try:
-        yield
-    except Exception as error:  # a failed connection has a class of the HTTP library in use
-        other = f"request to the Hub failed ({first_line(error)}); try again later, or {LOGIN}"
-        message = next((message for kind, message in messages.items() if isinstance(error, kind)), other)
-        raise UserError(f"{source}: {message}") from error
 
 
 def open_repository(repository: str) -> None:

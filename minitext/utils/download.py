@@ -4,12 +4,16 @@ Inputs: an address, or a file's name in a repository of the Hugging Face Hub. Ou
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
 from torch.hub import download_url_to_file
 
 from minitext.utils.errors import UserError, first_line
+
+LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def download(url: str, path: Path, sha256: str) -> Path:
@@ -24,18 +28,31 @@ def download(url: str, path: Path, sha256: str) -> Path:
     return path
 
 
+@contextmanager
+def hub_errors(source: str) -> Iterator[None]:
+    """Turn the errors of huggingface-hub into one line that names `source` and the remedy."""
+    from huggingface_hub import errors
+
+    messages = {  # a subclass comes before its parent
+        errors.HFValidationError: "neither a file, a folder nor a Hub id such as google-bert/bert-base-uncased",
+        errors.GatedRepoError: f"gated; request access on its page, then {LOGIN}",
+        errors.RevisionNotFoundError: "the repository has no such revision",
+        errors.RepositoryNotFoundError: f"no such repository on the Hub, or a private one ({LOGIN})",
+        errors.LocalEntryNotFoundError: "not (completely) in the Hub's cache, and the Hub cannot be reached; "
+        "try again later, or give a folder",
+        errors.EntryNotFoundError: "the Hub has no such file; check the name",
+    }
+    try:
+        yield
+    except Exception as error:  # a failed connection has a class of the HTTP library in use
+        other = f"request to the Hub failed ({first_line(error)}); try again later, or {LOGIN}"
+        message = next((message for kind, message in messages.items() if isinstance(error, kind)), other)
+        raise UserError(f"{source}: {message}") from error
+
+
 def download_from_hub(repository: str, name: str) -> Path:
     """A file of a repository in huggingface-hub's cache, downloaded if necessary. Raises UserError if it cannot be."""
-    from huggingface_hub import errors, hf_hub_download  # imported late: it costs half a second
+    from huggingface_hub import hf_hub_download  # imported late: it costs half a second
 
-    try:
+    with hub_errors(f"{repository}/{name}"):
         return Path(hf_hub_download(repository, name))
-    except errors.HFValidationError as error:
-        raise UserError(f"{repository}: neither a file or folder here nor a Hub id such as owner/name") from error
-    except errors.LocalEntryNotFoundError as error:
-        problem = "not in the Hub's cache, and the Hub cannot be reached; connect or try again later"
-        raise UserError(f"{repository}/{name}: {problem}") from error
-    except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
-        raise UserError(f"{repository}/{name}: the Hub has no such file, or it is private; check the name") from error
-    except Exception as error:  # a failed connection has a class of the HTTP library in use
-        raise UserError(f"{repository}/{name}: request to the Hub failed ({first_line(error)}); try again") from error

@@ -193,7 +193,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 
 def test_a_missing_path_that_is_not_a_hub_id_is_refused(tmp_path):
-    with pytest.raises(UserError, match="neither a file or folder here nor a Hub id"):
+    with pytest.raises(UserError, match="neither a file, a folder nor a Hub id"):
         load_tokenizer(str(tmp_path / "missing" / "tokenizer.json"))
 
 

@@ -198,7 +198,7 @@ def test_an_unknown_revision_is_one_line(hub: Hub, call: Call):
 @pytest.mark.parametrize("source", ["a b c", "/no/such/folder", "user/model/more", "user//model"])
 def test_an_invalid_id_is_one_line_without_a_request(hub: Hub, call: Call, source: str):
     message = refusal(call(fetch(source), hub.address))
-    assert message == f"{source}: neither a folder nor a Hub id such as google-bert/bert-base-uncased"
+    assert message == f"{source}: neither a file, a folder nor a Hub id such as google-bert/bert-base-uncased"
     assert hub.asked == []
 
 
