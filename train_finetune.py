@@ -54,7 +54,7 @@ class ModelConfig:
     truncate: str = option("head", "which tokens of a longer text are kept", choices=TRUNCATIONS)
     dropout: float | None = option(None, "dropout of hidden states and head (default: the checkpoint's)")
     attention_dropout: float = option(0.0, "dropout of attention weights; above 0 no variable-length kernel is used")
-    reinit_layers: int = option(0, "re-initialise the top N layers (Zhang et al. 2021, arXiv:2006.05987, section 4)")
+    reinit_layers: int = option(0, "re-initialize the top N layers (Zhang et al. 2021, arXiv:2006.05987, section 4)")
     freeze_layers: int = option(0, "freeze the embeddings and the bottom N layers")
     layer_lr_decay: float = option(1.0, "layer-wise learning-rate decay factor (Sun et al. 2019, section 5.3.3)")
     gradient_checkpointing: bool = option(False, "less memory for a third more work (Chen et al. 2016)")
@@ -141,7 +141,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
 
-    # Model: new parameters are initialised after seeding, so that one seed gives one set of weights.
+    # Model: new parameters are initialized after seeding, so that one seed gives one set of weights.
     class_names = splits.train.class_names
     torch.manual_seed(seed)
     model = build_model(config.model, checkpoint, class_names, notes).to(device)
@@ -202,7 +202,7 @@ def show_results(
 
 
 def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes) -> BertClassifier:
-    """The checkpoint's encoder with a head for the classes; layers re-initialised, frozen or compiled as configured."""
+    """The checkpoint's encoder with a head for the classes; layers re-initialized, frozen or compiled as configured."""
     model, lines = load_classifier(checkpoint, class_names, config.attention_dropout, config.dropout)
     for line in lines:
         notes.print(f"model: {line}")

@@ -46,9 +46,9 @@ from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 @dataclass(frozen=True)
 class InitConfig:
-    """initialisation"""
+    """initialization"""
 
-    vectors: str | None = option(None, "initialise the embedding from word vectors: sample, a name, or a file")
+    vectors: str | None = option(None, "initialize the embedding from word vectors: sample, a name, or a file")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def train_one_seed(config: Config) -> None:
     tokens = [encode(tokenizer, part.texts, config.tokens.max_length, config.tokens.truncate, quiet) for part in splits]
     notes.add("tokens", f"{tokenizer.get_vocab_size():,} word pieces; {describe_tokens(tokens)}")
 
-    # Model: initialised after seeding, so that one seed gives one set of weights.
+    # Model: initialized after seeding, so that one seed gives one set of weights.
     torch.manual_seed(seed)
     model = build_model(config, tokenizer, len(splits.train.class_names), notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -163,7 +163,7 @@ def build_model(config: Config, tokenizer: Tokenizer, num_classes: int, notes: N
     if config.init.vectors:
         vectors = load_word_vectors(config.init.vectors, tokenizer.get_vocab())
         count = model.load_embeddings(tokenizer.get_vocab(), vectors.index, vectors.table)
-        notes.add("initialised from word vectors", f"{count:,} of {tokenizer.get_vocab_size():,} tokens")
+        notes.add("initialized from word vectors", f"{count:,} of {tokenizer.get_vocab_size():,} tokens")
     return model
 
 

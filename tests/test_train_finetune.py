@@ -201,7 +201,7 @@ def test_the_head_of_a_checkpoint_is_kept_in_the_order_of_the_classes(train, top
         assert (after[name] - expected).abs().max() < 1e-6, name  # float32; rows differ by about 0.3
 
 
-def test_a_head_for_other_classes_is_newly_initialised(train, checkpoint, tmp_path):
+def test_a_head_for_other_classes_is_newly_initialized(train, checkpoint, tmp_path):
     (tmp_path / "other").mkdir()
     save_classifier(tmp_path / "other", [text[:100] for text, _ in TEXTS], ("happy", "sad"))
     _, folder = train(*STILL, model=str(tmp_path / "other"))
@@ -243,8 +243,8 @@ def test_frozen_layers_do_not_change(train, checkpoint):
     assert {name for name in after if "embeddings" in name or "layer.0." in name} == same
 
 
-def test_a_reinitialised_layer_does_not_have_the_weights_of_the_checkpoint(train, checkpoint):
-    _, folder = train("--reinit-layers", "1", "--freeze-layers", "2")  # re-initialised, then frozen
+def test_a_reinitialized_layer_does_not_have_the_weights_of_the_checkpoint(train, checkpoint):
+    _, folder = train("--reinit-layers", "1", "--freeze-layers", "2")  # re-initialized, then frozen
     before, after = weights(checkpoint), weights(folder)
     name = "bert.encoder.layer.{}.intermediate.dense.weight"
     assert torch.equal(before[name.format(0)], after[name.format(0)])

@@ -1,4 +1,4 @@
-"""Labelled texts in three splits.
+"""Labeled texts in three splits.
 
 Inputs: rows from `readers`. Outputs: train, validation and test, with labels 0..C-1 and the names of the classes.
 Validation and test, if the source does not have them, are split off from train, stratified by class.
@@ -18,7 +18,7 @@ from minitext.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """B labelled texts."""
+    """B labeled texts."""
 
     texts: list[str]
     labels: np.ndarray  # (B,) int64, values 0..C-1

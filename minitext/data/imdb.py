@@ -25,7 +25,7 @@ def imdb_archive() -> Path:
     return download(URL, cache_folder() / "aclImdb_v1.tar.gz", SHA256)
 
 
-def read_imdb_unlabelled(path: Path) -> list[str]:
+def read_imdb_unlabeled(path: Path) -> list[str]:
     """The 50,000 reviews without a label, for word vectors and language models."""
     return [text for _, text, _, _ in read_imdb(path, ("unsup",))]
 

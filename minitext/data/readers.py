@@ -1,7 +1,7 @@
 """Readers of texts: tables (CSV, TSV, JSONL), one text per line, folders of text files, the IMDB archive.
 
 Inputs: a path; `.gz` files are unpacked. Outputs: rows that carry their origin (file:line) for error messages.
-`read_rows` raises an error for a row that is not a labelled text; `stream_texts` yields a row with a note instead.
+`read_rows` raises an error for a row that is not a labeled text; `stream_texts` yields a row with a note instead.
 """
 
 import csv
@@ -27,7 +27,7 @@ MAX_FIELD = 1 << 26  # characters: a quote that is never closed stops here inste
 
 
 class Row(NamedTuple):
-    """A labelled text."""
+    """A labeled text."""
 
     origin: str  # "reviews.csv:17" or "test/pos/0_10.txt"
     text: str
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 
 
 def read_rows(source: str, text_column: str | None = None, label_column: str | None = None) -> list[Row]:
-    """All labelled texts of `sample`, `imdb`, a table, a folder or the IMDB archive; UserError for any other row."""
+    """All labeled texts of `sample`, `imdb`, a table, a folder or the IMDB archive; UserError for any other row."""
     if source == "imdb":
         source = str(imdb_archive())
     path = SAMPLE if source == "sample" else Path(source)
@@ -69,7 +69,7 @@ def read_rows(source: str, text_column: str | None = None, label_column: str | N
         rows = list(read_table(path, text_column, label_column))
     if not rows:
         expected = "a table with rows, a folder per class (such as positive/1.txt), or the IMDB archive"
-        raise UserError(f"{path}: has no labelled text; give {expected}")
+        raise UserError(f"{path}: has no labeled text; give {expected}")
     return rows
 
 

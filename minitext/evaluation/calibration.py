@@ -85,7 +85,7 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray, seed: int)
 
 
 def fit_temperature(labels: Tensor, logits: Tensor) -> float:
-    """The temperature T in [MIN_TEMPERATURE, MAX_TEMPERATURE] that minimises the cross-entropy of softmax(logits / T).
+    """The temperature T in [MIN_TEMPERATURE, MAX_TEMPERATURE] that minimizes the cross-entropy of softmax(logits / T).
 
     Guo et al. 2017, section 4.2. The targets are smoothed as in Platt 1999, section 2.2 (1 - 1 / (B + 2) instead of 1):
     on a validation set without mistakes, hard targets would drive T to 0. The cross-entropy is convex in 1 / T, so

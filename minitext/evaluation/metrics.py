@@ -54,7 +54,7 @@ def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Minus the log-probability of each text's label, (B,), in nats; rows are normalised and clipped away from 0."""
+    """Minus the log-probability of each text's label, (B,), in nats; rows are normalized and clipped away from 0."""
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(1)
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(own, epsilon, 1 - epsilon))

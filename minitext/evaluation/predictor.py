@@ -112,7 +112,7 @@ def load_model(folder: Path, config: dict) -> tuple[tuple[str, ...], nn.Module, 
     class_names = tuple(config["id2label"][str(c)] for c in range(len(config["id2label"])))
     model = BertClassifier(read_config(config, str(folder)), len(class_names))
     new, _ = load_weights(model, folder, family_of(config, str(folder)))
-    if new:  # newly initialised weights would predict at random
+    if new:  # newly initialized weights would predict at random
         raise ValueError(f"its weights lack {new[0]} for {len(class_names)} classes")
     return class_names, model, tokens
 

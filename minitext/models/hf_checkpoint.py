@@ -105,10 +105,10 @@ def load_weights(model: Model, folder: Path, family: Family, new_output: bool = 
 def load_classifier(
     folder: Path, class_names: Sequence[str], attention_dropout: float | None = None, dropout: float | None = None
 ) -> tuple[BertClassifier, list[str]]:
-    """A classifier with the weights of a checkpoint, and notes on newly initialised and unused tensors.
+    """A classifier with the weights of a checkpoint, and notes on newly initialized and unused tensors.
 
     The checkpoint's head is kept if it has the same classes, and put into the order of `class_names`. Otherwise it is
-    initialised from torch's global generator, so seed it first. The dropouts replace those of the checkpoint.
+    initialized from torch's global generator, so seed it first. The dropouts replace those of the checkpoint.
     """
     config = read_json(folder / "config.json")
     changes = {"attention_dropout": attention_dropout, "dropout": dropout, "head_dropout": dropout}
@@ -116,7 +116,7 @@ def load_classifier(
     model = BertClassifier(replace(read_config(config, str(folder)), **changes), len(class_names))
     order = label_order(config, class_names)
     new, unused = load_weights(model, folder, family_of(config, str(folder)), new_output=order is None)
-    notes = [f"newly initialised: {', '.join(new)}"] if new else []
+    notes = [f"newly initialized: {', '.join(new)}"] if new else []
     if "output.weight" not in new:
         model.output.load_state_dict({name: tensor[order] for name, tensor in model.output.state_dict().items()})
         notes.insert(0, "classification head of the checkpoint kept")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.imdb import imdb_archive, read_imdb_unlabelled
+from minitext.data.imdb import imdb_archive, read_imdb_unlabeled
 from minitext.data.readers import read_rows, read_text
 from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
@@ -87,13 +87,13 @@ def train_vectors(config: GloveConfig) -> WordVectors:
 
 
 def read_texts(source: str) -> list[str]:
-    """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabelled ones."""
+    """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabeled ones."""
     if source.endswith((".txt", ".txt.gz")):
         return [line for line in read_text(Path(source)).split("\n") if line.strip()]
     texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
     if source == "imdb":
         source = str(imdb_archive())
-    return texts + read_imdb_unlabelled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
+    return texts + read_imdb_unlabeled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
 
 
 def frequent_words(texts: Sequence[str], min_count: int, vocab_size: int) -> list[str]:

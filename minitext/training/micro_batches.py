@@ -49,7 +49,7 @@ class MicroBatches:
                 return step([part for batch in micro_batches for part in batch.split(self.max_texts)])
             except torch.OutOfMemoryError as error:
                 largest = min(self.max_texts, max(len(batch.lengths) for batch in micro_batches))
-                if largest == 1 or self.distributed.world_size > 1:  # the other processes cannot be told
+                if largest == 1 or self.distributed.world_size > 1:  # the other processes would not know
                     remedy = "lower --micro-batch-size or --max-length, or pass --gradient-checkpointing"
                     raise UserError(f"out of GPU memory with {largest} texts per forward pass; {remedy}") from error
             self.max_texts = largest // 2  # outside of `except`, whose error keeps the tensors that filled the memory

@@ -39,7 +39,7 @@ class OutputConfig:
 
     out: str = option("runs/run", "run directory")
     overwrite: bool = option(False, "replace a finished run in --out")
-    seed: int = option(0, "random seed for splits, initialisation, dropout, batch order and bootstrap")
+    seed: int = option(0, "random seed for splits, initialization, dropout, batch order and bootstrap")
     quiet: bool = option(False, "print only errors")
     debug: bool = option(False, "show the traceback of an error")
 

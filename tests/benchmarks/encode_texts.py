@@ -1,4 +1,4 @@
-"""Mean-encoding the 50,000 labelled IMDB reviews from raw text: minitext and gensim, alternating in one run.
+"""Mean-encoding the 50,000 labeled IMDB reviews from raw text: minitext and gensim, alternating in one run.
 
     python tests/benchmarks/encode_texts.py aclImdb_v1.tar.gz glove.6B.100d.txt [--rounds 3]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minitext.data import imdb as imdb_module
-from minitext.data.imdb import clean_html, imdb_archive, read_imdb, read_imdb_unlabelled
+from minitext.data.imdb import clean_html, imdb_archive, read_imdb, read_imdb_unlabeled
 from minitext.data.readers import Row, read_rows
 from minitext.utils.errors import UserError
 
@@ -55,7 +55,7 @@ def everything_below(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_the_unpacked_imdb_gives_its_labelled_reviews_cleaned(tmp_path: Path):
+def test_the_unpacked_imdb_gives_its_labeled_reviews_cleaned(tmp_path: Path):
     for name, content in MEMBERS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -79,9 +79,9 @@ def test_reading_the_archive_unpacks_nothing(tmp_path: Path, monkeypatch: pytest
     assert everything_below(tmp_path) == [path]
 
 
-def test_unlabelled_reviews_are_read_separately(tmp_path: Path):
+def test_unlabeled_reviews_are_read_separately(tmp_path: Path):
     path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
-    assert read_imdb_unlabelled(path) == ["who knows", "nobody"]
+    assert read_imdb_unlabeled(path) == ["who knows", "nobody"]
 
 
 def test_the_labels_to_read_may_be_given(tmp_path: Path):
@@ -125,7 +125,7 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path: Path):
         link = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         tar.addfile(link)
-    assert "has no labelled text" in error_of(tmp_path / "aclImdb_v1.tar.gz")
+    assert "has no labeled text" in error_of(tmp_path / "aclImdb_v1.tar.gz")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>moved</html>", gzip.compress(b"<html>moved</html>" * 100)])
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes):
 
 def test_an_archive_without_reviews_is_an_error(tmp_path: Path):
     path = archive(tmp_path / "other.tar.gz", {"other/data.txt": "text"})
-    assert "has no labelled text" in error_of(path)
+    assert "has no labeled text" in error_of(path)
 
 
 def test_a_review_that_is_not_utf_8_is_an_error_that_names_its_member(tmp_path: Path):
@@ -187,8 +187,8 @@ def test_no_br_tag_is_left_in_imdb(imdb_rows: list[Row]):
 
 
 @pytest.mark.slow
-def test_imdb_has_50_000_unlabelled_reviews(imdb: Path):
-    assert len(read_imdb_unlabelled(imdb)) == 50_000
+def test_imdb_has_50_000_unlabeled_reviews(imdb: Path):
+    assert len(read_imdb_unlabeled(imdb)) == 50_000
 
 
 @pytest.mark.slow

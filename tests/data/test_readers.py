@@ -25,7 +25,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def labelled(path: Path, **columns: str) -> list[tuple[str, str]]:
+def labeled(path: Path, **columns: str) -> list[tuple[str, str]]:
     return [(row.text, row.label) for row in read_rows(str(path), **columns)]
 
 
@@ -36,7 +36,7 @@ def error_of(path: Path, **columns: str) -> str:
     return str(caught.value)
 
 
-# Labelled tables
+# Labeled tables
 
 SAME_ROWS = {
     ".csv": 'text,label\n"dull, long",neg\ngood,pos\n',
@@ -49,7 +49,7 @@ SAME_ROWS = {
 @pytest.mark.parametrize("kind", SAME_ROWS)
 def test_each_kind_of_table_gives_the_same_rows(tmp_path: Path, kind: str, gz: str):
     path = write(tmp_path / f"reviews{kind}{gz}", SAME_ROWS[kind])
-    assert labelled(path) == [("dull, long", "neg"), ("good", "pos")]
+    assert labeled(path) == [("dull, long", "neg"), ("good", "pos")]
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(".csv", [2, 3]), (".tsv", [2, 3]), (".jsonl", [1, 2])])
@@ -67,16 +67,16 @@ def test_blank_lines_of_a_table_are_skipped_but_counted(tmp_path: Path):
 @pytest.mark.parametrize("label", ["label", "sentiment", "class", "target", "Label"])
 def test_usual_column_names_are_found(tmp_path: Path, text: str, label: str):
     path = write(tmp_path / "reviews.csv", f"id,{label},{text}\n7,pos,good\n")
-    assert labelled(path) == [("good", "pos")]
+    assert labeled(path) == [("good", "pos")]
 
 
 def test_a_named_column_wins_over_a_usual_one(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label,Body,stars\nsummary,pos,whole,5\n")
-    assert labelled(path, text_column="body", label_column="stars") == [("whole", "5")]
+    assert labeled(path, text_column="body", label_column="stars") == [("whole", "5")]
 
 
 def test_the_first_of_columns_that_differ_only_in_case_is_taken(tmp_path: Path):
-    assert labelled(write(tmp_path / "reviews.csv", "TEXT,text,label\nfirst,second,pos\n")) == [("first", "pos")]
+    assert labeled(write(tmp_path / "reviews.csv", "TEXT,text,label\nfirst,second,pos\n")) == [("first", "pos")]
 
 
 def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path: Path):
@@ -94,28 +94,28 @@ def test_a_misspelled_column_is_an_error_that_lists_the_columns(tmp_path: Path):
 
 def test_a_quoted_field_keeps_its_newlines_delimiters_and_quotes(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", 'text,label\n"one\ntwo, ""three""\r\nfour",pos\nplain,neg\n')
-    assert labelled(path) == [('one\ntwo, "three"\r\nfour', "pos"), ("plain", "neg")]
+    assert labeled(path) == [('one\ntwo, "three"\r\nfour', "pos"), ("plain", "neg")]
 
 
 def test_windows_line_ends_are_not_part_of_a_value(tmp_path: Path):
-    assert labelled(write(tmp_path / "reviews.csv", "text,label\r\ngood,pos\r\n")) == [("good", "pos")]
+    assert labeled(write(tmp_path / "reviews.csv", "text,label\r\ngood,pos\r\n")) == [("good", "pos")]
 
 
 def test_a_text_longer_than_the_default_csv_limit_is_read(tmp_path: Path):
     text = "word " * 40_000  # 200,000 characters; the csv module stops at 131,072
-    assert labelled(write(tmp_path / "reviews.csv", f"text,label\n{text},pos\n")) == [(text, "pos")]
+    assert labeled(write(tmp_path / "reviews.csv", f"text,label\n{text},pos\n")) == [(text, "pos")]
 
 
 @pytest.mark.parametrize("kind", SAME_ROWS)
 def test_a_unicode_line_separator_stays_inside_its_text(tmp_path: Path, kind: str):
     path = write(tmp_path / f"reviews{kind}", SAME_ROWS[kind].replace("good", "go\u2028od\x85"))
-    assert labelled(path)[1] == ("go\u2028od\x85", "pos")
+    assert labeled(path)[1] == ("go\u2028od\x85", "pos")
 
 
 @pytest.mark.parametrize("kind", SAME_ROWS)
 def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path, kind: str):
     path = write(tmp_path / f"reviews{kind}", b"\xef\xbb\xbf" + SAME_ROWS[kind].encode())
-    assert labelled(path)[0] == ("dull, long", "neg")
+    assert labeled(path)[0] == ("dull, long", "neg")
 
 
 @pytest.mark.parametrize("gz", ["", ".gz"])
@@ -135,11 +135,11 @@ def test_an_empty_label_is_an_error_with_the_line(tmp_path: Path, kind: str):
 
 def test_spaces_around_a_label_are_ignored(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\ngood,pos\nfine, pos \n")
-    assert [label for _, label in labelled(path)] == ["pos", "pos"]
+    assert [label for _, label in labeled(path)] == ["pos", "pos"]
 
 
 def test_an_empty_text_is_kept(tmp_path: Path):
-    assert labelled(write(tmp_path / "reviews.csv", "text,label\n,pos\n")) == [("", "pos")]
+    assert labeled(write(tmp_path / "reviews.csv", "text,label\n,pos\n")) == [("", "pos")]
 
 
 def test_too_many_fields_are_an_error_with_the_line(tmp_path: Path):
@@ -180,7 +180,7 @@ def test_a_record_without_a_usable_value_is_an_error_with_the_line(tmp_path: Pat
 
 
 def test_a_json_number_is_a_label(tmp_path: Path):
-    assert labelled(write(tmp_path / "reviews.jsonl", '{"text": "good", "label": 5}\n')) == [("good", "5")]
+    assert labeled(write(tmp_path / "reviews.jsonl", '{"text": "good", "label": 5}\n')) == [("good", "5")]
 
 
 def test_blank_lines_of_jsonl_are_skipped_but_counted(tmp_path: Path):
@@ -208,11 +208,11 @@ def test_the_tag_column_is_read_if_there_is_one(tmp_path: Path):
 
 def test_html_in_a_table_is_kept(tmp_path: Path):
     path = write(tmp_path / "reviews.csv", "text,label\nR&amp;B<br />soul,pos\n")
-    assert labelled(path) == [("R&amp;B<br />soul", "pos")]
+    assert labeled(path) == [("R&amp;B<br />soul", "pos")]
 
 
 def test_a_table_without_rows_is_an_error(tmp_path: Path):
-    assert "has no labelled text" in error_of(write(tmp_path / "reviews.csv", "text,label\n"))
+    assert "has no labeled text" in error_of(write(tmp_path / "reviews.csv", "text,label\n"))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
@@ -271,7 +271,7 @@ def test_files_that_are_no_texts_are_skipped(tmp_path: Path):
     write(tmp_path / "README", "about")
     write(tmp_path / "pos" / "1.txt", "good")
     write(tmp_path / "pos" / "scores.csv", "1,2")
-    assert labelled(tmp_path) == [("good", "pos")]
+    assert labeled(tmp_path) == [("good", "pos")]
 
 
 def test_a_folder_without_texts_is_an_error_with_an_example(tmp_path: Path):

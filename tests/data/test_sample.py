@@ -105,7 +105,7 @@ def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
 
 def test_the_whole_encoder_is_loaded_and_only_the_head_is_new():
     _, notes = load_classifier(hub.SAMPLE, ["neg", "pos"])
-    assert notes[0] == "newly initialised: dense.weight, dense.bias, output.weight, output.bias"
+    assert notes[0] == "newly initialized: dense.weight, dense.bias, output.weight, output.bias"
 
 
 @pytest.mark.parametrize(

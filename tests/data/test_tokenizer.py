@@ -24,7 +24,7 @@ TIES = [" ".join(f"{a}{b}{c}" for a in "klmnop" for b in "aeiou" for c in "rstvw
 
 
 def digits_tokenizer(template: bool = False) -> Tokenizer:
-    """`0` to `9` have the ids 0 to 9; with a template, [CLS] = 10 and [SEP] = 11 stand around a text."""
+    """`0` to `9` have the ids 0 to 9; with a template, [CLS] = 10 and [SEP] = 11 are added around a text."""
     vocabulary = {str(i): i for i in range(10)} | {"[CLS]": 10, "[SEP]": 11, "[UNK]": 12}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -117,7 +117,7 @@ def test_log_loss_of_a_certain_mistake_is_finite():
     assert found.tolist() == pytest.approx([-np.log(np.finfo(float).eps), 0], abs=1e-12)
 
 
-def test_log_loss_normalises_its_rows():
+def test_log_loss_normalizes_its_rows():
     assert log_losses(np.array([0]), np.array([[2.0, 6.0]])).tolist() == pytest.approx([np.log(4)])
 
 

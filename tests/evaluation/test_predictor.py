@@ -197,7 +197,7 @@ def test_corrupt_finetuned_run_is_refused_with_its_folder(tmp_path, damage: str)
 
 @pytest.mark.parametrize("names", [("neg", "pos"), ("neg", "pos", "so-so", "none")])
 def test_head_for_another_number_of_classes_is_refused(tmp_path, names: tuple[str, ...]):
-    """A new head would be initialised, and its random predictions would pass for those of the run."""
+    """A new head would be initialized, and its random predictions would pass for those of the run."""
     folder = tmp_path / "run"
     save_finetuned(folder)
     change_json(folder / "config.json", id2label={str(c): name for c, name in enumerate(names)})

@@ -193,13 +193,13 @@ def test_a_head_of_three_classes_is_reordered(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("sad", "glad"), ("neg", "other"), ("neg", "neg")])
-def test_a_head_for_other_classes_is_newly_initialised(names: tuple[str, ...], tmp_path):
+def test_a_head_for_other_classes_is_newly_initialized(names: tuple[str, ...], tmp_path):
     model = saved(tmp_path)
     torch.manual_seed(1)
     loaded, notes = load_classifier(tmp_path, names)
     assert not torch.equal(loaded.output.weight, model.output.weight)
     assert torch.equal(loaded.dense.weight, model.dense.weight)
-    assert notes == ["newly initialised: output.weight, output.bias",
+    assert notes == ["newly initialized: output.weight, output.bias",
                      "unused: classifier.bias, classifier.weight"]  # fmt: skip
 
 
@@ -212,18 +212,18 @@ def test_a_head_without_class_names_is_kept_for_any_classes(labels: dict | None,
 
 
 @pytest.mark.parametrize("labels", [{"0": "neg", "1": "pos"}, {"0": "LABEL_0", "1": "LABEL_1"}])
-def test_a_head_for_another_number_of_classes_is_newly_initialised(labels: dict, tmp_path):
+def test_a_head_for_another_number_of_classes_is_newly_initialized(labels: dict, tmp_path):
     saved(tmp_path, id2label=labels)
     loaded, notes = load_classifier(tmp_path, ["neg", "pos", "none"])
     assert loaded.eval()(batch()).shape == (4, 3)
-    assert notes[0] == "newly initialised: output.weight, output.bias"
+    assert notes[0] == "newly initialized: output.weight, output.bias"
 
 
 @pytest.mark.parametrize("labels", [{"0": "neg", "7": "pos"}, {"0": 1, "1": 2}, {"first": "neg", "second": "pos"}])
 def test_labels_that_do_not_number_the_rows_leave_the_head_unused(labels: dict, tmp_path):
     saved(tmp_path, id2label=labels)
     _, notes = load_classifier(tmp_path, ["neg", "pos"])
-    assert notes[0] == "newly initialised: output.weight, output.bias"
+    assert notes[0] == "newly initialized: output.weight, output.bias"
 
 
 def test_a_new_head_is_a_function_of_the_seed(tmp_path):
@@ -235,11 +235,11 @@ def test_a_new_head_is_a_function_of_the_seed(tmp_path):
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
-def test_without_a_pooler_the_dense_layer_is_newly_initialised(tmp_path):
+def test_without_a_pooler_the_dense_layer_is_newly_initialized(tmp_path):
     saved(tmp_path)
     edit(tmp_path, lambda tensors: [tensors.pop(f"bert.pooler.dense.{kind}") for kind in ("weight", "bias")])
     _, notes = load_classifier(tmp_path, ["neg", "pos"])
-    assert "newly initialised: dense.weight, dense.bias" in notes
+    assert "newly initialized: dense.weight, dense.bias" in notes
 
 
 # Tensors
@@ -584,7 +584,7 @@ def test_a_bare_encoder_of_transformers_gets_a_new_head(kind: str, tmp_path):
     theirs.base_model.save_pretrained(tmp_path / "bare")
     ours, notes = load_classifier(tmp_path / "bare", ["a", "b", "c"])
     new = "output.weight, output.bias" if kind == "bert" else "dense.weight, dense.bias, output.weight, output.bias"
-    assert f"newly initialised: {new}" in notes
+    assert f"newly initialized: {new}" in notes
     ids, mask = padded(batch(), theirs.config.pad_token_id)
     with torch.no_grad():
         hidden = theirs.base_model(ids, attention_mask=mask.long()).last_hidden_state
@@ -685,7 +685,7 @@ def test_hidden_states_of_minilm_equal_those_of_transformers(minilm: Path):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModel.from_pretrained(minilm).eval()
     ours, notes = load_classifier(minilm, ["neg", "pos"])
-    assert notes == ["newly initialised: output.weight, output.bias"]
+    assert notes == ["newly initialized: output.weight, output.bias"]
     inputs = transformers.AutoTokenizer.from_pretrained(minilm)(REAL_TEXTS, padding=True, return_tensors="pt")
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     own = load_hub_tokenizer(minilm)

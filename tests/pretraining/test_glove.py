@@ -133,7 +133,7 @@ def test_the_file_is_a_function_of_the_seed(tmp_path):
 # Texts and settings
 
 
-def test_only_the_training_part_of_labelled_texts_is_read(tmp_path):
+def test_only_the_training_part_of_labeled_texts_is_read(tmp_path):
     table = tmp_path / "reviews.csv"
     table.write_text("text,label,split\nfine,1,train\ntested,1,test\nvalidated,0,valid\npoor,0,train\n")
     assert glove.read_texts(str(table)) == ["fine", "poor"]

@@ -138,7 +138,9 @@ def test_a_file_that_the_hub_does_not_have_is_an_error_of_one_line(tmp_path: Pat
     with serve(Hub({repository: {"v.zip": b"a zip"}})) as hub:
         output, status = from_hub(hub.address, "other.zip", tmp_path)
     assert status == 2
-    expected = {"user/vectors": "the Hub has no such file", "nobody/nothing": "no such repository on the Hub"}[repository]
+    expected = {"user/vectors": "the Hub has no such file", "nobody/nothing": "no such repository on the Hub"}[
+        repository
+    ]
     assert output.startswith(f"error: user/vectors/other.zip: {expected}") and output.count("\n") == 1
 
 
@@ -158,5 +160,7 @@ def test_a_name_that_is_not_a_hub_id_is_an_error():
 def test_a_file_that_is_not_in_the_cache_is_an_error_in_offline_mode(tmp_path: Path):
     output, status = from_hub("http://127.0.0.1:1", "v.zip", tmp_path, HF_HUB_OFFLINE="1")
     assert status == 2
-    assert output.startswith("error: user/vectors/v.zip: not (completely) in the Hub's cache, and the Hub cannot be reached")
+    assert output.startswith(
+        "error: user/vectors/v.zip: not (completely) in the Hub's cache, and the Hub cannot be reached"
+    )
     assert output.count("\n") == 1
