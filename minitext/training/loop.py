@@ -187,7 +187,7 @@ def prepare_process(state: TrainState, metrics: MetricsLog, seed: int, distribut
 def add_result(state: TrainState, result: StepResult, lr: float) -> dict:
     """Count one update; returns its row in the metrics log. A skipped update does not advance the schedule."""
     state.step += 1
-    state.updates += not result.skipped
+    state.updates += 0 if result.skipped else 1
     state.num_seen += result.num_labels
     state.num_correct += result.num_correct
     state.loss_sum += result.loss * result.num_labels
