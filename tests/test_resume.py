@@ -122,7 +122,7 @@ def test_impossible_settings_are_refused_before_a_folder_exists(tmp_path: Path, 
 def test_a_full_disk_gives_one_line_and_keeps_the_last_checkpoint(tmp_path: Path, reviews: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     try:

@@ -345,7 +345,12 @@ def test_two_processes_give_the_weights_of_one(train, data, checkpoint, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "two").iterdir()} == FILES
-    assert farthest(alone, tmp_path / "two") < 1e-6  # the order of sums
+    one, two = weights(alone), weights(tmp_path / "two")
+    for (
+        name
+    ) in one:  # the order of sums; the temperature, here below 1, is divided out of the last layer and magnifies it
+        tolerance = 1e-5 if name.startswith("classifier.") else 1e-6
+        assert (one[name] - two[name]).abs().max() < tolerance, name
     updates = [json.loads(line).get("update") for line in open(tmp_path / "two" / "metrics.jsonl")]  # noqa: SIM115
     assert sorted(set(updates)) == list(range(1, max(updates) + 1))
 

@@ -302,7 +302,11 @@ def many(tmp_path) -> Path:
 
 def start(run: Path, source: Path, output: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "minitext", "predict", run, "--input", source, "--output", output, *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit SIG_IGN
+    try:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def wait_for_size(process: subprocess.Popen, output: Path, size: int) -> int:
