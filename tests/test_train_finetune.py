@@ -23,6 +23,7 @@ from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
 from minitext.reporting import plots
 from minitext.utils.errors import exit_status
+from minitext.utils.metrics_log import MetricsLog
 
 TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "neg"), ("good fun for all", "pos"),
          ("bad, and far too long", "neg"), ("", "neg"), ("good " * 100_000, "pos")] * 8  # fmt: skip
@@ -351,7 +352,7 @@ def test_two_processes_give_the_weights_of_one(train, data, checkpoint, tmp_path
     ) in one:  # the order of sums; the temperature, here below 1, is divided out of the last layer and magnifies it
         tolerance = 1e-5 if name.startswith("classifier.") else 1e-6
         assert (one[name] - two[name]).abs().max() < tolerance, name
-    updates = [json.loads(line).get("update") for line in open(tmp_path / "two" / "metrics.jsonl")]  # noqa: SIM115
+    updates = [row["update"] for row in MetricsLog(tmp_path / "two" / "metrics.jsonl").rows()]
     assert sorted(set(updates)) == list(range(1, max(updates) + 1))
 
 
@@ -394,7 +395,7 @@ def test_compiled_layers_give_the_same_losses_and_few_graphs(train, topics, topi
     assert status == 0
     # fused kernels sum in another order; Adam magnifies that, predictions hardly
     assert (read_predictions(plain, topics)[1] - read_predictions(compiled, topics)[1]).abs().max() < 1e-3
-    rows = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (plain, compiled)]  # noqa: SIM115
+    rows = [MetricsLog(run / "metrics.jsonl").rows() for run in (plain, compiled)]
     losses = [[row["loss"] for row in part if "lr" in row] for part in rows]
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
     assert counters["stats"]["unique_graphs"] <= 12, counters["stats"]  # two layers, training or not, first_only, mask
