@@ -8,6 +8,7 @@ import gzip
 import io
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -129,11 +130,13 @@ def zip_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
 
 def read_head(file: BinaryIO, name: str) -> tuple[int, int]:
     """Skip a header, and leave `file` at its first vector. Returns the number of that line, from 1, and the width D."""
-    fields = file.readline().rstrip().split(b" ")
+    first_line = file.readline()
+    begin = len(BOM_UTF8) if first_line.startswith(BOM_UTF8) else 0
+    fields = first_line[begin:].rstrip().split(b" ")
     if fields == [b""]:
         raise UserError(f"{name}, line 1: the file is empty or starts with an empty line; give a file of word vectors")
     header = len(fields) == 2 and all(field.isdigit() for field in fields)
-    start = file.tell() if header else 0
+    start = file.tell() if header else begin
     file.seek(start)
     widths = Counter(count_numbers(line) for line in islice(file, HEAD_LINES))
     file.seek(start)

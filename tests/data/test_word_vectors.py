@@ -53,6 +53,11 @@ def test_a_header_line_is_not_a_word(tmp_path):
     assert_same(load_word_vectors(write(tmp_path / "v.txt", b"3 2\n" + TEXT)))
 
 
+@pytest.mark.parametrize("header", [b"", b"3 2\n"], ids=["without header", "with header"])
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tmp_path, header: bytes):
+    assert_same(load_word_vectors(write(tmp_path / "v.txt", b"\xef\xbb\xbf" + header + TEXT)))
+
+
 def test_a_gzipped_file_is_unpacked(tmp_path):
     assert_same(load_word_vectors(write(tmp_path / "v.txt.gz", gzip.compress(TEXT))))
 
