@@ -23,11 +23,6 @@ class BootstrapEstimate(NamedTuple):
     value: float
     resampled: np.ndarray
 
-    def interval(self) -> tuple[float, float]:
-        """The percentile bootstrap interval."""
-        low, high = np.quantile(self.resampled, metrics.QUANTILES)
-        return float(low), float(high)
-
 
 class McNemar(NamedTuple):
     """Two runs on the same texts: how many texts only one of them has right, and the p-value of equal accuracy."""
