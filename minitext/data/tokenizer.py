@@ -102,12 +102,17 @@ def bert_tokenizer(model: WordPiece) -> Tokenizer:
     return tokenizer
 
 
+def first_token_id(tokenizer: Tokenizer, tokens: Sequence[str]) -> int | None:
+    """The id of the first of `tokens` that the tokenizer has; None without one."""
+    return next((number for number in map(tokenizer.token_to_id, tokens) if number is not None), None)
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
     """The id of the padding token. Raises UserError for a tokenizer without one."""
-    for token in PAD_TOKENS:
-        if (number := tokenizer.token_to_id(token)) is not None:
-            return number
-    raise UserError(f"the tokenizer has no padding token ({' or '.join(PAD_TOKENS)}); drop --pad-to")
+    found = first_token_id(tokenizer, PAD_TOKENS)
+    if found is None:
+        raise UserError(f"the tokenizer has no padding token ({' or '.join(PAD_TOKENS)}); drop --pad-to")
+    return found
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
-from minitext.data.tokenizer import load_tokenizer
+from minitext.data.tokenizer import PAD_TOKENS, first_token_id, load_tokenizer
 from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.utils.errors import UserError, first_line
@@ -30,7 +30,7 @@ NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype",
 Model = BertClassifier | BertMaskedLM
 SPECIAL_ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
-    "pad_token": ("[PAD]", "<pad>"),
+    "pad_token": PAD_TOKENS,
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
     "mask_token": ("[MASK]", "<mask>"),
@@ -191,5 +191,4 @@ def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer
 
 def mask_id(tokenizer: Tokenizer) -> int | None:
     """The id of the mask token, if there is one."""
-    ids = map(tokenizer.token_to_id, SPECIAL_ROLES["mask_token"])
-    return next((number for number in ids if number is not None), None)
+    return first_token_id(tokenizer, SPECIAL_ROLES["mask_token"])
