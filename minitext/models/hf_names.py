@@ -5,7 +5,7 @@ Each family is one table, so that all of them run on one encoder.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from minitext.models.bert import BertConfig
@@ -47,8 +47,53 @@ BERT_MASKED_LM = MASKED_LM_TRANSFORM | {"cls.predictions": ""}
 ROBERTA_MASKED_LM = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""}
 DISTILBERT_MASKED_LM = {"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""}
 ROBERTA_SETTINGS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}
-DISTILBERT_SETTINGS = {"num_token_types": 0, "head_activation": "relu"}
+DISTILBERT_SETTINGS = {"num_token_types": 0, "head_activation": "relu", "norm_eps": 1e-12}
 ELECTRA_SETTINGS = {"dropout_before_head": True, "head_activation": "gelu"}
+
+
+class Setting(NamedTuple):
+    """A value of a `config.json`: its names, its default in transformers, and the allowed range of a number."""
+
+    names: tuple[str, ...]
+    default: int | float | str
+    low: float = 0
+    high: float = 1
+
+
+MAX_SIZE = 10_000_000  # of one dimension of a tensor; the largest vocabularies of the Hub have about a million rows
+MAX_LAYERS = 1000
+SETTINGS = {
+    "vocab_size": Setting(("vocab_size",), 30522, 1, MAX_SIZE),
+    "hidden_size": Setting(("hidden_size",), 768, 1, MAX_SIZE),
+    "num_layers": Setting(("num_hidden_layers",), 12, 1, MAX_LAYERS),
+    "num_heads": Setting(("num_attention_heads",), 12, 1, MAX_SIZE),
+    "intermediate_size": Setting(("intermediate_size",), 3072, 1, MAX_SIZE),
+    "max_positions": Setting(("max_position_embeddings",), 512, 1, MAX_SIZE),
+    "num_token_types": Setting(("type_vocab_size",), 2, 1, MAX_SIZE),
+    "activation": Setting(("hidden_act",), "gelu"),
+    "norm_eps": Setting(("layer_norm_eps",), 1e-12),
+    "dropout": Setting(("hidden_dropout_prob",), 0.1),
+    "attention_dropout": Setting(("attention_probs_dropout_prob",), 0.1),
+    "initializer_range": Setting(("initializer_range",), 0.02, 0, 100),
+}
+ROBERTA_NAMES = SETTINGS | {"vocab_size": Setting(("vocab_size",), 50265, 1, MAX_SIZE)}
+DISTILBERT_NAMES = SETTINGS | {
+    "hidden_size": Setting(("dim", "hidden_size"), 768, 1, MAX_SIZE),
+    "num_layers": Setting(("n_layers", "num_hidden_layers"), 6, 1, MAX_LAYERS),
+    "num_heads": Setting(("n_heads", "num_attention_heads"), 12, 1, MAX_SIZE),
+    "intermediate_size": Setting(("hidden_dim",), 3072, 1, MAX_SIZE),
+    "activation": Setting(("activation",), "gelu"),
+    "dropout": Setting(("dropout",), 0.1),
+    "attention_dropout": Setting(("attention_dropout",), 0.1),
+    "head_dropout": Setting(("seq_classif_dropout",), 0.2),
+}
+ELECTRA_NAMES = SETTINGS | {
+    "hidden_size": Setting(("hidden_size",), 256, 1, MAX_SIZE),
+    "num_heads": Setting(("num_attention_heads",), 4, 1, MAX_SIZE),
+    "intermediate_size": Setting(("intermediate_size",), 1024, 1, MAX_SIZE),
+    "embedding_size": Setting(("embedding_size",), 128, 1, MAX_SIZE),
+}
+PADDING_ID = Setting(("pad_token_id",), 1, 0, MAX_SIZE)  # RoBERTa's positions begin after it
 
 
 class Family(NamedTuple):
@@ -59,34 +104,20 @@ class Family(NamedTuple):
     encoder: Mapping[str, str]  # without the prefix
     head: Mapping[str, str]  # classification head
     masked_lm: Mapping[str, str]  # masked-LM head, empty if there is none; "" is the parameter `bias` of BertMaskedLM
-    settings: Mapping[str, object]  # of BertConfig, constant within the family
+    constants: Mapping[str, object]  # of BertConfig, the same for the whole family
+    settings: Mapping[str, Setting] = SETTINGS  # of BertConfig, read from config.json
 
 
 ROBERTA = ("roberta.", BERT_ENCODER, DENSE_HEAD, ROBERTA_MASKED_LM, ROBERTA_SETTINGS)
 DISTILBERT = ("distilbert.", DISTILBERT_ENCODER, DISTILBERT_HEAD, DISTILBERT_MASKED_LM, DISTILBERT_SETTINGS)
+ELECTRA = ("electra.", BERT_ENCODER, DENSE_HEAD, {}, ELECTRA_SETTINGS)
 FAMILIES = {
     "bert": Family("Bert", "bert.", BERT_ENCODER, BERT_HEAD, BERT_MASKED_LM, {}),
-    "roberta": Family("Roberta", *ROBERTA),  # Liu et al. 2019
+    "roberta": Family("Roberta", *ROBERTA, ROBERTA_NAMES),  # Liu et al. 2019
     "camembert": Family("Camembert", *ROBERTA),  # the same modules, other texts and tokenizers
     "xlm-roberta": Family("XLMRoberta", *ROBERTA),
-    "distilbert": Family("DistilBert", *DISTILBERT),  # Sanh et al. 2019
-    "electra": Family("Electra", "electra.", BERT_ENCODER, DENSE_HEAD, {}, ELECTRA_SETTINGS),  # Clark et al. 2020
-}
-
-# our setting: its possible names in a config.json, and its default in transformers
-SETTINGS = {
-    "vocab_size": (("vocab_size",), 30522),
-    "hidden_size": (("hidden_size", "dim"), 768),
-    "num_layers": (("num_hidden_layers", "n_layers"), 12),
-    "num_heads": (("num_attention_heads", "n_heads"), 12),
-    "intermediate_size": (("intermediate_size", "hidden_dim"), 3072),
-    "max_positions": (("max_position_embeddings",), 512),
-    "num_token_types": (("type_vocab_size",), 2),
-    "activation": (("hidden_act", "activation"), "gelu"),
-    "norm_eps": (("layer_norm_eps",), 1e-12),
-    "dropout": (("hidden_dropout_prob", "dropout"), 0.1),
-    "attention_dropout": (("attention_probs_dropout_prob", "attention_dropout"), 0.1),
-    "initializer_range": (("initializer_range",), 0.02),
+    "distilbert": Family("DistilBert", *DISTILBERT, DISTILBERT_NAMES),  # Sanh et al. 2019
+    "electra": Family("Electra", *ELECTRA, ELECTRA_NAMES),  # Clark et al. 2020
 }
 
 
@@ -97,33 +128,53 @@ def family_of(config: Mapping, source: str) -> Family:
         raise UserError(f"{source}: unsupported model type {kind!r}; supported: {', '.join(FAMILIES)}")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UserError(f"{source}: relative positions and decoders are not supported")
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name):
+            raise UserError(f"{source}: quantized weights ({name}) are not supported; give a checkpoint without")
     return FAMILIES[kind]
 
 
 def read_config(config: Mapping, source: str) -> BertConfig:
-    """A `BertConfig` from the contents of a Hub `config.json`; `source` is named in errors."""
+    """A `BertConfig` from the contents of a Hub `config.json`; `source` is named in errors.
+
+    Missing values are the defaults of transformers' configuration classes. Raises UserError for an impossible value.
+    """
     family = family_of(config, source)
-    values = {ours: setting(config, names, default, source) for ours, (names, default) in SETTINGS.items()}
+    values = {ours: read_setting(config, setting, source) for ours, setting in family.settings.items()}
+    pad_id = read_setting(config, PADDING_ID, source)
     if family.prefix == "roberta.":
-        values["first_position"] = setting(config, ("pad_token_id",), 1, source) + 1
-    embedding_size = setting(config, ("embedding_size",), values["hidden_size"], source)
-    values["embedding_size"] = embedding_size if embedding_size != values["hidden_size"] else None
-    head_dropouts = ("classifier_dropout", "seq_classif_dropout")
-    values["head_dropout"] = setting(config, head_dropouts, float(values["dropout"]), source)
-    return BertConfig(**{**values, **family.settings})
+        values["first_position"] = pad_id + 1
+        if values["first_position"] >= values["max_positions"]:
+            raise UserError(f"{source}: pad_token_id must be less than max_position_embeddings - 1; fix config.json")
+    if values.get("embedding_size") == values["hidden_size"]:
+        del values["embedding_size"]
+    if "head_dropout" not in values:
+        default = Setting(("classifier_dropout",), float(values["dropout"]))
+        values["head_dropout"] = read_setting(config, default, source)
+    try:
+        return BertConfig(**{**values, **family.constants})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def write_config(config: BertConfig) -> dict[str, object]:
     """The contents of a Hub `config.json` for a new BERT."""
-    values = {names[0]: getattr(config, ours) for ours, (names, _) in SETTINGS.items()}
+    values = {setting.names[0]: getattr(config, ours) for ours, setting in SETTINGS.items()}
     return {"model_type": "bert", **values, "pad_token_id": 0}
 
 
-def setting(config: Mapping, names: Sequence[str], default: object, source: str) -> object:
-    """The value of the first of `names` that a `config.json` has. Raises UserError unless its type is the default's."""
+def read_setting(config: Mapping, setting: Setting, source: str) -> object:
+    """The value of a setting in a `config.json`; null counts as missing. Raises UserError for another type or range."""
+    names, default, low, high = setting
     name, value = next(((name, config[name]) for name in names if config.get(name) is not None), (names[0], default))
-    if type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
-        raise UserError(f"{source}: {name} must be of type {type(default).__name__} (got {value!r})")
+    if isinstance(default, str):
+        valid, expected = isinstance(value, str), "a name"
+    else:
+        right_type = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        valid = right_type and low <= value <= high  # false for NaN
+        expected = f"{'an integer' if isinstance(default, int) else 'a number'} from {low:,} to {high:,}"
+    if not valid:
+        raise UserError(f"{source}: {name} must be {expected} (got {value!r:.60}); fix config.json")
     return value
 
 

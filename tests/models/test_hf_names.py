@@ -1,5 +1,8 @@
 """The settings and tensor names of each family are those of transformers, complete and without extras."""
 
+import math
+import re
+
 import pytest
 from safetensors import safe_open
 
@@ -64,6 +67,61 @@ def test_missing_settings_are_those_of_bert_base():
     assert read_config({"model_type": "bert"}, "folder") == BertConfig(30522)
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_missing_settings_are_the_defaults_of_transformers(kind: str):
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.AutoConfig.for_model(kind), read_config({"model_type": kind}, "folder")
+    head = "seq_classif_dropout" if kind == "distilbert" else "classifier_dropout"
+    expected = {
+        "vocab_size": theirs.vocab_size,
+        "hidden_size": theirs.hidden_size,
+        "num_layers": theirs.num_hidden_layers,
+        "num_heads": theirs.num_attention_heads,
+        "intermediate_size": theirs.hidden_dim if kind == "distilbert" else theirs.intermediate_size,
+        "max_positions": theirs.max_position_embeddings,
+        "num_token_types": getattr(theirs, "type_vocab_size", 0),
+        "embedding_size": getattr(theirs, "embedding_size", None),
+        "activation": theirs.activation if kind == "distilbert" else theirs.hidden_act,
+        "norm_eps": getattr(theirs, "layer_norm_eps", 1e-12),  # DistilBERT's is fixed
+        "dropout": theirs.dropout if kind == "distilbert" else theirs.hidden_dropout_prob,
+        "attention_dropout": theirs.attention_dropout if kind == "distilbert" else theirs.attention_probs_dropout_prob,
+        "initializer_range": theirs.initializer_range,
+        "first_position": theirs.pad_token_id + 1 if FAMILIES[kind].prefix == "roberta." else 0,
+    }
+    assert {name: getattr(ours, name) for name in expected} == expected
+    default = 0.1 if getattr(theirs, head) is None else getattr(theirs, head)
+    assert ours.head_dropout == default
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_an_empty_config_gives_the_shapes_of_transformers(kind: str, tmp_path):
+    """All sizes at once: the names and shapes of the tensors that transformers makes by default."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForSequenceClassification.from_config(transformers.AutoConfig.for_model(kind))
+        ours = BertClassifier(read_config({"model_type": kind}, "folder"), 2)
+    expected = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
+    found = {}
+    for name, tensor in ours.state_dict().items():
+        names = hub_names(name, FAMILIES[kind], masked_lm=False)
+        found |= {theirs: tuple(part.shape) for theirs, part in zip(names, tensor.chunk(len(names)), strict=True)}
+    assert found == {name: shape for name, shape in expected.items() if not name.endswith(("position_ids", "type_ids"))}
+
+
+def test_settings_of_other_families_are_not_read():
+    bert = {"model_type": "bert", "dropout": 0.5, "n_layers": 3, "embedding_size": 4, "seq_classif_dropout": 0.6}
+    assert read_config(bert, "folder") == BertConfig(30522)
+    distilbert = {
+        "model_type": "distilbert",
+        "layer_norm_eps": 1e-3,
+        "hidden_dropout_prob": 0.5,
+        "classifier_dropout": 0.6,
+    }
+    assert read_config(distilbert, "folder") == read_config({"model_type": "distilbert"}, "folder")
+
+
 @pytest.mark.parametrize("kind", ["roberta", "camembert", "xlm-roberta"])
 @pytest.mark.parametrize("pad", [0, 1, 5])
 def test_the_first_position_of_roberta_follows_its_padding_id(kind: str, pad: int):
@@ -100,8 +158,61 @@ def test_a_dropout_may_be_an_integer():
     ],
 )
 def test_a_setting_of_the_wrong_type_is_rejected_by_name(kind: str, name: str, value: object):
-    with pytest.raises(UserError, match=rf"folder: {name} must be of type "):
+    expected = f"folder: {name} must be (an integer from|a number from|a name).* \\(got {re.escape(repr(value))}\\)"
+    with pytest.raises(UserError, match=expected):
         read_config(config(kind, **{name: value}), "folder")
+
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+         "max_position_embeddings", "type_vocab_size")  # fmt: skip
+FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "layer_norm_eps")
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", [-1, 0, 10**12, 10**100, 1e12, math.nan, math.inf, "8", [8], {}, True])
+def test_an_impossible_size_is_rejected_by_name(name: str, value: object):
+    with pytest.raises(UserError, match=f"folder: {name} must be an integer from 1 to "):
+        read_config(config("bert", **{name: value}), "folder")
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+@pytest.mark.parametrize("value", [-0.1, 2.0, 2, math.nan, math.inf, -math.inf, "0.1", [0.1], {}, True])
+def test_an_impossible_fraction_is_rejected_by_name(name: str, value: object):
+    with pytest.raises(UserError, match=f"folder: {name} must be a number from 0 to 1 "):
+        read_config(config("bert", **{name: value}), "folder")
+
+
+@pytest.mark.parametrize("value", [-0.02, math.nan, math.inf, 1e6, "0.02", [0.02]])
+def test_an_impossible_initializer_range_is_rejected(value: object):
+    with pytest.raises(UserError, match="folder: initializer_range must be a number from 0 to 100 "):
+        read_config(config("bert", initializer_range=value), "folder")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("value", [-1, 10**12, 1.0, "0", [0]])
+def test_an_impossible_padding_id_is_rejected(kind: str, value: object):
+    with pytest.raises(UserError, match="folder: pad_token_id must be an integer from 0 to "):
+        read_config(config(kind, pad_token_id=value), "folder")
+
+
+@pytest.mark.parametrize("pad", [18, 19, 20, 5000])
+def test_a_padding_id_that_leaves_no_position_is_rejected(pad: int):
+    with pytest.raises(UserError, match="pad_token_id must be less than max_position_embeddings - 1"):
+        read_config(config("roberta", pad_token_id=pad + 1), "folder")
+
+
+@pytest.mark.parametrize("name", [*SIZES, *FRACTIONS, "initializer_range", "hidden_act"])
+def test_null_is_the_default(name: str):
+    given = config("bert", hidden_size=24)
+    missing = {key: value for key, value in given.items() if key != name}
+    assert read_config(given | {name: None}, "folder") == read_config(missing, "folder")
+
+
+@pytest.mark.parametrize("name", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("value", [{"quant_method": "gptq", "bits": 4}, {"load_in_8bit": True}, "fp8"])
+def test_a_quantized_checkpoint_is_rejected(name: str, value: object):
+    with pytest.raises(UserError, match=rf"folder: quantized weights \({name}\) are not supported"):
+        read_config(config("bert", **{name: value}), "folder")
 
 
 @pytest.mark.parametrize(
