@@ -27,7 +27,8 @@ from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
 from minitext.evaluation.predictor import format_prediction
 from minitext.models.bert import BertClassifier, init_weights
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, save_model
+from minitext.models.hf_checkpoint import load_classifier, save_model
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.models.hub import fetch_checkpoint, open_repository, push
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize

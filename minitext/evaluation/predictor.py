@@ -7,6 +7,7 @@ Shapes: B texts, C classes.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from minitext.data.tokenizer import encode, load_tokenizer
 from minitext.evaluation.predict import predict_logits, probabilities
 from minitext.models.bert import BertClassifier
 from minitext.models.embedding_bag import EmbeddingBagClassifier
-from minitext.models.hf_checkpoint import load_weights
+from minitext.models.hf_checkpoint import load_model as load_checkpoint
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
 from minitext.training.device import one_thread, pick_device
@@ -110,8 +111,8 @@ def load_model(folder: Path, config: dict) -> tuple[tuple[str, ...], nn.Module, 
     if settings["track"] == "scratch":
         return tuple(config["class_names"]), EmbeddingBagClassifier.load(folder), tokens
     class_names = tuple(config["id2label"][str(c)] for c in range(len(config["id2label"])))
-    model = BertClassifier(read_config(config, str(folder)), len(class_names))
-    new, _ = load_weights(model, folder, family_of(config, str(folder)))
+    new_model = partial(BertClassifier, read_config(config, str(folder)), len(class_names))
+    model, new, _ = load_checkpoint(new_model, folder, family_of(config, str(folder)))
     if new:  # newly initialized weights would predict at random
         raise ValueError(f"its weights lack {new[0]} for {len(class_names)} classes")
     return class_names, model, tokens

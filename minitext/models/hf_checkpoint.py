@@ -1,21 +1,23 @@
-"""A checkpoint's folder in the Hub's format: read weights, config and tokenizer, and write them.
+"""A checkpoint's folder in the Hub's format: read weights and config, and write them with the tokenizer.
 
-Inputs: a folder with `config.json`, weights and tokenizer. Outputs: a model with its weights, and a note on each tensor
-that is new or unused; a folder that transformers opens.
+Inputs: a folder with `config.json` and weights. Outputs: a model with its weights, and a note on each tensor that is
+new or unused; a folder that transformers opens.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from minitext.data.tokenizer import PAD_TOKENS, first_token_id, load_tokenizer
+from minitext.data.tokenizer import PAD_TOKENS, first_token_id, special_ids
 from minitext.models.bert import BertClassifier, BertMaskedLM
 from minitext.models.hf_names import FAMILIES, Family, family_of, hub_names, read_config
 from minitext.utils.errors import UserError, first_line
@@ -24,10 +26,17 @@ from minitext.utils.io import atomic, read_json, write_json, write_text
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # buffers of old checkpoints, and the decoder, which is the token embedding
 NOT_WEIGHTS = re.compile(r"position_ids$|(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|vocab_projector\.weight$")
+# beside the weights of bitsandbytes, GPTQ, AWQ, fp8, compressed-tensors and torch, which are no numbers on their own
+QUANTIZED = re.compile(
+    r"\.(SCB|weight_format|(nested_)?(absmax|quant_map)|quant_state\..*|qweight|qzeros|g_idx|scales|input_scale|"
+    r"weight_(packed|scale|scale_inv|zero_point)|_packed_params.*)$"
+)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+UNQUANTIZED = "give a checkpoint in float32, float16 or bfloat16"
 # parts of the source's config.json that do not hold for the saved model
-NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype",
+NOT_KEPT = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "auto_map",
             "num_labels", "id2label", "label2id", "problem_type"}  # fmt: skip
-Model = BertClassifier | BertMaskedLM
+Model = TypeVar("Model", BertClassifier, BertMaskedLM)
 SPECIAL_ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
     "pad_token": PAD_TOKENS,
@@ -75,31 +84,53 @@ def current_name(name: str, family: Family) -> str:
 
 
 @torch.no_grad()
-def load_weights(model: Model, folder: Path, family: Family, new_output: bool = False) -> tuple[list[str], list[str]]:
-    """Copy a checkpoint into `model`; with `new_output`, leave the classes' layer as it is.
+def load_model(
+    new_model: Callable[[], Model], folder: Path, family: Family, new_output: bool = False
+) -> tuple[Model, list[str], list[str]]:
+    """Build a model and copy a checkpoint into it; with `new_output`, leave the classes' layer as it is.
 
-    Returns our tensors that the checkpoint lacks, which keep their values, and the checkpoint's unused tensors. Raises
-    UserError if a tensor of the encoder is missing, or any tensor but the classes' layer has the wrong shape.
+    Returns the model, its tensors that the checkpoint lacks, which are newly initialized, and the checkpoint's unused
+    tensors. Raises UserError if weights do not fit; this is found out before the model gets memory.
     """
     tensors = {current_name(name, family): tensor for name, tensor in read_weights(folder).items()}
-    new, problems, used = [], [], set()
+    with torch.device("meta"):  # shapes without memory
+        sources = match_tensors(new_model(), tensors, folder, family, new_output)
+    model = new_model()
+    parameters = model.state_dict()
+    for ours, names in sources.items():
+        for name, part in zip(names, parameters[ours].chunk(len(names)), strict=True):
+            part.copy_(tensors[name])  # a view of the parameter
+    used = {name for names in sources.values() for name in names}
+    unused = sorted(name for name in tensors if name not in used and not NOT_WEIGHTS.search(name))
+    return model, [ours for ours in parameters if ours not in sources], unused
+
+
+def match_tensors(
+    model: Model, tensors: Mapping[str, Tensor], folder: Path, family: Family, new_output: bool
+) -> dict[str, tuple[str, ...]]:
+    """For each of our tensors that a checkpoint has its names there.
+
+    Raises UserError if a tensor of the encoder is missing, any tensor but the classes' layer has the wrong shape, or
+    the weights are quantized.
+    """
+    sources, problems = {}, []
     for ours, parameter in model.state_dict().items():
         names = hub_names(ours, family, isinstance(model, BertMaskedLM))
-        parts = dict(zip(names, parameter.chunk(len(names)), strict=True))  # views of the parameter
+        expected = dict(zip(names, (tuple(part.shape) for part in parameter.chunk(len(names))), strict=True))
         shapes = {name: tuple(tensors[name].shape) if name in tensors else "missing" for name in names}
-        wrong = [name for name in names if shapes[name] != parts[name].shape]
+        wrong = [name for name in names if shapes[name] != expected[name]]
         absent = "missing" in shapes.values() and not ours.startswith("encoder.")
-        if absent or (ours.startswith("output.") and (new_output or wrong)):
-            new.append(ours)
-        elif wrong:
-            problems += [f"{name} is {shapes[name]}, expected {tuple(parts[name].shape)}" for name in wrong]
-        else:
-            for name, part in parts.items():
-                part.copy_(tensors[name])
-            used |= set(names)
+        if not (absent or (ours.startswith("output.") and (new_output or wrong))):
+            problems += [f"{name} is {shapes[name]}, expected {expected[name]}" for name in wrong]
+            sources[ours] = names
+    used = [name for names in sources.values() for name in names if name in tensors]
+    quantized = [name for name in tensors if QUANTIZED.search(name)]
+    quantized += [f"{name}, {tensors[name].dtype}" for name in used if tensors[name].dtype not in FLOATS]
+    if quantized:
+        raise UserError(f"{folder}: quantized weights ({quantized[0]}) are not supported; {UNQUANTIZED}")
     if problems:
         raise UserError(f"{folder}: {problems[0]} ({len(problems)} tensors do not fit config.json)")
-    return new, sorted(name for name in tensors if name not in used and not NOT_WEIGHTS.search(name))
+    return sources
 
 
 def load_classifier(
@@ -113,9 +144,10 @@ def load_classifier(
     config = read_json(folder / "config.json")
     changes = {"attention_dropout": attention_dropout, "dropout": dropout, "head_dropout": dropout}
     changes = {name: value for name, value in changes.items() if value is not None}
-    model = BertClassifier(replace(read_config(config, str(folder)), **changes), len(class_names))
-    order = label_order(config, class_names)
-    new, unused = load_weights(model, folder, family_of(config, str(folder)), new_output=order is None)
+    family, bert_config = family_of(config, str(folder)), replace(read_config(config, str(folder)), **changes)
+    order = label_order(config, class_names, str(folder))
+    new_model = partial(BertClassifier, bert_config, len(class_names))
+    model, new, unused = load_model(new_model, folder, family, new_output=order is None)
     notes = [f"newly initialized: {', '.join(new)}"] if new else []
     if "output.weight" not in new:
         model.output.load_state_dict({name: tensor[order] for name, tensor in model.output.state_dict().items()})
@@ -125,12 +157,19 @@ def load_classifier(
     return model, notes
 
 
-def label_order(config: Mapping, class_names: Sequence[str]) -> list[int] | None:
+def label_order(config: Mapping, class_names: Sequence[str], source: str) -> list[int] | None:
     """For each class its row in a checkpoint's head; None if the head has other classes.
 
-    A head without class names (`LABEL_0`, or none at all) fits any classes in their order.
+    A head without class names (`LABEL_0`, or none at all) fits any classes in their order. A head to which `id2label`
+    and `label2id` give different orders fits none. Raises UserError if one of the two is not a mapping.
     """
-    rows = {str(label).casefold(): str(row) for row, label in (config.get("id2label") or {}).items()}
+    labels, numbers = config.get("id2label") or {}, config.get("label2id") or {}
+    if not isinstance(labels, dict) or not isinstance(numbers, dict):
+        wrong = "label2id" if isinstance(labels, dict) else "id2label"
+        raise UserError(f"{source}: {wrong} must be a JSON object (got {config[wrong]!r:.60}); fix config.json")
+    rows = {str(label).casefold(): str(row) for row, label in labels.items()}
+    if any(rows.get(name.casefold(), str(row)) != str(row) for name, row in numbers.items()):
+        return None
     expected = [str(row) for row in range(len(class_names))]
     if all(re.fullmatch(r"label_\d+", label) for label in rows):
         return list(map(int, expected))
@@ -165,28 +204,25 @@ def save_model(
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", config)
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    roles = {token: role for role, tokens in SPECIAL_ROLES.items() for token in reversed(tokens)}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.max_length,
         "model_input_names": ["input_ids", "attention_mask"],  # DistilBERT of transformers 4 rejects token types
-        **{role: token for token, role in roles.items() if tokenizer.token_to_id(token) is not None},
+        **special_roles(tokenizer, source.get("pad_token_id")),
     }
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint: its `tokenizer.json`, or BERT's WordPiece with an old repository's `vocab.txt`."""
-    if (folder / "tokenizer.json").exists() or not (folder / "vocab.txt").exists():
-        tokenizer = load_tokenizer(str(folder))
-    else:
-        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-        wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True))
-        tokenizer = Tokenizer.from_str(wordpiece.to_str())
-    size = tokenizer.get_vocab_size()
-    if vocab_size is not None and size > vocab_size:
-        raise UserError(f"{folder}: has a tokenizer of {size:,} tokens but an encoder of {vocab_size:,}; replace it")
-    return tokenizer
+def special_roles(tokenizer: Tokenizer, pad_id: int | None) -> dict[str, str]:
+    """The special tokens by role, as `tokenizer_config.json` names them. `pad_id` is used where no name is known."""
+    vocabulary = tokenizer.get_vocab()
+    known = {role: [token for token in tokens if token in vocabulary] for role, tokens in SPECIAL_ROLES.items()}
+    roles = {role: tokens[0] for role, tokens in known.items() if tokens}
+    if pad_id is not None and (pad := tokenizer.id_to_token(pad_id)):
+        roles = {"pad_token": pad} | roles
+    before, after = special_ids(tokenizer)
+    ends = {"cls_token": before[:1], "sep_token": after[-1:]}
+    return roles | {role: tokenizer.id_to_token(row) for role, ids in ends.items() for row in ids}
 
 
 def mask_id(tokenizer: Tokenizer) -> int | None:

@@ -7,6 +7,7 @@ Shapes: N tokens, E width of the token embedding.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from tokenizers import Tokenizer, processors
@@ -15,8 +16,9 @@ from torch import Tensor
 from minitext.data.tokenizer import train_tokenizer
 from minitext.data.word_vectors import WordVectors, load_word_vectors
 from minitext.models.bert import BertConfig, BertMaskedLM
-from minitext.models.hf_checkpoint import load_hub_tokenizer, load_weights
+from minitext.models.hf_checkpoint import load_model
 from minitext.models.hf_names import FAMILIES, family_of, read_config, write_config
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.models.hub import fetch_checkpoint
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json
@@ -54,8 +56,8 @@ def load_existing(source: str, dropout: float) -> tuple[BertMaskedLM, Tokenizer,
         kind = hub_config["model_type"]
         raise UserError(f"{source}: {kind} checkpoints have no masked-LM head; supported: {supported}")
     config = read_config(hub_config, source)
-    model = BertMaskedLM(replace(config, dropout=dropout, attention_dropout=dropout))
-    load_weights(model, folder, family)
+    changed = replace(config, dropout=dropout, attention_dropout=dropout)
+    model, _, _ = load_model(partial(BertMaskedLM, changed), folder, family)
     return model, load_hub_tokenizer(folder, config.vocab_size), hub_config
 
 

@@ -38,8 +38,9 @@ from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.tokenizer import encode, train_tokenizer
 from minitext.evaluation.predict import predict_logits
 from minitext.models.bert import BertClassifier, BertConfig
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, save_model
+from minitext.models.hf_checkpoint import load_classifier, save_model
 from minitext.models.hf_names import read_config, write_config
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.training.device import PRECISIONS, pick_device, pick_dtype
 from minitext.training.distributed import SINGLE
 from minitext.training.loop import TrainConfig, plan_steps

@@ -16,7 +16,8 @@ from minitext.data.word_vectors import SAMPLE as SAMPLE_VECTORS
 from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
 from minitext.models import hub
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
+from minitext.models.hf_checkpoint import load_classifier
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.pretraining.glove import read_texts
 from minitext.pretraining.init import load_existing
 

@@ -7,8 +7,8 @@ import importlib.util
 import json
 import pickle
 import re
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,9 @@ from minitext.data.batching import Batch
 from minitext.data.tokenizer import train_tokenizer
 from minitext.models import hf_checkpoint
 from minitext.models.bert import BertClassifier, BertMaskedLM
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer, load_weights, read_weights, save_model
+from minitext.models.hf_checkpoint import load_classifier, load_model, read_weights, save_model
 from minitext.models.hf_names import FAMILIES, hub_names, read_config
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json
 
@@ -147,9 +148,10 @@ def test_a_saved_classifier_is_loaded_exactly(kind: str, tmp_path):
 @pytest.mark.parametrize("kind", MASKED)
 def test_a_saved_masked_language_model_is_loaded_exactly(kind: str, tmp_path):
     config = read_config(source(kind), "here")
-    model, loaded = randomized(BertMaskedLM(config)), BertMaskedLM(config)
+    model = randomized(BertMaskedLM(config))
     save_model(model, tokenizer(), tmp_path, source(kind))
-    assert load_weights(loaded, tmp_path, FAMILIES[kind]) == ([], [])
+    loaded, *others = load_model(partial(BertMaskedLM, config), tmp_path, FAMILIES[kind])
+    assert others == [[], []]
     assert_equal_tensors(loaded, model)
 
 
@@ -164,6 +166,18 @@ def test_the_saved_config_has_the_sources_settings_and_ours(tmp_path):
     assert config["minitext"] == {"steps": 3}
     assert config["own"] == "kept" and "_name_or_path" not in config
     assert config["id2label"] == {"0": "n", "1": "p"} and config["label2id"] == {"n": 0, "p": 1}
+
+
+def test_special_tokens_with_other_names_keep_their_roles(tmp_path):
+    """The first and last token are those that the tokenizer adds; the padding token is that of the config."""
+    text = tokenizer().to_str()
+    for token in ("PAD", "CLS", "SEP"):
+        text = text.replace(f"[{token}]", f"<{token.lower()}0>")
+    renamed = Tokenizer.from_str(text)
+    save_model(classifier(), renamed, tmp_path, source())
+    settings = read_json(tmp_path / "tokenizer_config.json")
+    roles = {role: settings[role] for role in ("cls_token", "sep_token", "pad_token", "unk_token")}
+    assert roles == {"cls_token": "<cls0>", "sep_token": "<sep0>", "pad_token": "<pad0>", "unk_token": "[UNK]"}
 
 
 def test_dropouts_replace_those_of_the_config(tmp_path):
@@ -473,45 +487,152 @@ def test_a_folder_without_weights_is_rejected(tmp_path):
         load_classifier(tmp_path, ["neg", "pos"])
 
 
-# Tokenizers
+# Quantized weights
+
+QUANTIZED = [  # tensors beside or in place of a weight
+    "SCB", "weight_format", "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
+    "weight.quant_state.bitsandbytes__nf4", "qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv",
+    "input_scale", "weight_packed", "weight_zero_point", "_packed_params.dtype",
+]  # fmt: skip
+QUERY = "bert.encoder.layer.0.attention.self.query"
 
 
-def write_vocabulary(folder: Path, **settings) -> None:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "happy", "un", "##happy", "Happy", "cafe", "caf\xe9", "!"]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    if settings:
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_quantized_weights_are_refused_by_name(kind: str, replaced: bool, tmp_path):
+    def change(tensors: dict[str, Tensor]) -> None:
+        if replaced:
+            tensors.pop(f"{QUERY}.weight")
+        tensors[f"{QUERY}.{kind}"] = torch.ones(8)
+
+    saved(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(UserError, match=rf"quantized weights \({re.escape(QUERY)}\.{re.escape(kind)}\) are not supp"):
+        load_classifier(tmp_path, ["neg", "pos"])
 
 
 @pytest.mark.parametrize(
-    ("settings", "tokens"),
-    [
-        ({}, ["[CLS]", "happy", "un", "##happy", "cafe", "!", "[UNK]", "[SEP]"]),
-        ({"do_lower_case": True}, ["[CLS]", "happy", "un", "##happy", "cafe", "!", "[UNK]", "[SEP]"]),
-        ({"do_lower_case": False}, ["[CLS]", "Happy", "un", "##happy", "caf\xe9", "!", "[UNK]", "[SEP]"]),
-    ],
+    "dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2]
 )
-def test_a_vocab_txt_gives_the_tokens_of_bert(settings: dict, tokens: list[str], tmp_path):
-    write_vocabulary(tmp_path, **settings)
-    encoded = load_hub_tokenizer(tmp_path).encode("Happy unhappy caf\xe9! xyz")
-    assert encoded.tokens == tokens
-    assert encoded.ids[0] == 2 and encoded.ids[-1] == 3
-
-
-def test_special_tokens_of_a_vocab_txt_are_not_split(tmp_path):
-    write_vocabulary(tmp_path)
-    assert load_hub_tokenizer(tmp_path).encode("un [MASK]!").tokens == ["[CLS]", "un", "[MASK]", "!", "[SEP]"]
-
-
-def test_a_tokenizer_json_is_preferred_to_a_vocab_txt(tmp_path):
+@pytest.mark.parametrize("name", [f"{QUERY}.weight", "bert.pooler.dense.bias", "classifier.weight"])
+def test_weights_that_are_not_floating_point_numbers_are_refused_by_name(dtype: torch.dtype, name: str, tmp_path):
     saved(tmp_path)
-    write_vocabulary(tmp_path)
-    assert load_hub_tokenizer(tmp_path).get_vocab() == tokenizer().get_vocab()
+    edit(tmp_path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(UserError, match=rf"quantized weights \({re.escape(name)}, {dtype}\)"):
+        load_classifier(tmp_path, ["neg", "pos"])
 
 
-def test_a_folder_without_a_tokenizer_is_rejected(tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer\.json"):
-        load_hub_tokenizer(tmp_path)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_weights_are_read(dtype: torch.dtype, tmp_path):
+    model = saved(tmp_path)
+    edit(tmp_path, lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
+    loaded, _ = load_classifier(tmp_path, ["neg", "pos"])
+    assert torch.equal(loaded.output.weight, model.output.weight.to(dtype).float())
+
+
+def test_integers_that_are_no_weights_are_ignored(tmp_path):
+    saved(tmp_path)
+    edit(
+        tmp_path, lambda tensors: tensors.update({"bert.embeddings.position_ids": torch.arange(9), "n": torch.ones(1)})
+    )
+    assert load_classifier(tmp_path, ["neg", "pos"])[1] == [*KEPT, "unused: n"]
+
+
+def test_quantized_weights_of_a_legacy_file_are_refused(tmp_path):
+    saved(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = f"{QUERY}.weight"
+    tensors[name] = tensors[name].to(torch.int8)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"quantized weights \({re.escape(name)}, torch\.int8\)"):
+        load_classifier(tmp_path, ["neg", "pos"])
+
+
+def test_a_quantization_config_is_refused(tmp_path):
+    saved(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(UserError, match=r"quantized weights \(quantization_config\)"):
+        load_classifier(tmp_path, ["neg", "pos"])
+
+
+# Files and configs that claim more than there is
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", 10_000_000), ("max_position_embeddings", 10_000_000), ("intermediate_size", 10_000_000),
+        ("hidden_size", 8_000_000), ("num_hidden_layers", 1000), ("type_vocab_size", 10_000_000), ("vocab_size", 41),
+        ("num_hidden_layers", 3), ("hidden_size", 6),
+    ],
+)  # fmt: skip
+def test_sizes_are_compared_with_the_weights_before_the_model_gets_memory(name: str, value: int, tmp_path, monkeypatch):
+    def allocate(model: BertClassifier, *_: object) -> None:
+        assert model.output.weight.is_meta
+
+    saved(tmp_path, **{name: value})
+    monkeypatch.setattr("minitext.models.bert.init_weights", allocate)
+    with pytest.raises(UserError, match=r"expected \(.*tensors do not fit config\.json\)"):
+        load_classifier(tmp_path, ["neg", "pos"])
+
+
+def header(**tensors: dict) -> bytes:
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+FLOAT = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+MALFORMED_SAFETENSORS = {
+    "empty": b"", "7 bytes": b"\0" * 7, "no header": b"\0" * 8, "header of 2^63 bytes": b"\xff" * 7 + b"\x7f{}",
+    "header of 100 MB": (10**8).to_bytes(8, "little") + b"{}", "not JSON": (5).to_bytes(8, "little") + b"{a:1}",
+    "a list": (2).to_bytes(8, "little") + b"[]", "not UTF-8": (4).to_bytes(8, "little") + b'{"\xff"}',
+    "no data": header(a=FLOAT), "data of 4 TB": header(a=FLOAT | {"shape": [10**12], "data_offsets": [0, 4 * 10**12]}),
+    "shape of 4 TB": header(a=FLOAT | {"shape": [10**12]}) + b"\0" * 4,
+    "overflow": header(a=FLOAT | {"shape": [2**62, 8]}) + b"\0" * 4,
+    "negative shape": header(a=FLOAT | {"shape": [-1]}) + b"\0" * 4,
+    "reversed offsets": header(a=FLOAT | {"data_offsets": [4, 0]}) + b"\0" * 4,
+    "overlapping": header(a=FLOAT, b=FLOAT) + b"\0" * 4, "unknown type": header(a=FLOAT | {"dtype": "Q4"}) + b"\0" * 4,
+    "too long": header(a=FLOAT) + b"\0" * 9, "a page of a website": b"<!DOCTYPE html><html>not found</html>",
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", MALFORMED_SAFETENSORS)
+def test_a_malformed_safetensors_file_is_corrupt(content: str, tmp_path):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(MALFORMED_SAFETENSORS[content])
+    with pytest.raises(UserError, match=r"model\.safetensors: missing or corrupt .*download it again") as caught:
+        load_classifier(tmp_path, ["neg", "pos"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_in_place_of_weights_is_corrupt(name: str, tmp_path):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: missing or corrupt"):
+        load_classifier(tmp_path, ["neg", "pos"])
+
+
+@pytest.mark.parametrize("name", ["id2label", "label2id"])
+@pytest.mark.parametrize("value", [["neg", "pos"], "neg", 5, True])
+def test_labels_that_are_no_mapping_are_refused(name: str, value: object, tmp_path):
+    saved(tmp_path, **{name: value})
+    with pytest.raises(UserError, match=rf"{name} must be a JSON object \(got {re.escape(repr(value))}\)"):
+        load_classifier(tmp_path, ["neg", "pos"])
+
+
+@pytest.mark.parametrize("numbers", [{"neg": 1, "pos": 0}, {"NEG": 1}, {"neg": 0, "pos": "first"}, {"pos": None}])
+def test_a_head_whose_labels_contradict_each_other_is_newly_initialized(numbers: dict, tmp_path):
+    saved(tmp_path, label2id=numbers)
+    assert load_classifier(tmp_path, ["neg", "pos"])[1][0] == "newly initialized: output.weight, output.bias"
+
+
+@pytest.mark.parametrize("numbers", [{}, None, {"LABEL_0": 0, "LABEL_1": 1}, {"neg": "0", "pos": "1"}])
+def test_stale_or_missing_numbers_of_labels_do_not_matter(numbers: dict | None, tmp_path):
+    saved(tmp_path, label2id=numbers)
+    assert load_classifier(tmp_path, ["neg", "pos"])[1] == KEPT
 
 
 # transformers
@@ -568,8 +689,10 @@ def test_gradients_equal_those_of_transformers(kind: str, tmp_path):
 @pytest.mark.parametrize("kind", MASKED)
 def test_logits_of_masked_tokens_equal_those_of_transformers(kind: str, activation: str, tmp_path):
     theirs = written(tmp_path, kind, True, **{"activation" if kind == "distilbert" else "hidden_act": activation})
-    ours = BertMaskedLM(read_config(read_json(tmp_path / "config.json"), "here")).eval()
-    assert load_weights(ours, tmp_path, FAMILIES[kind]) == ([], [])
+    config = read_config(read_json(tmp_path / "config.json"), "here")
+    ours, *others = load_model(partial(BertMaskedLM, config), tmp_path, FAMILIES[kind])
+    assert others == [[], []]
+    ours.eval()
     ids, mask = padded(batch(), theirs.config.pad_token_id)
     masked = torch.arange(0, len(batch().ids), 2)
     with torch.no_grad():
@@ -644,6 +767,27 @@ def test_a_source_with_other_classes_leaves_no_trace_in_the_config(tmp_path):
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_transformers_opens_what_became_of_a_checkpoint_with_five_classes(kind: str, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    stars = {row: f"{row + 1} stars" for row in range(5)}
+    given = source(kind, num_labels=5, id2label=stars, label2id={name: row for row, name in stars.items()})
+    five = randomized(BertClassifier(read_config(given, "here"), 5))
+    (tmp_path / "five").mkdir()
+    save_model(five, tokenizer(), tmp_path / "five", given, list(stars.values()))
+    (tmp_path / "five" / "config.json").write_text(json.dumps(given))
+    model, notes = load_classifier(tmp_path / "five", ["neg", "pos"])
+    assert notes[0] == "newly initialized: output.weight, output.bias"
+    save_model(model.eval(), tokenizer(), tmp_path, given, ["neg", "pos"])
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids, mask = padded(batch(), theirs.config.pad_token_id)
+    with torch.no_grad():
+        logits = theirs(ids, attention_mask=mask.long()).logits
+        torch.testing.assert_close(model(batch()), logits, rtol=0, atol=1e-5)  # float32 of values below 10
+    assert theirs.config.id2label == {0: "neg", 1: "pos"}
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("kind", MASKED)
 def test_transformers_opens_a_saved_masked_language_model(kind: str, tmp_path):
     transformers = pytest.importorskip("transformers")
@@ -654,16 +798,6 @@ def test_transformers_opens_a_saved_masked_language_model(kind: str, tmp_path):
     everything = batch()._replace(masked=torch.arange(len(batch().ids)))
     with torch.no_grad():
         assert_close(model(everything), theirs(ids, attention_mask=mask.long()).logits[mask])
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("lower", [True, False])
-def test_a_vocab_txt_gives_the_tokens_of_transformers(lower: bool, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    write_vocabulary(tmp_path, do_lower_case=lower)
-    theirs = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=lower)
-    text = "Happy, unhappy caf\xe9!!\tUN\u4e2d happy [MASK] xyz"
-    assert load_hub_tokenizer(tmp_path).encode(text).ids == theirs(text)["input_ids"]
 
 
 # A real checkpoint
@@ -695,10 +829,3 @@ def test_hidden_states_of_minilm_equal_those_of_transformers(minilm: Path):
     with torch.no_grad():
         texts = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         assert_close(ours.eval().encoder(pack(*texts)), theirs(**inputs).last_hidden_state[mask])
-
-
-def test_the_vocab_txt_of_minilm_gives_the_ids_of_its_tokenizer_json(minilm: Path, tmp_path):
-    shutil.copy(minilm / "vocab.txt", tmp_path)
-    old, new = load_hub_tokenizer(tmp_path), load_hub_tokenizer(minilm)
-    for text in REAL_TEXTS:
-        assert old.encode(text).ids == new.encode(text).ids

@@ -8,7 +8,8 @@ import torch
 
 from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig, BertMaskedLM
-from minitext.models.hf_checkpoint import load_hub_tokenizer, save_model
+from minitext.models.hf_checkpoint import save_model
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.pretraining.init import (
     build_new,
     init_output_bias,

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig
-from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
+from minitext.models.hf_checkpoint import load_classifier
 from minitext.models.hf_names import FAMILIES, hub_names
+from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.pretraining import mlm
 from minitext.pretraining.init import build_new, load_existing
 from minitext.pretraining.masking import MLMCollator, make_collator
