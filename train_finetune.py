@@ -22,7 +22,14 @@ from tokenizers import Tokenizer
 from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Dataset, describe_splits, load_dataset
 from minitext.data.duplicates import check_duplicates
-from minitext.data.tokenizer import TRUNCATIONS, describe_tokens, encode, special_ids, tokenizer_sha256
+from minitext.data.tokenizer import (
+    TRUNCATIONS,
+    describe_tokens,
+    describe_unknown,
+    encode,
+    special_ids,
+    tokenizer_sha256,
+)
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
 from minitext.evaluation.predictor import format_prediction
@@ -43,6 +50,7 @@ from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
+MAX_LENGTH = 256  # tokens per text, if the model has that many positions
 CPU_MICRO_BATCH_SIZE = 8  # texts whose activations fit the caches of a CPU; a GPU is faster with the whole batch
 
 
@@ -50,8 +58,13 @@ CPU_MICRO_BATCH_SIZE = 8  # texts whose activations fit the caches of a CPU; a G
 class ModelConfig:
     """model"""
 
-    model: str = option("sample", "sample (the bundled BERT), a Hub id, id@revision, or a folder with a checkpoint")
-    max_length: int = option(256, "maximum tokens per text, special tokens included")
+    model: str = option(
+        "sample",
+        "sample (the bundled BERT, trained on English film reviews), a Hub id, id@revision, or a checkpoint's folder",
+    )
+    max_length: int | None = option(
+        None, f"maximum tokens per text, special tokens included (default: {MAX_LENGTH}, or the model's if it has less)"
+    )
     truncate: str = option("head", "which tokens of a longer text are kept", choices=TRUNCATIONS)
     dropout: float | None = option(None, "dropout of hidden states and head (default: the checkpoint's)")
     attention_dropout: float = option(0.0, "dropout of attention weights; above 0 no variable-length kernel is used")
@@ -146,6 +159,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     class_names = splits.train.class_names
     torch.manual_seed(seed)
     model = build_model(config.model, checkpoint, class_names, notes).to(device)
+    config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     start = time.perf_counter()
@@ -153,6 +167,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
     notes.add("tokens", describe_tokens(tokens))
+    if unknown := describe_unknown(tokenizer, tokens[0]):
+        notes.add("unknown tokens", unknown)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
     # Training: every step is in minitext/training/step.py and loop.py.
@@ -210,8 +226,6 @@ def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, .
     encoder = model.encoder
     if max(config.reinit_layers, config.freeze_layers) > len(encoder.layers):
         raise UserError(f"{config.model} has {len(encoder.layers)} layers; lower --reinit-layers or --freeze-layers")
-    if config.max_length > model.config.max_length:
-        raise UserError(f"{config.model} has {model.config.max_length} positions; lower --max-length")
     for layer in encoder.layers[len(encoder.layers) - config.reinit_layers :]:
         init_weights(layer, model.config.initializer_range)
     if config.freeze_layers:
@@ -222,6 +236,17 @@ def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, .
         for layer in encoder.layers:
             layer.compile(dynamic=True)
     return model
+
+
+def fill_max_length(config: ModelConfig, positions: int, notes: Notes) -> ModelConfig:
+    """The maximum length where none is given. Raises UserError if the model has fewer positions."""
+    if config.max_length is None:
+        config = replace(config, max_length=max(4, min(MAX_LENGTH, positions)))
+        if positions < MAX_LENGTH:
+            notes.add("maximum length", f"{positions} tokens per text: the model has no more positions")
+    if config.max_length > positions:
+        raise UserError(f"{config.model} has {positions} positions; lower --max-length (at least 4)")
+    return config
 
 
 def load_checkpoint_tokenizer(config: ModelConfig, checkpoint: Path, model: BertClassifier) -> Tokenizer:

@@ -22,7 +22,7 @@ from minitext.models.bert import BertClassifier, BertConfig
 from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
 from minitext.reporting import plots
-from minitext.utils.errors import exit_status
+from minitext.utils.errors import UserError, exit_status
 from minitext.utils.metrics_log import MetricsLog
 
 TEXTS = [("a good film, warm and funny", "pos"), ("a dull film, slow and bad", "neg"), ("good fun for all", "pos"),
@@ -326,6 +326,45 @@ def test_bad_input_gives_one_line_and_status_2(train, checkpoint, tmp_path, caps
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and remedy in lines[0], (arguments, lines)
     assert not (tmp_path / "run").exists() and not (tmp_path / "run.partial").exists()
+
+
+def test_without_a_maximum_length_it_is_the_models(data, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plots, "draw", lambda folder: None)
+    arguments = ["--data", str(data), "--model", str(checkpoint), "--epochs", "1", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["train_finetune.py", *arguments, "--device", "cpu"])
+    assert exit_status(train_finetune.main) == 0
+    line = "maximum length: 64 tokens per text: the model has no more positions"
+    assert line in capsys.readouterr().out.splitlines()
+    assert "64 tokens per text" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["minitext"]["max_length"] == 64
+
+
+@pytest.mark.parametrize(("given", "positions", "expected"), [(None, 512, 256), (None, 256, 256), (None, 64, 64),
+                                                              (512, 512, 512), (16, 64, 16), (None, 4, 4)])  # fmt: skip
+def test_the_maximum_length_is_256_or_what_the_model_has(given: int | None, positions: int, expected: int):
+    notes = train_finetune.Notes(quiet=True)
+    config = train_finetune.fill_max_length(train_finetune.ModelConfig(max_length=given), positions, notes)
+    assert config.max_length == expected
+    assert bool(notes) == (given is None and positions < 256)
+
+
+@pytest.mark.parametrize(("given", "positions"), [(65, 64), (256, 255), (None, 3), (None, 1)])
+def test_more_tokens_than_positions_are_refused(given: int | None, positions: int):
+    with pytest.raises(UserError, match=rf"sample has {positions} positions; lower --max-length"):
+        notes = train_finetune.Notes(quiet=True)
+        train_finetune.fill_max_length(train_finetune.ModelConfig(max_length=given), positions, notes)
+
+
+def test_many_unknown_tokens_are_a_warning_in_output_and_report(train, tmp_path, capsys):
+    chinese = tmp_path / "chinese.csv"
+    rows = [f"\u8fd9\u90e8\u7535\u5f71 good {number},{'pos' if number % 2 else 'neg'}" for number in range(40)]
+    chinese.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    status, folder = train("--data", str(chinese))
+    assert status == 0
+    assert "of the training tokens are [UNK]" in (folder / "report.md").read_text(encoding="utf-8")
+    status, folder = train(out="english")
+    assert status == 0
+    assert "[UNK]" not in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_finished_run_is_replaced_only_with_overwrite(train, capsys):

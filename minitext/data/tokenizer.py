@@ -24,6 +24,10 @@ from minitext.utils.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # the ids 0..4 of a trained tokenizer
 PAD_TOKENS = ("[PAD]", "<pad>")  # BERT's and RoBERTa's
+UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+# of all tokens but special ones. Short English texts that end in an emoji each have 4 to 6 % with the bundled BERT,
+# Polish 17 %, Russian 44 %, Chinese 100 %.
+MANY_UNKNOWN = 0.1
 CONTINUATION = "##"  # the prefix of a word piece inside a word
 TRUNCATIONS = ("head", "tail", "head+tail")
 CHUNK = 1024  # texts encoded in one call, which uses all cores
@@ -153,6 +157,18 @@ def describe_tokens(splits: Sequence[TokenizedTexts]) -> str:
     train, valid, test = (len(part.ids) for part in splits)
     mean = (train + valid + test) / sum(len(part.offsets) - 1 for part in splits)
     return f"train {train:,}, valid {valid:,}, test {test:,}; {mean:.0f} per text"
+
+
+def describe_unknown(tokenizer: Tokenizer, tokens: TokenizedTexts) -> str | None:
+    """A warning if more than `MANY_UNKNOWN` of the tokens of texts are the unknown token; None without one."""
+    names = (getattr(tokenizer.model, "unk_token", None) or UNKNOWN_TOKENS[0], *UNKNOWN_TOKENS)
+    unknown, (before, after) = first_token_id(tokenizer, names), special_ids(tokenizer)
+    total = len(tokens.ids) - (len(tokens.offsets) - 1) * len(before + after)
+    share = (tokens.ids == unknown).sum().item() / total if total and unknown is not None else 0
+    if share <= MANY_UNKNOWN:
+        return None
+    name = tokenizer.id_to_token(unknown)
+    return f"warning: {share:.0%} of the training tokens are {name}; use a model whose vocabulary fits these texts"
 
 
 def special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

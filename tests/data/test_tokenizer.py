@@ -14,7 +14,15 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from minitext.data import tokenizer as tokens
-from minitext.data.tokenizer import TokenizerConfig, encode, load_tokenizer, pad_id, tokenizer_sha256, train_tokenizer
+from minitext.data.tokenizer import (
+    TokenizerConfig,
+    describe_unknown,
+    encode,
+    load_tokenizer,
+    pad_id,
+    tokenizer_sha256,
+    train_tokenizer,
+)
 from minitext.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +178,53 @@ def test_a_tokenizer_without_a_padding_token_cannot_pad():
 
 def test_the_sha256_changes_with_the_vocabulary():
     assert tokenizer_sha256(train_tokenizer(["abc"] * 3, 100)) != tokenizer_sha256(train_tokenizer(["abd"] * 3, 100))
+
+
+# Unknown tokens
+
+
+@pytest.mark.parametrize(("text", "share"), [("1 2 3 4 x", "20%"), ("x y", "100%"), ("1 2 x 4 x 6 7 x 9", "33%")])
+@pytest.mark.parametrize("template", [False, True])
+def test_many_unknown_tokens_are_a_warning(text: str, share: str, template: bool):
+    tokenizer = digits_tokenizer(template)
+    found = describe_unknown(tokenizer, encode(tokenizer, [text] * 3, 100, "head"))
+    assert found.startswith(f"warning: {share} of the training tokens are [UNK]; ")
+
+
+@pytest.mark.parametrize("text", ["1 2 3", "1 2 3 4 5 6 7 8 9 x", "", "1"])
+@pytest.mark.parametrize("template", [False, True])
+def test_few_unknown_tokens_are_no_warning(text: str, template: bool):
+    tokenizer = digits_tokenizer(template)
+    assert describe_unknown(tokenizer, encode(tokenizer, [text] * 3, 100, "head")) is None
+    assert describe_unknown(tokenizer, encode(tokenizer, [], 100, "head")) is None
+
+
+def test_the_unknown_token_may_have_another_name():
+    tokenizer = Tokenizer(WordLevel({"a": 0, "<none>": 1}, unk_token="<none>"))
+    assert "100% of the training tokens are <none>" in describe_unknown(tokenizer, encode(tokenizer, ["b"], 9, "head"))
+
+
+def test_a_tokenizer_without_an_unknown_token_has_no_warning():
+    tokenizer = Tokenizer(WordLevel({"a": 0}))
+    assert describe_unknown(tokenizer, encode(tokenizer, ["a"], 9, "head")) is None
+
+
+ENGLISH = ["A good film 😀", "so warm, so funny … ❤", "5★ from me, I would see it again with my friends"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "warned"),
+    [
+        (ENGLISH, False),
+        (["Ein schöner Film über Größe.", "Très bon film, j'ai adoré."], False),
+        (["这部电影很好看，我喜欢。"], True),  # Chinese
+        (["Очень хороший фильм."], True),  # Russian
+    ],
+    ids=["English with rare symbols", "German and French", "Chinese", "Russian"],
+)
+def test_the_bundled_vocabulary_warns_of_other_scripts(texts: list[str], warned: bool):
+    tokenizer = load_tokenizer(str(ROOT / "minitext" / "data" / "sample" / "bert"))
+    assert bool(describe_unknown(tokenizer, encode(tokenizer, texts, 256, "head"))) == warned
 
 
 # Loading
