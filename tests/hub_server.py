@@ -22,11 +22,14 @@ NEW_COMMIT = "c" * 40
 class Hub:
     """The repositories of the Hub, its failures, and the requests that it got.
 
-    A request whose `METHOD path` begins with a key of `failures` gets that status and these headers.
+    A request whose `METHOD path` begins with a key of `failures` gets that status and these headers, one that begins
+    with an entry of `silent` gets no answer.
     """
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # by `user/name`, or `user/name@revision`
     failures: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    silent: list[str] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)  # METHOD path
     tokens: list[str | None] = field(default_factory=list)  # the Authorization header of each request
     created: list[dict] = field(default_factory=list)
@@ -69,6 +72,10 @@ class Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {path}"
         self.hub.asked.append(request)
         self.hub.tokens.append(self.headers.get("Authorization"))
+        if any(request.startswith(start) for start in self.hub.silent):
+            self.hub.closed.wait()
+            self.close_connection = True
+            return None
         body = self.body()
         for start, (status, headers) in self.hub.failures.items():
             if request.startswith(start):
@@ -140,6 +147,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield hub
+        hub.closed.set()
         http.shutdown()
         thread.join()
 

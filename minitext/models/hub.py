@@ -10,7 +10,8 @@ from minitext.utils.download import hub_errors
 from minitext.utils.errors import UserError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "bert"
-CONFIG_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+CONFIG_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")  # fmt: skip
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 LEGACY_WEIGHTS = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 RUN_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",

@@ -90,6 +90,13 @@ def test_safetensors_are_fetched_and_files_of_other_frameworks_are_not(hub: Hub,
     assert sorted(got) == sorted(FOLDER)
 
 
+def test_all_tokenizer_files_are_fetched(hub: Hub, call: Call):
+    names = ("tokenizer_config", "special_tokens_map", "added_tokens", "vocab")
+    old = {"config.json": b"{}", "vocab.txt": b"", "merges.txt": b"", **{f"{name}.json": b"{}" for name in names}}
+    hub.files["user/model"] = old | {"model.safetensors": b""}
+    assert fetched(call, "user/model", hub.address) == hub.files["user/model"]
+
+
 def test_a_fetched_checkpoint_is_available_offline(hub: Hub, call: Call, nowhere: str):
     fetched(call, "user/model", hub.address)
     asked = len(hub.asked)
@@ -252,6 +259,77 @@ def test_an_interrupted_download_is_not_used_offline(hub: Hub, call: Call, nowhe
     message = refusal(call(line, nowhere))
     # huggingface-hub 2 notices that a file is missing, version 1 returns the folder
     assert "not (completely) in the Hub's cache" in message or "has no weights" in message
+
+
+# A server that accepts connections and does not answer
+
+# a short limit, and no pauses between the attempts of huggingface-hub
+IMPATIENT = """import time
+from minitext.utils import download
+download.SILENCE = 0.2
+time.sleep = lambda seconds: None
+"""
+# huggingface-hub itself waits 10 s for the address of a file, six times; here 0.2 s
+HURRY = """def hurry(request):
+    request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], 0.2)
+download.limit_silence = hurry
+"""
+QUIET = {"HF_HUB_VERBOSITY": "error"}  # no line per attempt
+
+
+@pytest.mark.parametrize("silent", ["GET /api/models/user/model/revision", "GET /api/models/user/model/tree"])
+def test_a_silent_hub_is_one_line(hub: Hub, call: Call, silent: str):
+    hub.silent.append(silent)
+    message = refusal(call(IMPATIENT + fetch("user/model"), hub.address, **QUIET))
+    assert message.startswith("user/model: ")
+    assert "try again later" in message
+
+
+def test_a_hub_that_falls_silent_at_a_file_is_one_line(hub: Hub, call: Call):
+    hub.silent.append(f"HEAD /user/model/resolve/{COMMITS['main']}/model.safetensors")
+    message = refusal(call(IMPATIENT + HURRY + fetch("user/model"), hub.address, **QUIET))
+    assert message.startswith("user/model: ")
+    assert "try again later" in message
+
+
+def test_the_cache_is_used_while_the_hub_is_silent(hub: Hub, call: Call):
+    fetched(call, "user/model", hub.address)
+    hub.silent.append("GET /")
+    output, status = call(IMPATIENT + fetch("user/model"), hub.address, **QUIET)
+    assert (ast.literal_eval(output), status) == (FOLDER, 0)
+
+
+@pytest.mark.parametrize(
+    "silent",
+    ["POST /api/repos/create", "POST /api/models/user/new/preupload/", "POST /user/new.git/info/lfs/objects/batch",
+     "PUT /put/", "POST /api/models/user/new/commit/"],
+)  # fmt: skip
+def test_a_push_to_a_silent_hub_is_one_line(hub: Hub, call: Call, push: str, silent: str):
+    hub.silent.append(silent)
+    message = refusal(call(IMPATIENT + push, hub.address, HF_TOKEN="hf_secret", **QUIET))
+    assert message.startswith("user/new: ")
+    assert "try again later" in message
+    assert hub.commits == {}
+
+
+# A home that cannot be written
+
+NO_HOME = {"HOME": "/dev/null/home", "HF_HOME": "/dev/null/hf", "XDG_CACHE_HOME": "/dev/null/cache"}
+
+
+@pytest.mark.parametrize("home", [NO_HOME, {"HOME": "", "HF_HOME": ""}], ids=["not writable", "none"])
+def test_the_bundled_model_and_folders_need_no_home(call: Call, nowhere: str, tmp_path: Path, home: dict):
+    (tmp_path / "config.json").touch()
+    output, status = call(
+        f"print(hub.fetch_checkpoint('sample'), hub.fetch_checkpoint({str(tmp_path)!r}))", nowhere, **home
+    )
+    assert (status, output.split()[1]) == (0, str(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(hub: Hub, call: Call):
+    message = refusal(call(fetch("user/model"), hub.address, **NO_HOME))
+    assert message.startswith("user/model: ")
+    assert "/dev/null/hf" in message and "set HF_HOME to another folder" in message
 
 
 RUN = {

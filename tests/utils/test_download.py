@@ -30,6 +30,7 @@ class Server:
     content: bytes = CONTENT
     status: int = 200
     sent: int | None = None  # bytes after which the connection breaks
+    silent_after: int | None = None  # bytes after which nothing more is sent
     requests: int = 0
 
 
@@ -41,17 +42,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_response(state.status)
             self.send_header("Content-Length", str(len(state.content)))
             self.end_headers()
-            self.wfile.write(state.content[: state.sent])
+            self.wfile.write(state.content[: state.sent if state.silent_after is None else state.silent_after])
+            if state.silent_after is not None:
+                over.wait()
 
         def log_message(self, *_: object) -> None:
             """Nothing on stderr."""
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    over = threading.Event()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         state = Server(f"http://127.0.0.1:{http.server_address[1]}/data.bin")
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield state
+        over.set()
         http.shutdown()
         thread.join()
 
@@ -90,6 +95,14 @@ def test_another_file_is_an_error(server: Server, tmp_path: Path):
 def test_a_broken_connection_is_an_error(server: Server, tmp_path: Path):
     server.sent = 1_000_000
     error_of(server.url, tmp_path / "data.bin")
+
+
+@pytest.mark.parametrize("sent", [0, 1_000_000])
+def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: int):
+    monkeypatch.setattr("minitext.utils.download.SILENCE", 0.1)
+    server.silent_after = sent
+    assert "timed out" in error_of(server.url, tmp_path / "data.bin")
+    assert socket.getdefaulttimeout() is None  # other connections are not limited
 
 
 @pytest.mark.parametrize("status", [404, 403, 500])
