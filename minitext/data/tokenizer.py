@@ -5,7 +5,8 @@ Shapes: B texts, N tokens of all texts.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from minitext.utils.config import option, require
 from minitext.utils.download import download_from_hub
-from minitext.utils.errors import UserError
+from minitext.utils.errors import UserError, first_line
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # the ids 0..4 of a trained tokenizer
 PAD_TOKENS = ("[PAD]", "<pad>")  # BERT's and RoBERTa's
@@ -68,13 +69,23 @@ def load_tokenizer(source: str) -> Tokenizer:
         path = path / "tokenizer.json"
     elif not path.exists():
         path = download_from_hub(source, "tokenizer.json")
-    try:
+    with tokenizer_errors(str(path), "give a tokenizer.json"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); give a tokenizer.json") from error
+        tokenizer.encode("\N{CUNEIFORM SIGN A}")  # unknown: fails if the vocabulary lacks its unknown token
     tokenizer.no_padding()  # some files ask for a fixed length, whatever the text
     tokenizer.no_truncation()
     return tokenizer
+
+
+@contextmanager
+def tokenizer_errors(source: str, remedy: str) -> Iterator[None]:
+    """Turn the errors of the tokenizers library into one line. A panic in its Rust code is not an `Exception`."""
+    try:
+        yield
+    except (UserError, PermissionError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{source}: cannot be read as a tokenizer ({first_line(error)}); {remedy}") from error
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:

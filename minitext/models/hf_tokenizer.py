@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from minitext.data.tokenizer import load_tokenizer
-from minitext.utils.errors import UserError, first_line
+from minitext.data.tokenizer import load_tokenizer, tokenizer_errors
+from minitext.utils.errors import UserError
 from minitext.utils.io import read_json
 
 BERT_TOKENS = {
@@ -49,17 +49,13 @@ def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer
     file = read_optional(folder / "tokenizer.json")
     name = class_name(folder, settings)
     model, roles = CLASSES.get(name, (None, {}))
-    try:
+    with tokenizer_errors(str(folder), "download it again"):
         added, special = added_tokens(folder, settings, file, roles)
         if file and (model is None or file["model"].get("type", model) != model):  # used as it is
             tokenizer = load_tokenizer(str(folder))
             add_tokens(tokenizer, added, special, vocab_size)
         else:
             tokenizer = build(folder, name, settings, file, added, special, vocab_size)
-    except (UserError, PermissionError):
-        raise
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{folder}: its tokenizer cannot be read ({first_line(error)}); download it again") from error
     size = max(tokenizer.get_vocab().values(), default=0) + 1
     if vocab_size is not None and size > vocab_size:
         raise UserError(f"{folder}: has a tokenizer of {size:,} tokens but an encoder of {vocab_size:,}; replace it")
@@ -199,10 +195,8 @@ def wordpiece_vocab(folder: Path, file: Mapping) -> dict[str, int]:
         return file["model"]["vocab"]
     if not path.exists():
         raise UserError(f"{folder}: has neither tokenizer.json nor vocab.txt; {SAVE.format(folder)}")
-    try:
+    with tokenizer_errors(str(path), "it must be in UTF-8, one token per line"):
         return models.WordPiece.read_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path}: not a vocabulary in UTF-8 ({first_line(error)}); download it again") from error
 
 
 def bpe_vocab(folder: Path, file: Mapping) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -213,10 +207,8 @@ def bpe_vocab(folder: Path, file: Mapping) -> tuple[dict[str, int], list[tuple[s
     paths = folder / "vocab.json", folder / "merges.txt"
     if not all(path.exists() for path in paths):
         raise UserError(f"{folder}: has neither tokenizer.json nor vocab.json and merges.txt; {SAVE.format(folder)}")
-    try:
+    with tokenizer_errors(f"{paths[0]} with merges.txt", "download them again"):
         return models.BPE.read_file(*map(str, paths))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{paths[0]}, {paths[1].name}: not a vocabulary with merges ({first_line(error)})") from error
 
 
 def unigram(vocab: list, name: str, unknown: str) -> models.Unigram:

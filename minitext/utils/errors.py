@@ -8,7 +8,7 @@ class UserError(Exception):
     """The input is wrong; the message names the file, the line and the remedy."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -242,6 +242,12 @@ def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(str(tmp_path / "other.json"))
 
 
+def test_a_vocabulary_without_its_unknown_token_is_refused(tmp_path):
+    Tokenizer(WordLevel({"a": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer .*Missing \[UNK\]"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match="tokenizer.json: cannot be read"):
         load_tokenizer(str(tmp_path))

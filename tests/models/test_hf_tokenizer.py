@@ -289,7 +289,7 @@ def test_an_empty_or_foreign_vocab_txt_is_refused(content: str, tmp_path):
 def test_a_vocab_txt_that_is_not_utf_8_is_refused(encoding: str, tmp_path):
     write_vocab(tmp_path)
     (tmp_path / "vocab.txt").write_bytes("\n".join([*WORDS[:5], "schön", "straße"]).encode(encoding))
-    assert "vocab.txt: not a vocabulary in UTF-8" in refusal(tmp_path)
+    assert "it must be in UTF-8, one token per line" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
@@ -355,6 +355,18 @@ def test_a_malformed_sentencepiece_model_is_refused(changes: dict, tmp_path):
     write_json(tmp_path, "config", {"model_type": "xlm-roberta"})
     write_json(tmp_path, "tokenizer", {"model": UNIGRAM_JSON} | changes)
     refusal(tmp_path)
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_line(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """Like that of pyo3, which cannot be imported."""
+
+    def panic(*_: object) -> None:
+        raise PanicException("no entry found for key")
+
+    write_vocab(tmp_path)
+    monkeypatch.setattr("tokenizers.models.WordPiece.read_file", panic)
+    assert "cannot be read as a tokenizer (no entry found for key)" in refusal(tmp_path)
 
 
 # Ids without an embedding
