@@ -24,6 +24,7 @@ from minitext.data.dataset import DataConfig, Dataset, describe_splits, load_dat
 from minitext.data.duplicates import check_duplicates
 from minitext.data.tokenizer import (
     TRUNCATIONS,
+    TokenizedTexts,
     describe_tokens,
     describe_unknown,
     encode,
@@ -166,9 +167,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     tokenizer = load_checkpoint_tokenizer(config.model, checkpoint, model)
     tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
-    notes.add("tokens", describe_tokens(tokens))
-    if unknown := describe_unknown(tokenizer, tokens[0]):
-        notes.add("unknown tokens", unknown)
+    note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
     # Training: every step is in minitext/training/step.py and loop.py.
@@ -255,6 +254,13 @@ def load_checkpoint_tokenizer(config: ModelConfig, checkpoint: Path, model: Bert
     if not all(special_ids(tokenizer)):
         raise UserError(f"{config.model}: the tokenizer adds no token before and after a text, which the head needs")
     return tokenizer
+
+
+def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes) -> None:
+    """Note the numbers of tokens of training, validation and test, and warn of many unknown ones in training."""
+    notes.add("tokens", describe_tokens(tokens))
+    if unknown := describe_unknown(tokenizer, tokens[0]):
+        notes.add("unknown tokens", unknown)
 
 
 def fill_defaults(config: TrainConfig, hidden_size: int, device: torch.device) -> TrainConfig:

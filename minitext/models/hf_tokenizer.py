@@ -23,13 +23,14 @@ ROBERTA_TOKENS = {
     "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
     "cls_token": "<s>", "mask_token": "<mask>",
 }  # fmt: skip
+CAMEMBERT_TOKENS = ROBERTA_TOKENS | {"mask_token": {"content": "<mask>", "lstrip": True}}
 # tokenizer classes of transformers: the model in `tokenizers`, and the roles and names of their special tokens
 CLASSES = {
     "BertTokenizer": ("WordPiece", BERT_TOKENS),
     "DistilBertTokenizer": ("WordPiece", BERT_TOKENS),
     "ElectraTokenizer": ("WordPiece", BERT_TOKENS),
     "RobertaTokenizer": ("BPE", ROBERTA_TOKENS),
-    "CamembertTokenizer": ("Unigram", ROBERTA_TOKENS),
+    "CamembertTokenizer": ("Unigram", CAMEMBERT_TOKENS),
     "XLMRobertaTokenizer": ("Unigram", ROBERTA_TOKENS),
 }
 DEFAULT_CLASSES = {
@@ -51,11 +52,13 @@ def load_hub_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer
     model, roles = CLASSES.get(name, (None, {}))
     with tokenizer_errors(str(folder), "download it again"):
         added, special = added_tokens(folder, settings, file, roles)
-        if file and (model is None or file["model"].get("type", model) != model):  # used as it is
-            tokenizer = load_tokenizer(str(folder))
-            add_tokens(tokenizer, added, special, vocab_size)
-        else:
-            tokenizer = build(folder, name, settings, file, added, special, vocab_size)
+        as_it_is = bool(file) and (model is None or file["model"].get("type", model) != model)
+        tokenizer = load_tokenizer(str(folder)) if as_it_is else build(folder, name, settings, file, special)
+        if not as_it_is:
+            check_needed(tokenizer, model, added, special, folder)
+        add_tokens(tokenizer, added, special, vocab_size)
+        if not as_it_is:
+            add_ends(tokenizer, model, special)
     size = max(tokenizer.get_vocab().values(), default=0) + 1
     if vocab_size is not None and size > vocab_size:
         raise UserError(f"{folder}: has a tokenizer of {size:,} tokens but an encoder of {vocab_size:,}; replace it")
@@ -125,19 +128,14 @@ def add_tokens(
             tokenizer.add_tokens([token])
 
 
-def build(
-    folder: Path, name: str, settings: Mapping, file: Mapping, added: AddedTokens, special: Mapping[str, AddedToken],
-    vocab_size: int | None,
-) -> Tokenizer:  # fmt: skip
-    """Build the tokenizer of a class from its vocabulary and settings, as the class does in transformers."""
+def build(folder: Path, name: str, settings: Mapping, file: Mapping, special: Mapping[str, AddedToken]) -> Tokenizer:
+    """The tokenizer of a class from its vocabulary and settings, as the class makes it in transformers."""
     kind = CLASSES[name][0] if name in CLASSES else None
     flag = {key: read_flag(settings, key, folder) for key in FLAGS}
     if kind == "WordPiece":
         tokenizer = Tokenizer(models.WordPiece(wordpiece_vocab(folder, file), unk_token=special["unk_token"].content))
-        tokenizer.normalizer = normalizers.BertNormalizer(
-            lowercase=flag["do_lower_case"], strip_accents=flag["strip_accents"],
-            handle_chinese_chars=flag["tokenize_chinese_chars"],
-        )  # fmt: skip
+        lower, accents, chinese = (flag[key] for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"))
+        tokenizer.normalizer = normalizers.BertNormalizer(True, chinese, accents, lower)
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     elif kind == "BPE":
         tokenizer = Tokenizer(models.BPE(*bpe_vocab(folder, file), continuing_subword_prefix="", end_of_word_suffix=""))
@@ -154,21 +152,32 @@ def build(
     else:
         what = f"of class {name} needs" if name else "needs"
         raise UserError(f"{folder}: its tokenizer {what} tokenizer.json; {SAVE.format(folder)}")
-    first, last = ("bos_token", "eos_token") if kind == "Unigram" else ("cls_token", "sep_token")
-    known = {*tokenizer.get_vocab(), *(token.content for token in added.values())}
-    needed = [special[role].content for role in ([] if kind == "BPE" else ["unk_token"]) + [first, last]]
-    if missing := [token for token in needed if token not in known]:
-        raise UserError(f"{folder}: the tokenizer's vocabulary has no {', '.join(missing)}; download it again")
-    if name == "CamembertTokenizer" and special["mask_token"].content not in {t.content for t in added.values()}:
-        special = special | {"mask_token": AddedToken(special["mask_token"].content, lstrip=True, special=True)}
-    add_tokens(tokenizer, added, special, vocab_size)
-    ends = [(special[role].content, tokenizer.token_to_id(special[role].content)) for role in (first, last)]
-    if kind == "BPE":
-        tokenizer.post_processor = processors.RobertaProcessing(ends[1], ends[0])
-    else:
-        template = [ends[0][0], "$A", ends[1][0]]
-        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
     return tokenizer
+
+
+def end_roles(model: str) -> tuple[str, str]:
+    """The roles of the tokens before and after a text."""
+    return ("bos_token", "eos_token") if model == "Unigram" else ("cls_token", "sep_token")
+
+
+def check_needed(
+    tokenizer: Tokenizer, model: str, added: AddedTokens, special: Mapping[str, AddedToken], folder: Path
+) -> None:
+    """Raise UserError if the vocabulary lacks a token of every text; transformers would add an untrained one."""
+    roles = end_roles(model) if model == "BPE" else ("unk_token", *end_roles(model))  # bytes are never unknown
+    known = {*tokenizer.get_vocab(), *(token.content for token in added.values())}
+    if missing := [special[role].content for role in roles if special[role].content not in known]:
+        raise UserError(f"{folder}: the tokenizer's vocabulary has no {', '.join(missing)}; download it again")
+
+
+def add_ends(tokenizer: Tokenizer, model: str, special: Mapping[str, AddedToken]) -> None:
+    """Make the tokenizer add a token before and after each text."""
+    first, last = ((special[role].content, tokenizer.token_to_id(special[role].content)) for role in end_roles(model))
+    if model == "BPE":
+        tokenizer.post_processor = processors.RobertaProcessing(last, first)
+    else:
+        template = [first[0], "$A", last[0]]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[first, last])
 
 
 FLAGS = {  # of tokenizer_config.json: the default, and whether null is allowed
