@@ -73,6 +73,19 @@ def update(
     )  # fmt: skip
 
 
+def assert_same_change(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]) -> None:
+    """Weights moved alike from `before`, up to a twentieth of the way.
+
+    Adam divides a gradient by its size, even if it is only a rounding error; then a weight may move either way. Such
+    are the biases of keys, on which a softmax does not depend: they are left out. Of the others there are few.
+    """
+    for name, tensor in expected.items():
+        difference, change = found[name].cpu() - tensor, tensor - before[name]
+        if name.endswith("qkv.bias"):
+            difference, change = (torch.cat(part.chunk(3)[::2]) for part in (difference, change))
+        assert difference.norm() <= 0.05 * change.norm(), name
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all weights on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from gpu_factories import classifier, texts, weights_of
+from gpu_factories import assert_same_change, classifier, texts, weights_of
 
 from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.training.distributed import SINGLE, Distributed, destroy
@@ -57,13 +57,10 @@ def assert_two_processes_train_what_one_trains(backend: str, devices: list[str],
     torch.multiprocessing.spawn(run_process, (backend, devices, port, folder / "two"), nprocs=2)
     first, second = (torch.load(folder / "two" / f"{rank}.pt") for rank in range(2))
     one = train(folder / "one", torch.device(devices[0]), SINGLE)
-    before = weights_of(classifier(torch.device("cpu")))
     assert torch.equal(first["logits"], second["logits"])
     assert (first["logits"] - one["logits"]).abs().max() < 0.02  # after six updates; logits of about 1
-    for name, tensor in one["weights"].items():
-        assert torch.equal(first["weights"][name], second["weights"][name]), name
-        # Adam divides a gradient by its size, even one that is only a rounding error: the change as a whole is compared
-        assert (first["weights"][name] - tensor).norm() < 0.05 * (tensor - before[name]).norm(), name
+    assert all(torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items())
+    assert_same_change(first["weights"], one["weights"], before=weights_of(classifier(torch.device("cpu"))))
 
 
 @pytest.mark.gpu
