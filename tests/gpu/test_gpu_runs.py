@@ -53,8 +53,7 @@ def test_the_commands_of_the_readme_end_with_status_0(device, runs, tmp_path):
     page = tmp_path / "compare.html"
     run("-m", "minitext", "compare", "--device", device.type, "--out", page, *folders)
     assert "<html" in page.read_text(encoding="utf-8")
-    for folder in folders:
-        run("-m", "minitext", "explain", "--device", device.type, folder, REVIEWS[0])
+    run("-m", "minitext", "explain", "--device", device.type, runs / "finetune", REVIEWS[0])
 
 
 def test_fine_tuning_reaches_the_validation_loss_of_the_cpu(runs, tmp_path):
