@@ -46,9 +46,9 @@ MASKED_LM_TRANSFORM = {"cls.predictions.transform.dense": "dense", "cls.predicti
 BERT_MASKED_LM = MASKED_LM_TRANSFORM | {"cls.predictions": ""}
 ROBERTA_MASKED_LM = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""}
 DISTILBERT_MASKED_LM = {"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""}
-ROBERTA_SETTINGS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}
-DISTILBERT_SETTINGS = {"num_token_types": 0, "head_activation": "relu", "norm_eps": 1e-12}
-ELECTRA_SETTINGS = {"dropout_before_head": True, "head_activation": "gelu"}
+ROBERTA_CONSTANTS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}
+DISTILBERT_CONSTANTS = {"num_token_types": 0, "head_activation": "relu", "norm_eps": 1e-12}
+ELECTRA_CONSTANTS = {"dropout_before_head": True, "head_activation": "gelu"}
 
 
 class Setting(NamedTuple):
@@ -76,8 +76,8 @@ SETTINGS = {
     "attention_dropout": Setting(("attention_probs_dropout_prob",), 0.1),
     "initializer_range": Setting(("initializer_range",), 0.02, 0, 100),
 }
-ROBERTA_NAMES = SETTINGS | {"vocab_size": Setting(("vocab_size",), 50265, 1, MAX_SIZE)}
-DISTILBERT_NAMES = SETTINGS | {
+ROBERTA_SETTINGS = SETTINGS | {"vocab_size": Setting(("vocab_size",), 50265, 1, MAX_SIZE)}
+DISTILBERT_SETTINGS = SETTINGS | {
     "hidden_size": Setting(("dim", "hidden_size"), 768, 1, MAX_SIZE),
     "num_layers": Setting(("n_layers", "num_hidden_layers"), 6, 1, MAX_LAYERS),
     "num_heads": Setting(("n_heads", "num_attention_heads"), 12, 1, MAX_SIZE),
@@ -87,7 +87,7 @@ DISTILBERT_NAMES = SETTINGS | {
     "attention_dropout": Setting(("attention_dropout",), 0.1),
     "head_dropout": Setting(("seq_classif_dropout",), 0.2),
 }
-ELECTRA_NAMES = SETTINGS | {
+ELECTRA_SETTINGS = SETTINGS | {
     "hidden_size": Setting(("hidden_size",), 256, 1, MAX_SIZE),
     "num_heads": Setting(("num_attention_heads",), 4, 1, MAX_SIZE),
     "intermediate_size": Setting(("intermediate_size",), 1024, 1, MAX_SIZE),
@@ -108,16 +108,16 @@ class Family(NamedTuple):
     settings: Mapping[str, Setting] = SETTINGS  # of BertConfig, read from config.json
 
 
-ROBERTA = ("roberta.", BERT_ENCODER, DENSE_HEAD, ROBERTA_MASKED_LM, ROBERTA_SETTINGS)
-DISTILBERT = ("distilbert.", DISTILBERT_ENCODER, DISTILBERT_HEAD, DISTILBERT_MASKED_LM, DISTILBERT_SETTINGS)
-ELECTRA = ("electra.", BERT_ENCODER, DENSE_HEAD, {}, ELECTRA_SETTINGS)
+ROBERTA = ("roberta.", BERT_ENCODER, DENSE_HEAD, ROBERTA_MASKED_LM, ROBERTA_CONSTANTS)
+DISTILBERT = ("distilbert.", DISTILBERT_ENCODER, DISTILBERT_HEAD, DISTILBERT_MASKED_LM, DISTILBERT_CONSTANTS)
+ELECTRA = ("electra.", BERT_ENCODER, DENSE_HEAD, {}, ELECTRA_CONSTANTS)
 FAMILIES = {
     "bert": Family("Bert", "bert.", BERT_ENCODER, BERT_HEAD, BERT_MASKED_LM, {}),
-    "roberta": Family("Roberta", *ROBERTA, ROBERTA_NAMES),  # Liu et al. 2019
+    "roberta": Family("Roberta", *ROBERTA, ROBERTA_SETTINGS),  # Liu et al. 2019
     "camembert": Family("Camembert", *ROBERTA),  # the same modules, other texts and tokenizers
     "xlm-roberta": Family("XLMRoberta", *ROBERTA),
-    "distilbert": Family("DistilBert", *DISTILBERT, DISTILBERT_NAMES),  # Sanh et al. 2019
-    "electra": Family("Electra", *ELECTRA, ELECTRA_NAMES),  # Clark et al. 2020
+    "distilbert": Family("DistilBert", *DISTILBERT, DISTILBERT_SETTINGS),  # Sanh et al. 2019
+    "electra": Family("Electra", *ELECTRA, ELECTRA_SETTINGS),  # Clark et al. 2020
 }
 
 
@@ -140,7 +140,8 @@ def read_config(config: Mapping, source: str) -> BertConfig:
     Missing values are the defaults of transformers' configuration classes. Raises UserError for an impossible value.
     """
     family = family_of(config, source)
-    values = {ours: read_setting(config, setting, source) for ours, setting in family.settings.items()}
+    settings = {ours: setting for ours, setting in family.settings.items() if ours not in family.constants}
+    values = {ours: read_setting(config, setting, source) for ours, setting in settings.items()}
     pad_id = read_setting(config, PADDING_ID, source)
     if family.prefix == "roberta.":
         values["first_position"] = pad_id + 1
