@@ -33,17 +33,13 @@ def predict_logits(
     model.eval()
     num_texts, num_classes = len(collator.data.offsets) - 1, model.output.out_features
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
-    # empty parts, for a process without batches
-    indices, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, num_classes, device=device)]
+    logits = torch.zeros(num_texts, num_classes, device=device)  # copied to the host once, at the end
     loaded = load_batches(collator, batches, pin=device.type == "cuda")
     for batch in tqdm(loaded, "predicting", len(batches), leave=False, disable=quiet or None):
-        indices.append(batch.indices)
+        batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits.append(model(batch.to(device)).float())
-    order, values = torch.cat(indices), torch.cat(logits)
-    everything = values.new_zeros(num_texts, num_classes)
-    everything[order.to(device)] = values
-    return distributed.all_reduce_sum(everything).cpu()
+            logits[batch.indices] = model(batch).float()
+    return distributed.all_reduce_sum(logits).cpu()
 
 
 def probabilities(logits: Tensor) -> np.ndarray:

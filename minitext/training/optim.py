@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minitext.training.sparse_adam import SparseRowAdam
+from minitext.training.sparse_adam import SparseRowAdam, merge_rows
 from minitext.utils.errors import UserError
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -103,8 +103,8 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     sparse_values = []
     for parameter in parameters:
         if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # sums the rows that a batch holds twice
-            sparse_values.append(parameter.grad.values())
+            parameter.grad = merge_rows(parameter.grad)
+            sparse_values.append(parameter.grad._values())
     norm = torch.nn.utils.get_total_norm([*(parameter.grad for parameter in dense), *sparse_values])
     torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     for values in sparse_values:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._guards import detect_fake_mode
 from torch.nn.utils import clip_grad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from minitext.data.batching import Batch, Collator
+from minitext.data.tokenizer import TokenizedTexts
 
 CUDA = torch.device("cuda")
 # operators without a kernel: views, and memory without values
@@ -36,7 +38,7 @@ TENSORS_PER_LAUNCH, BLOCKS_PER_LAUNCH, CHUNK = {1: 110, 2: 64, 3: 48, 4: 36, 5: 
 
 
 class Usage(TorchDispatchMode):
-    """Counts the operators that run inside of it."""
+    """Counts the operators that run inside of it. In inference mode, composite operators come as they are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,26 +52,25 @@ class Usage(TorchDispatchMode):
         on_device = any(tensor.device.type == "cuda" for tensor in inputs)
         if on_device and (name in DATA_DEPENDENT or (name.startswith("index") and has_mask(args))):
             self.waits.append(name)
-        if name == "_local_scalar_dense" and on_device:
+        if name in ("_local_scalar_dense", "item") and on_device:
             self.waits.append("item")
             return 1.0 if args[0].is_floating_point() else args[0].dtype == torch.bool or 1
         check_kernel(name, args)
         result = func(*args, **kwargs)
-        if name in ("_to_copy", "copy_"):
-            self.add_copy(name, args, kwargs, result)
+        if name in ("_to_copy", "to", "copy_"):
+            source, target = (args[1], args[0]) if name == "copy_" else (args[0], result)
+            named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
+            self.add_copy(source, target, (named | kwargs).get("non_blocking", False))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if name not in FREE and any(tensor.device.type == "cuda" for tensor in inputs + outputs):
             foreach = name.startswith(("_foreach", "_fused_adam", "_amp_foreach"))
             self.launches[name] += multi_tensor_launches(args) if foreach else 1
         return result
 
-    def add_copy(self, name: str, args: tuple, kwargs: dict, result: Tensor) -> None:
+    def add_copy(self, source: Tensor, target: Tensor, non_blocking: bool) -> None:
         """A copy between host and device waits, unless it is asynchronous and the host's memory is pinned."""
-        source, target = (args[0], result) if name == "_to_copy" else (args[1], args[0])
-        if source.device.type == target.device.type:
-            return
-        non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
-        if not (non_blocking and getattr(source, "pinned", False)):
+        pinned = non_blocking and getattr(source, "pinned", False)
+        if source.device.type != target.device.type and not pinned:
             self.waits.append(f"copy from {source.device.type} to {target.device.type}")
 
 
@@ -130,8 +131,7 @@ def fake_cuda() -> Iterator[Usage]:
     clip_grad._has_foreach_support = lambda tensors, device: device.type == "cuda"
     FakeTensor.tolist, Tensor.pin_memory = counted_tolist, fake_pin_memory
     try:
-        with FakeTensorMode() as mode, usage:
-            usage.mode = mode
+        with FakeTensorMode(), usage:
             yield usage
     finally:
         FakeTensor.tolist, Tensor.pin_memory, clip_grad._has_foreach_support = originals
@@ -143,13 +143,27 @@ def fake_model(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-class FakeCollator:
-    """Makes the batches of a collator, with fake tensors on the host."""
+class RealLengths:
+    """The lengths of texts: the plan of a run needs their values."""
 
-    def __init__(self, collator: Collator, usage: Usage) -> None:
-        self.collator, self.data, self.usage = collator, collator.data, usage
+    def __init__(self, data: TokenizedTexts) -> None:
+        self.offsets, self.values = data.offsets, data.lengths().numpy()
+
+    def lengths(self) -> "RealLengths":
+        return self
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+class FakeCollator:
+    """Makes the batches of a collator, with fake tensors on the host. Itself, it is made outside of `fake_cuda`."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator, self.data = collator, RealLengths(collator.data)
 
     def __call__(self, indices: np.ndarray, epoch: int = 0) -> Batch:
         with unset_fake_temporarily():
             batch = self.collator(indices, epoch)
-        return Batch(*(self.usage.mode.from_tensor(part) if isinstance(part, Tensor) else part for part in batch))
+        fake = detect_fake_mode().from_tensor
+        return Batch(*(fake(part) if isinstance(part, Tensor) else part for part in batch))
