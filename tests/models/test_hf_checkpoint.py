@@ -702,3 +702,44 @@ def test_the_vocab_txt_of_minilm_gives_the_ids_of_its_tokenizer_json(minilm: Pat
     old, new = load_hub_tokenizer(tmp_path), load_hub_tokenizer(minilm)
     for text in REAL_TEXTS:
         assert old.encode(text).ids == new.encode(text).ids
+
+
+def record_dropouts(monkeypatch, calls: list[tuple[float, int]]) -> None:
+    """Record the probability and the last dimension of every dropout; attention weights (0.2) have dimension 0."""
+
+    def dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if training and p:
+            calls.append((p, 0 if p == 0.2 else values.shape[-1]))
+        return values
+
+    def attention(*parts: Tensor, dropout_p: float) -> Tensor:
+        calls.append((dropout_p, 0))
+        return kernel(*parts)
+
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "dropout", dropout)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_dropouts_in_training_are_those_of_transformers(kind: str, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    names = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "classifier_dropout": 0.3}
+    if kind == "distilbert":
+        names = {"dropout": 0.1, "attention_dropout": 0.2, "seq_classif_dropout": 0.3}
+    settings = source(kind, **names)
+    theirs = transformers.AutoModelForSequenceClassification.from_config(
+        transformers.AutoConfig.for_model(**settings), attn_implementation="eager"
+    ).train()
+    ours = BertClassifier(read_config(settings, "test"), 2).train()
+    found: list[tuple[float, int]] = []
+    expected: list[tuple[float, int]] = []
+    ids = [3, 4, 5, 6, 7]
+    with monkeypatch.context() as patch:
+        record_dropouts(patch, found)
+        ours(pack(ids))
+    with monkeypatch.context() as patch:
+        record_dropouts(patch, expected)
+        theirs(torch.tensor([ids]))
+    assert found == expected and len(found) > 5
