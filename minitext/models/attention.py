@@ -4,8 +4,8 @@ Inputs: queries, keys and values of all texts, end to end. Outputs: one mixture 
 Shapes: B texts, T tokens of a text, N tokens of a batch, H hidden, A heads, D head width (H / A).
 """
 
+from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +21,20 @@ if torch.cuda.is_available():  # only CUDA has the kernel, and the import takes 
 MAX_EXPLICIT_LENGTH = 256  # tokens; in longer texts the weights, (T, T) per head, take too much memory
 
 
-class SequenceInfo(NamedTuple):
-    """Where each text of a packed batch is. `lengths` is None where the variable-length kernel is used."""
+@dataclass  # not a tuple: torch.compile would make a new graph for each number of lengths
+class SequenceInfo:
+    """Where each text of a packed batch is."""
 
     cu_seqlens: Tensor  # (B + 1,) int32
     max_seqlen: int
-    lengths: tuple[int, ...] | None
+    lengths: tuple[int, ...]  # of the B texts
+    use_kernel: bool = False  # torch's variable-length kernel, see `can_use_varlen`
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
     """softmax(Q K' / sqrt(D)) V within each text: (N, A, D) to (N, H); queries (B, A, D), one per text, to (B, H)."""
-    if sequence.lengths is not None:
-        return attend_by_length(query, key, value, sequence.lengths, dropout)
+    if not sequence.use_kernel:
+        return attend_by_length(query, key, value, sequence, dropout)
     query_cu_seqlens, query_longest = cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen
     if len(query) < len(key):
         query_cu_seqlens = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
@@ -41,10 +43,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dr
 
 
 @torch.compiler.disable  # a graph would serve one list of lengths only
-def attend_by_length(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+def attend_by_length(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
     """`attend` where there is no variable-length kernel: consecutive texts of one length are one batch."""
-    counts = [len(list(run)) for _, run in groupby(lengths)]  # texts of each run
-    sizes = [sum(run) for _, run in groupby(lengths)]  # tokens of each run
+    counts = [len(list(run)) for _, run in groupby(sequence.lengths)]  # texts of each run
+    sizes = [sum(run) for _, run in groupby(sequence.lengths)]  # tokens of each run
     query_sizes = counts if len(query) < len(key) else sizes
     outputs = []
     for count, *parts in zip(counts, query.split(query_sizes), key.split(sizes), value.split(sizes), strict=True):

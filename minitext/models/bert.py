@@ -5,6 +5,7 @@ Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hid
 E width of the token embedding, C classes, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -126,6 +127,15 @@ class BertEncoder(nn.Module):
         self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
+    def compile_layers(self, backend: str | Callable = "inductor") -> None:
+        """Compile each layer by torch.compile when it is first called, for batches of any number of tokens.
+
+        All layers share their graphs: the last one has its own, and so have training and evaluation, and one text.
+        """
+        torch._dynamo.config.recompile_limit = 32  # beyond it, torch would silently stop compiling; its default is 8
+        for layer in self.layers:
+            layer.compile(dynamic=True, backend=backend)
+
     def forward(self, batch: Batch, first_only: bool = False) -> Tensor:
         """Hidden states `(N, H)`; with `first_only` those of first tokens, `(B, H)`: the last layer omits the rest."""
         num_rows = len(batch.lengths) if first_only else len(batch.ids)
@@ -137,7 +147,7 @@ class BertEncoder(nn.Module):
         drops_attention = self.training and self.config.attention_dropout > 0  # which the kernel does not support
         head_width = self.config.hidden_size // self.config.num_heads
         use_kernel = not drops_attention and can_use_varlen(batch.ids.device, head_width)
-        return SequenceInfo(batch.cu_seqlens, max(batch.lengths), None if use_kernel else batch.lengths)
+        return SequenceInfo(batch.cu_seqlens, max(batch.lengths), batch.lengths, use_kernel)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Sum of token, position and type embeddings, normalized. `(N,)` ids and positions to `(N, H)`."""

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from fake_cuda.counting import CUDA, FakeCollator, fake_cuda, fake_model
 from minitext.data.batching import PackCollator
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.evaluation.predict import predict_logits
+from minitext.evaluation import predict
 from minitext.models.bert import BertClassifier, BertConfig, BertMaskedLM
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.models.hf_names import FAMILIES, read_config
@@ -126,13 +126,13 @@ def count_update(name: str, dtype: torch.dtype, max_texts: int = NUM_TEXTS) -> C
 
 def count_evaluation(name: str, dtype: torch.dtype) -> list[str]:
     """The waits of an evaluation in three batches."""
-    data = collator(name)
+    data, predict.GPU_TOKENS = collator(name), 100
     with fake_cuda() as usage:
         model = fake_model(MODELS[name])
         if isinstance(model, BertMaskedLM):
             evaluate_mlm(model, data, 2, dtype)
         else:
-            assert predict_logits(model, data, 2, CUDA, dtype).shape == (NUM_TEXTS, 2)
+            assert predict.predict_logits(model, data, 2, CUDA, dtype).shape == (NUM_TEXTS, 2)
     return usage.waits
 
 
