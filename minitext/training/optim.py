@@ -54,12 +54,25 @@ def build_optimizers(
     """`adam` or `adamw` for dense parameters, SparseRowAdam (without decay) for sparse embeddings.
 
     Adam's own weight decay is an L2 penalty in the gradient; AdamW's is decoupled (Loshchilov & Hutter 2019). The
-    sparse optimizer comes first: its moments are the largest, so running out of memory changes no weight.
+    sparse optimizer comes first: it alone needs memory in a step, so running out of memory changes no weight.
     """
     _, sparse = split_parameters(model)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     dense = kind(param_groups or decay_groups(model, weight_decay), lr=lr, fused=True)
+    init_moments(dense)
     return [SparseRowAdam(sparse, lr=lr), dense] if sparse else [dense]
+
+
+def init_moments(optimizer: Optimizer) -> None:
+    """Make the state of fused Adam before the first update, as torch would in it.
+
+    There, torch makes it tensor by tensor: if memory ran out in between, half a state would remain, and the update
+    could not be repeated.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
 def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:

@@ -58,6 +58,10 @@ class SparseRowAdam(Optimizer):
         self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        for group in self.param_groups:  # before the first update, as in `init_moments`
+            for parameter in group["params"]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": 0, **moments}
 
     @torch.no_grad()
     def step(self) -> None:
@@ -70,14 +74,14 @@ class SparseRowAdam(Optimizer):
     def update_rows(self, parameter: nn.Parameter, lr: float, beta1: float, beta2: float, eps: float) -> None:
         """One Adam step of the rows in the gradient of `parameter`."""
         state = self.state[parameter]
-        if not state:  # all three at once: running out of memory must not leave half a state behind
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
-        state["step"] += 1
+        step = state["step"] + 1
         rows, values = rows_and_sums(parameter.grad)  # (R,), (R, D); on CUDA (N,), (N, D)
         exp_avg = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
         exp_avg_sq = state["exp_avg_sq"].index_select(0, rows).mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        step_size = lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        updated = parameter.index_select(0, rows).addcdiv_(exp_avg, exp_avg_sq.sqrt().add_(eps), value=-step_size)
+        # only now, when all memory was there, so that a failed update can be repeated
+        state["step"] = step
         state["exp_avg"].index_copy_(0, rows, exp_avg)
         state["exp_avg_sq"].index_copy_(0, rows, exp_avg_sq)
-        step_size = lr * math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
-        updated = parameter.index_select(0, rows).addcdiv_(exp_avg, exp_avg_sq.sqrt_().add_(eps), value=-step_size)
         parameter.index_copy_(0, rows, updated)

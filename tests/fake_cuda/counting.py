@@ -62,6 +62,9 @@ class Usage(TorchDispatchMode):
             named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
             self.add_copy(source, target, (named | kwargs).get("non_blocking", False))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        doubles = [t for t in outputs if t.dtype == torch.float64 and t.device.type == "cuda"]
+        if any(tensor.ndim for tensor in doubles):  # single numbers are GradScaler's
+            raise RuntimeError(f"{name} in float64: slow on CUDA, and Apple's MPS has none")
         if name not in FREE and any(tensor.device.type == "cuda" for tensor in inputs + outputs):
             foreach = name.startswith(("_foreach", "_fused_adam", "_amp_foreach"))
             self.launches[name] += multi_tensor_launches(args) if foreach else 1

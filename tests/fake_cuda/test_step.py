@@ -105,7 +105,7 @@ def collator(name: str) -> FakeCollator:
 
 
 def count_update(name: str, dtype: torch.dtype, max_texts: int = NUM_TEXTS) -> Counts:
-    """The second update of a model: the first one also creates the moments."""
+    """The second update of a model, from its batches on the host on."""
     data = collator(name)
     with fake_cuda() as usage:
         model = fake_model(MODELS[name])
@@ -113,15 +113,16 @@ def count_update(name: str, dtype: torch.dtype, max_texts: int = NUM_TEXTS) -> C
         optimizers = build_optimizers(model, "adamw", 1e-3, 0.01)
         num_classes = 500 if isinstance(model, BertMaskedLM) else 2
         class_weights = torch.ones(num_classes, device=CUDA)
-        steps = [np.arange(NUM_TEXTS)] * 2
+        steps, totals = [np.arange(NUM_TEXTS)] * 2, []
         for micro_batches in MicroBatches(data, steps, [0, 0], max_texts, CUDA, SINGLE):
-            waits, launches = len(usage.waits), usage.launches.total()
             result = train_step(model, micro_batches, optimizers, scaler, dtype=dtype, max_grad_norm=1.0,
                                 class_weights=class_weights)  # fmt: skip
+            totals.append((len(usage.waits), usage.launches.total()))
         assert not result.skipped
         gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
         assert all(gradient.device.type == "cuda" for gradient in gradients)
-    return Counts(usage.waits[waits:], usage.launches.total() - launches, {gradient.dtype for gradient in gradients})
+    (waits, launches), (_, all_launches) = totals  # after the first update, and after the second one with its copies
+    return Counts(usage.waits[waits:], all_launches - launches, {gradient.dtype for gradient in gradients})
 
 
 def count_evaluation(name: str, dtype: torch.dtype) -> list[str]:

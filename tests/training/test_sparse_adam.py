@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minitext.training import sparse_adam
 from minitext.training.sparse_adam import SparseRowAdam, merge_rows
@@ -93,7 +94,43 @@ def test_a_parameter_without_a_gradient_is_skipped():
     optimizer = SparseRowAdam([parameter], lr=0.1)
     optimizer.step()
     assert torch.equal(parameter, embedding())
-    assert not optimizer.state
+    assert optimizer.state[parameter]["step"] == 0
+
+
+class LimitedMemory(TorchDispatchMode):
+    """Memory runs out in the `count`-th operator, unless it only writes into its first argument."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "aten" and not func.overloadpacket.__name__.endswith("_"):
+            self.count -= 1
+            if not self.count:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("host_can_count")
+def test_an_update_that_runs_out_of_memory_changes_nothing_and_can_be_repeated():
+    expected = embedding()
+    step(SparseRowAdam([expected], lr=0.1), expected, 0)
+    count, failed = 0, True
+    while failed:
+        count, failed, parameter = count + 1, False, embedding()
+        optimizer = SparseRowAdam([parameter], lr=0.1)
+        try:
+            with LimitedMemory(count):
+                step(optimizer, parameter, 0)
+        except torch.OutOfMemoryError:
+            failed = True
+            state = optimizer.state[parameter]
+            assert torch.equal(parameter, embedding())
+            assert state["step"] == 0 and not state["exp_avg"].any() and not state["exp_avg_sq"].any()
+            step(optimizer, parameter, 0)
+        assert torch.equal(parameter, expected)
+    assert count > 8
 
 
 def test_a_saved_optimizer_continues_with_the_same_bits(tmp_path):
