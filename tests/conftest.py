@@ -1,16 +1,38 @@
-"""Shared fixtures: real data, and a cache of its own for every test."""
+"""Shared fixtures: real data, and a cache of its own for every test. Only `-m gpu` lets tests see a GPU."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from gpu_marks import selects_gpu_tests
+
+# All other tests expect the numbers of the CPU. The variable also reaches the scripts that tests start; it has to be
+# set before anything asks torch for its devices.
+GPU_IS_HIDDEN = not selects_gpu_tests(sys.argv)
+if GPU_IS_HIDDEN:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
+
+if GPU_IS_HIDDEN:
+    torch.backends.mps.is_available = lambda: False
 
 # One thread a process, the scripts that tests start included: on busy cores, threads that share small operations wait
 # for each other far longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need more GPUs than there are."""
+    count = torch.cuda.device_count()
+    found = "the GPU is hidden without -m gpu" if GPU_IS_HIDDEN else f"this machine has {count}"
+    for item in items:
+        for mark, needed in (("gpu", 1), ("gpus", 2)):
+            if item.get_closest_marker(mark) and count < needed:
+                item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA card(s); {found}"))
 
 
 def real_file(name: str) -> Path:

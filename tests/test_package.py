@@ -1,5 +1,6 @@
 """Tests of the package: the public API, what importing it costs, and the Python snippet of the README."""
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,22 @@ def test_importing_does_not_import_matplotlib_or_huggingface_hub(module: str):
     code = f"import sys, {module}; print([name for name in ('matplotlib', 'huggingface_hub') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no expandable segments")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True None"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native None"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "None backend:native"),
+    ],
+)
+def test_gpu_memory_grows_in_segments_unless_the_user_configured_it(given: dict[str, str], expected: str):
+    code = "import minitext, os; print(*map(os.environ.get, ('PYTORCH_CUDA_ALLOC_CONF', 'PYTORCH_ALLOC_CONF')))"
+    environment = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 def test_the_python_snippet_of_the_readme_runs(tmp_path: Path):

@@ -102,9 +102,9 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def evaluation_batches(lengths: np.ndarray, batch_size: int, max_tokens: int | None = None) -> list[np.ndarray]:
     """Batches for a pass without training, by length. The longest come first: too little memory shows at once."""
-    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size)[::-1]
+    return chunk_by_length(np.argsort(lengths, kind="stable"), lengths, batch_size, max_tokens)[::-1]
 
 
 def chunk_by_length(

@@ -13,6 +13,9 @@ from tqdm import tqdm
 from minitext.data.batching import Collator, evaluation_batches, load_batches
 from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
+from minitext.utils.errors import UserError
+
+GPU_TOKENS = 32_768  # of a forward pass: fewer leave a GPU idle, and more need memory without being faster
 
 
 @torch.inference_mode()
@@ -28,22 +31,23 @@ def predict_logits(
 ) -> Tensor:
     """Logits of all texts, `(B, C)` float32 on the CPU, without dropout.
 
-    With several processes each one computes its shard of the batches, and all get all logits.
+    A batch has at most `batch_size` texts; on CUDA, at most GPU_TOKENS tokens instead. With several processes each one
+    computes its shard of the batches, and all get all logits.
     """
     model.eval()
     num_texts, num_classes = len(collator.data.offsets) - 1, model.output.out_features
-    batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
-    # empty parts, for a process without batches
-    indices, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, num_classes, device=device)]
+    limits = (max(num_texts, 1), GPU_TOKENS) if device.type == "cuda" else (batch_size, None)
+    batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), *limits))
+    logits = torch.zeros(num_texts, num_classes, device=device)  # copied to the host once, at the end
     loaded = load_batches(collator, batches, pin=device.type == "cuda")
     for batch in tqdm(loaded, "predicting", len(batches), leave=False, disable=quiet or None):
-        indices.append(batch.indices)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits.append(model(batch.to(device)).float())
-    order, values = torch.cat(indices), torch.cat(logits)
-    everything = values.new_zeros(num_texts, num_classes)
-    everything[order.to(device)] = values
-    return distributed.all_reduce_sum(everything).cpu()
+        batch = batch.to(device)
+        try:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits[batch.indices] = model(batch).float()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"out of memory on {device} in evaluation; free it, or pass --device cpu") from error
+    return distributed.all_reduce_sum(logits).cpu()
 
 
 def probabilities(logits: Tensor) -> np.ndarray:

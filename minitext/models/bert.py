@@ -5,8 +5,8 @@ Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hid
 E width of the token embedding, C classes, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minitext.data.batching import Batch
+from minitext.models.attention import SequenceInfo, attend, can_use_varlen
 from minitext.utils.errors import UserError
-
-varlen_attn = None
-if torch.cuda.is_available():  # only CUDA has the kernel, and the import takes a second
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and later
-    except ImportError:
-        pass
 
 ACTIVATIONS = {
     "gelu": F.gelu,  # exact, with the error function (Hendrycks & Gimpel 2016)
@@ -48,6 +42,7 @@ class BertConfig:
     activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout: float = 0.1  # of hidden states
+    dropout_after_attention: bool = True  # of hidden states, as after the MLP; DistilBERT has none
     attention_dropout: float = 0.1  # of attention weights
     head_dropout: float = 0.1
     head_activation: str = "tanh"
@@ -71,14 +66,6 @@ class BertConfig:
     def token_width(self) -> int:
         """E, the width of the token embedding."""
         return self.embedding_size or self.hidden_size
-
-
-class SequenceInfo(NamedTuple):
-    """Where each text of a packed batch is. `lengths` is None where the variable-length kernel is used."""
-
-    cu_seqlens: Tensor  # (B + 1,) int32
-    max_seqlen: int
-    lengths: tuple[int, ...] | None
 
 
 class BertClassifier(nn.Module):
@@ -140,16 +127,27 @@ class BertEncoder(nn.Module):
         self.project = nn.Linear(width, config.hidden_size) if config.embedding_size else None
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
 
+    def compile_layers(self, backend: str | Callable = "inductor") -> None:
+        """Compile each layer by torch.compile when it is first called, for batches of any number of tokens.
+
+        All layers share their graphs: the last one has its own, and so have training and evaluation, and one text.
+        """
+        torch._dynamo.config.recompile_limit = 32  # beyond it, torch would silently stop compiling; its default is 8
+        for layer in self.layers:
+            layer.compile(dynamic=True, backend=backend)
+
     def forward(self, batch: Batch, first_only: bool = False) -> Tensor:
         """Hidden states `(N, H)`; with `first_only` those of first tokens, `(B, H)`: the last layer omits the rest."""
-        return self.encode(self.embed(batch.ids, batch.positions), self.sequence_info(batch), first_only)
+        num_rows = len(batch.lengths) if first_only else len(batch.ids)
+        batch = align(batch, token_multiple(batch.ids.device))
+        return self.encode(self.embed(batch.ids, batch.positions), self.sequence_info(batch), first_only)[:num_rows]
 
     def sequence_info(self, batch: Batch) -> SequenceInfo:
         """The layout of a batch."""
         drops_attention = self.training and self.config.attention_dropout > 0  # which the kernel does not support
         head_width = self.config.hidden_size // self.config.num_heads
         use_kernel = not drops_attention and can_use_varlen(batch.ids.device, head_width)
-        return SequenceInfo(batch.cu_seqlens, max(batch.lengths), None if use_kernel else batch.lengths)
+        return SequenceInfo(batch.cu_seqlens, max(batch.lengths), batch.lengths, use_kernel)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Sum of token, position and type embeddings, normalized. `(N,)` ids and positions to `(N, H)`."""
@@ -174,6 +172,7 @@ class BertLayer(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.dropout = config.dropout
+        self.attention_dropout = config.dropout if config.dropout_after_attention else 0.0
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
@@ -183,7 +182,7 @@ class BertLayer(nn.Module):
         """`(N, H)` to `(N, H)`, or to the first tokens' `(B, H)` with `first_only`."""
         queries = hidden[sequence.cu_seqlens[:-1]] if first_only else hidden  # (B, H) or (N, H)
         attn = self.attention(queries, hidden, sequence)
-        hidden = self.attention_norm(queries + F.dropout(attn, self.dropout, self.training))
+        hidden = self.attention_norm(queries + F.dropout(attn, self.attention_dropout, self.training))
         return self.mlp_norm(hidden + F.dropout(self.mlp(hidden), self.dropout, self.training))
 
 
@@ -198,14 +197,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, queries: Tensor, hidden: Tensor, sequence: SequenceInfo) -> Tensor:
         """Queries come from `queries`, (N, H) or (B, H), keys and values from `hidden`, (N, H)."""
+        weight, bias, output_weight, output_bias = cast_parameters(self.qkv, self.output)
         if queries is hidden:
-            query, key, value = self.qkv(hidden).chunk(3, dim=-1)  # each (N, H)
+            query, key, value = F.linear(hidden, weight, bias).chunk(3, dim=-1)  # each (N, H)
         else:
             size = hidden.shape[-1]
-            query = F.linear(queries, self.qkv.weight[:size], self.qkv.bias[:size])  # (B, H)
-            key, value = F.linear(hidden, self.qkv.weight[size:], self.qkv.bias[size:]).chunk(2, dim=-1)
+            query = F.linear(queries, weight[:size], bias[:size])  # (B, H)
+            key, value = F.linear(hidden, weight[size:], bias[size:]).chunk(2, dim=-1)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in (query, key, value))  # (N, A, D)
-        return self.output(attend(query, key, value, sequence, self.dropout if self.training else 0.0))
+        attn = attend(query, key, value, sequence, self.dropout if self.training else 0.0)  # (N, H) or (B, H)
+        return F.linear(attn, output_weight, output_bias)
 
 
 class MLP(nn.Module):
@@ -218,34 +219,52 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.down(ACTIVATIONS[self.activation](self.up(hidden)))
+        up_weight, up_bias, down_weight, down_bias = cast_parameters(self.up, self.down)
+        return F.linear(ACTIVATIONS[self.activation](F.linear(hidden, up_weight, up_bias)), down_weight, down_bias)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, sequence: SequenceInfo, dropout: float) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V within each text: (N, A, D) to (N, H); queries (B, A, D), one per text, to (B, H)."""
-    one_per_text = len(query) < len(key)
-    if sequence.lengths is None:
-        query_cu_seqlens, query_longest = cu_seqlens, longest = sequence.cu_seqlens, sequence.max_seqlen
-        if one_per_text:
-            query_cu_seqlens = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
-            query_longest = 1
-        return varlen_attn(query, key, value, query_cu_seqlens, cu_seqlens, query_longest, longest).flatten(1)
-    query_lengths = [1] * len(sequence.lengths) if one_per_text else sequence.lengths
-    parts = query.split(query_lengths), key.split(sequence.lengths), value.split(sequence.lengths)
-    outputs = []
-    for text in zip(*parts, strict=True):
-        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in text)  # (1, A, T, D)
-        outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1))  # (T, A, D)
-    return torch.cat(outputs).flatten(1)
+class CastTogether(torch.autograd.Function):
+    """Casts tensors, and their gradients back, by one kernel for all of them."""
+
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(copies, tensors)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        copies = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in gradients]
+        torch._foreach_copy_(copies, gradients)
+        return None, *copies
 
 
-def can_use_varlen(device: torch.device, head_width: int) -> bool:
-    """Whether torch's variable-length kernel serves this call, see `mha_varlen_fwd` in pytorch's flash_api.cpp."""
-    if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > 256:
-        return False
-    half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.float16, torch.bfloat16)
-    has_flash_attention = torch.backends.cuda.is_flash_attention_available()
-    return half and has_flash_attention and torch.cuda.get_device_capability(device) >= (8, 0)
+def cast_parameters(*modules: nn.Linear) -> list[Tensor]:
+    """Weight and bias of each module in the dtype of autocast, which alone would cast each one by a kernel of its own.
+
+    The gradients come back in the dtype of the parameters. A compiler joins the casts with what follows.
+    """
+    parameters = [tensor for module in modules for tensor in (module.weight, module.bias)]
+    device = parameters[0].device.type
+    if torch.compiler.is_compiling() or not torch.is_autocast_enabled(device):
+        return parameters
+    return list(CastTogether.apply(torch.get_autocast_dtype(device), *parameters))
+
+
+def align(batch: Batch, multiple: int) -> Batch:
+    """A batch with one text more, so that the number of its tokens is a multiple: only the last rows are its own."""
+    count = -len(batch.ids) % multiple
+    if not count:
+        return batch
+    ids, positions = F.pad(batch.ids, (0, count)), F.pad(batch.positions, (0, count))
+    cu_seqlens = F.pad(batch.cu_seqlens, (0, 1), value=len(ids))
+    return batch._replace(ids=ids, positions=positions, cu_seqlens=cu_seqlens, lengths=(*batch.lengths, count))
+
+
+def token_multiple(device: torch.device) -> int:
+    """The N of a batch is rounded up to a multiple: a GPU's products are faster, and its memory has fewer sizes."""
+    return 64 if device.type == "cuda" else 1
 
 
 @torch.no_grad()

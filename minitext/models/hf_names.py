@@ -47,7 +47,12 @@ BERT_MASKED_LM = MASKED_LM_TRANSFORM | {"cls.predictions": ""}
 ROBERTA_MASKED_LM = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm", "lm_head": ""}
 DISTILBERT_MASKED_LM = {"vocab_transform": "dense", "vocab_layer_norm": "norm", "vocab_projector": ""}
 ROBERTA_CONSTANTS = {"dropout_before_head": True, "masked_lm_activation": "gelu"}
-DISTILBERT_CONSTANTS = {"num_token_types": 0, "head_activation": "relu", "norm_eps": 1e-12}
+DISTILBERT_CONSTANTS = {
+    "dropout_after_attention": False,
+    "num_token_types": 0,
+    "head_activation": "relu",
+    "norm_eps": 1e-12,
+}
 ELECTRA_CONSTANTS = {"dropout_before_head": True, "head_activation": "gelu"}
 
 

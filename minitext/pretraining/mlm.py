@@ -201,12 +201,12 @@ def evaluate_mlm(
     model.eval()
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), batch_size))
     sums = [torch.zeros(3, device=device)]  # of each batch: loss, correct predictions, masked tokens
-    for batch in load_batches(collator, batches, [EVAL_EPOCH] * len(batches)):
+    for batch in load_batches(collator, batches, [EVAL_EPOCH] * len(batches), pin=device.type == "cuda"):
         batch = batch.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(batch).float()  # (M, V)
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
         correct = (logits.argmax(dim=1) == batch.labels).sum()
-        sums.append(torch.stack((loss, correct, loss.new_tensor(len(batch.labels)))))
+        sums.append(torch.stack((loss, correct, torch.full_like(loss, len(batch.labels)))))
     loss, correct, count = distributed.all_reduce_sum(torch.stack(sums).sum(dim=0)).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "perplexity": math.exp(min(loss / count, 700))}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minitext.training.sparse_adam import SparseRowAdam
+from minitext.training.sparse_adam import SparseRowAdam, merge_rows
 from minitext.utils.errors import UserError
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -54,12 +54,25 @@ def build_optimizers(
     """`adam` or `adamw` for dense parameters, SparseRowAdam (without decay) for sparse embeddings.
 
     Adam's own weight decay is an L2 penalty in the gradient; AdamW's is decoupled (Loshchilov & Hutter 2019). The
-    sparse optimizer comes first: its moments are the largest, so running out of memory changes no weight.
+    sparse optimizer comes first: it alone needs memory in a step, so running out of memory changes no weight.
     """
     _, sparse = split_parameters(model)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     dense = kind(param_groups or decay_groups(model, weight_decay), lr=lr, fused=True)
+    init_moments(dense)
     return [SparseRowAdam(sparse, lr=lr), dense] if sparse else [dense]
+
+
+def init_moments(optimizer: Optimizer) -> None:
+    """Make the state of fused Adam before the first update, as torch would in it.
+
+    There, torch makes it tensor by tensor: if memory ran out in between, half a state would remain, and the update
+    could not be repeated.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
 def lr_factor(update: int, updates: int, warmup: int, schedule: str) -> float:
@@ -103,8 +116,8 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     sparse_values = []
     for parameter in parameters:
         if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # sums the rows that a batch holds twice
-            sparse_values.append(parameter.grad.values())
+            parameter.grad = merge_rows(parameter.grad)
+            sparse_values.append(parameter.grad._values())
     norm = torch.nn.utils.get_total_norm([*(parameter.grad for parameter in dense), *sparse_values])
     torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     for values in sparse_values:

@@ -71,7 +71,7 @@ def add_group(parser: argparse.ArgumentParser, settings: type) -> None:
         if isinstance(kind, types.UnionType):  # `str | None`: the option may be absent
             kind = next(member for member in typing.get_args(kind) if member is not type(None))
         if kind is bool:
-            details["action"] = "store_true"
+            details["action"] = argparse.BooleanOptionalAction if entry.default is None else "store_true"
         elif typing.get_origin(kind) is tuple:  # `tuple[float, float]` has two values, `tuple[float, ...]` one or more
             members = typing.get_args(kind)
             details |= {"type": members[0], "nargs": "+" if members[-1] is ... else len(members)}

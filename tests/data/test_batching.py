@@ -35,9 +35,10 @@ def test_every_text_is_in_exactly_one_batch_of_an_epoch(lengths, batch, seed, ep
     assert sorted(rows) == list(range(len(lengths)))
 
 
-@given(LENGTHS, st.integers(1, 40))
-def test_an_evaluation_covers_every_text_longest_batch_first(lengths, batch):
-    batches = evaluation_batches(lengths, batch)
+@given(LENGTHS, st.integers(1, 40), BUDGETS)
+def test_an_evaluation_covers_every_text_longest_batch_first(lengths, batch, budget):
+    batches = evaluation_batches(lengths, batch, budget)
+    assert all(budget is None or len(rows) == 1 or lengths[rows].sum() <= budget for rows in batches)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     longest = [lengths[rows].max() for rows in batches]
     assert longest == sorted(longest, reverse=True)

@@ -3,21 +3,16 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from packed_batches import pack
+from packed_batches import pack, varlen_reference
 from torch import Tensor, nn
 
-from minitext.models import bert
-from minitext.models.bert import (
-    BertClassifier,
-    BertConfig,
-    BertLayer,
-    BertMaskedLM,
-    SequenceInfo,
-    can_use_varlen,
-)
+from minitext.models import attention, bert
+from minitext.models.attention import SequenceInfo
+from minitext.models.bert import BertClassifier, BertConfig, BertLayer, BertMaskedLM
 from minitext.utils.errors import UserError
 
 # weights large enough that attention is far from uniform, which would hide an error
@@ -209,29 +204,11 @@ def test_first_only_is_the_first_hidden_state_and_has_its_gradients(changes: dic
     assert max(gradient.abs().max() for gradient in expected.values()) > 1e-2  # the case tells
 
 
-def varlen_reference(
-    query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int
-) -> Tensor:
-    """Attention of packed texts in float64-safe plain torch; checks what the CUDA kernel demands."""
-    assert query.dtype == key.dtype == value.dtype
-    assert all(part.stride(-1) == 1 for part in (query, key, value))
-    assert cu_q.dtype == cu_k.dtype == torch.int32 and cu_q.is_contiguous() and cu_k.is_contiguous()
-    assert cu_q[-1] == len(query) and cu_k[-1] == len(key) == len(value) and len(cu_q) == len(cu_k)
-    assert max_q >= cu_q.diff().max() and max_k >= cu_k.diff().max()
-    parts = []
-    for text in range(len(cu_k) - 1):
-        q = query[cu_q[text] : cu_q[text + 1]].transpose(0, 1)  # (A, T, D)
-        k, v = (part[cu_k[text] : cu_k[text + 1]].transpose(0, 1) for part in (key, value))
-        weights = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-        parts.append((weights @ v).transpose(0, 1))
-    return torch.cat(parts)
-
-
 @pytest.fixture
 def varlen_calls(monkeypatch) -> list[int]:
     """Uses a stand-in for the kernel on the CPU; counts its calls."""
     calls = []
-    monkeypatch.setattr(bert, "varlen_attn", lambda *arguments: calls.append(1) or varlen_reference(*arguments))
+    monkeypatch.setattr(attention, "varlen_attn", lambda *arguments: calls.append(1) or varlen_reference(*arguments))
     monkeypatch.setattr(bert, "can_use_varlen", lambda device, head_width: True)
     return calls
 
@@ -269,38 +246,6 @@ def test_attention_dropout_in_training_does_not_use_the_kernel(varlen_calls: lis
     assert not varlen_calls
     model.eval()(pack(*TEXTS))
     assert varlen_calls
-
-
-CUDA = torch.device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("head_width", "capability", "built", "dtype", "expected"),
-    [
-        (64, (8, 0), True, torch.bfloat16, True),
-        (64, (9, 0), True, torch.float16, True),
-        (256, (8, 0), True, torch.bfloat16, True),
-        (10, (8, 0), True, torch.bfloat16, False),
-        (264, (8, 0), True, torch.bfloat16, False),
-        (64, (7, 5), True, torch.float16, False),
-        (64, (8, 0), False, torch.bfloat16, False),
-        (64, (8, 0), True, None, False),
-    ],
-)
-def test_the_kernel_is_used_where_head_width_card_build_and_dtype_allow(
-    monkeypatch, head_width: int, capability: tuple[int, int], built: bool, dtype: torch.dtype | None, expected: bool
-):
-    monkeypatch.setattr(bert, "varlen_attn", varlen_reference)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: dtype is not None)
-    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device_type: dtype)
-    assert can_use_varlen(CUDA, head_width) == expected
-
-
-def test_the_cpu_does_not_use_the_kernel():
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not can_use_varlen(torch.device("cpu"), 64)
 
 
 def test_checkpointing_gives_the_same_loss_and_gradients(monkeypatch):
@@ -346,6 +291,59 @@ def test_a_layer_is_torchs_transformer_encoder_layer(first_only: bool):
     found = ours(hidden, SequenceInfo(batch.cu_seqlens, 5, batch.lengths), first_only)
     expected = expected[batch.cu_seqlens[:-1]] if first_only else expected
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)  # float64 of values near 1
+
+
+def test_casting_a_layers_parameters_together_gives_the_bits_of_autocast(monkeypatch):
+    batch = pack(*TEXTS)
+    found = []
+    for together in (True, False):
+        model = classifier().train()
+        if not together:
+            monkeypatch.setattr(bert, "cast_parameters", lambda *ms: [p for m in ms for p in (m.weight, m.bias)])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch)
+        found.append((logits.detach(), gradients(model, weighted(logits))))
+    assert torch.equal(found[0][0], found[1][0])
+    for name, gradient in found[0][1].items():
+        assert gradient.dtype == torch.float32
+        # the first layer's gradient of the last one's slices is added up in float32 here, in bfloat16 there
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=0.02, atol=0.02)
+
+
+def test_frozen_parameters_get_no_gradient_from_being_cast_together():
+    model = classifier().train()
+    model.encoder.layers[0].requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(pack(*TEXTS)).sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.layers[0].parameters())
+    assert all(parameter.grad is not None for parameter in model.encoder.layers[1].parameters())
+
+
+@each_family
+@pytest.mark.parametrize("multiple", [4, 11, 64])
+def test_rounding_up_the_number_of_tokens_does_not_change_logits_and_gradients(monkeypatch, changes: dict, multiple):
+    batch = pack(*TEXTS, masked=MASKED)
+    for model in (classifier(**changes).double(), masked_lm(**changes).double()):
+        plain = model(batch)
+        expected = gradients(model, weighted(plain))
+        with monkeypatch.context() as patch:
+            patch.setattr(bert, "token_multiple", lambda device: multiple)
+            rounded = model(batch)
+            assert rounded.shape == plain.shape
+            torch.testing.assert_close(rounded, plain, rtol=0, atol=1e-11)  # float64 of values up to 10
+            found = gradients(model, weighted(rounded))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)  # float64 of values up to 1000
+
+
+@pytest.mark.parametrize(("count", "expected"), [(11, 64), (64, 64), (65, 128)])
+def test_a_batch_is_rounded_up_by_one_text_at_its_end(count: int, expected: int):
+    batch = pack(list(range(1, count)), [7])
+    aligned = bert.align(batch, 64)
+    assert len(aligned.ids) == len(aligned.positions) == sum(aligned.lengths) == expected
+    assert aligned.cu_seqlens.tolist() == [0, *np.cumsum(aligned.lengths)] and aligned.cu_seqlens.dtype == torch.int32
+    assert torch.equal(aligned.ids[:count], batch.ids) and aligned.lengths[:2] == batch.lengths
+    assert aligned.indices is batch.indices and aligned.labels is batch.labels
+    assert bert.token_multiple(torch.device("cuda")) == 64 and bert.token_multiple(torch.device("cpu")) == 1
 
 
 # Training

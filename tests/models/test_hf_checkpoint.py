@@ -829,3 +829,44 @@ def test_hidden_states_of_minilm_equal_those_of_transformers(minilm: Path):
     with torch.no_grad():
         texts = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         assert_close(ours.eval().encoder(pack(*texts)), theirs(**inputs).last_hidden_state[mask])
+
+
+def record_dropouts(monkeypatch, calls: list[tuple[float, int]]) -> None:
+    """Record the probability and the last dimension of every dropout; attention weights (0.2) have dimension 0."""
+
+    def dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if training and p:
+            calls.append((p, 0 if p == 0.2 else values.shape[-1]))
+        return values
+
+    def attention(*parts: Tensor, dropout_p: float) -> Tensor:
+        calls.append((dropout_p, 0))
+        return kernel(*parts)
+
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "dropout", dropout)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_dropouts_in_training_are_those_of_transformers(kind: str, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    names = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "classifier_dropout": 0.3}
+    if kind == "distilbert":
+        names = {"dropout": 0.1, "attention_dropout": 0.2, "seq_classif_dropout": 0.3}
+    settings = source(kind, **names)
+    theirs = transformers.AutoModelForSequenceClassification.from_config(
+        transformers.AutoConfig.for_model(**settings), attn_implementation="eager"
+    ).train()
+    ours = BertClassifier(read_config(settings, "test"), 2).train()
+    found: list[tuple[float, int]] = []
+    expected: list[tuple[float, int]] = []
+    ids = [3, 4, 5, 6, 7]
+    with monkeypatch.context() as patch:
+        record_dropouts(patch, found)
+        ours(pack(ids))
+    with monkeypatch.context() as patch:
+        record_dropouts(patch, expected)
+        theirs(torch.tensor([ids]))
+    assert found == expected and len(found) > 5

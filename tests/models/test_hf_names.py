@@ -45,6 +45,7 @@ def config(kind: str, **changes) -> dict:
         (
             config("distilbert"),
             {
+                "dropout_after_attention": False,
                 "num_token_types": 0,
                 "head_dropout": 0.4,
                 "head_activation": "relu",

@@ -180,6 +180,40 @@ TABLES = {  # 8 updates, of which 2 are warm-up: 1/3, 2/3, then the decrease ove
 }
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_moments_that_exist_from_the_start_give_the_bits_of_torchs_own(name: str):
+    first = Tied()
+    models = [first, copy.deepcopy(first)]
+    for model in models:
+        (optimizer,) = build_optimizers(model, name, 0.1, 0.5)
+        if model is models[1]:
+            optimizer.state.clear()
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_the_first_update_makes_no_moments_so_that_running_out_of_memory_leaves_no_half_state(kind: str, monkeypatch):
+    model = Tied() if kind == "dense" else embedding_bag()
+    optimizers = build_optimizers(model, "adamw", 0.1, 0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    if kind == "sparse":
+        model.embedding.weight.grad = model.embedding.weight.grad.to_sparse(1)
+
+    def no_memory(*arguments: object, **settings: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "zeros_like", no_memory)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 @pytest.mark.parametrize("schedule", TABLES)
 def test_the_learning_rate_follows_the_table(schedule: str):
     assert [lr_factor(update, 8, 2, schedule) for update in range(8)] == pytest.approx(TABLES[schedule], rel=1e-12)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from minitext.training.sparse_adam import SparseRowAdam
+from minitext.training import sparse_adam
+from minitext.training.sparse_adam import SparseRowAdam, merge_rows
 
 ROWS = [[0, 2], [2, 3], [3, 0, 3], [2]]  # rows of the gradients in turn: overlapping, repeated, alone; never 1, 4, 5
 
@@ -24,7 +26,26 @@ def step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, number: int)
     optimizer.step()
 
 
+@pytest.fixture(params=[True, False], ids=["rows counted", "as on CUDA"])
+def host_can_count(request, monkeypatch) -> None:
+    """Also computes as on CUDA, where the number of distinct rows is not read back."""
+    if not request.param:
+        monkeypatch.setattr(sparse_adam, "host_can_count", lambda gradient: False)
+
+
+@pytest.mark.usefixtures("host_can_count")
+@pytest.mark.parametrize("rows", [*ROWS, [1, 1, 1], []], ids=str)
+def test_merged_rows_are_the_same_gradient_with_the_sum_of_each_row_in_one_place(rows: list[int]):
+    gradient = sparse_gradient(rows, seed=0)
+    merged = merge_rows(gradient)
+    assert (merged.to_dense() - gradient.to_dense()).abs().max() < 1e-12  # float64
+    # nothing of a row is in a second place, where it would count twice in the norm
+    assert abs(merged._values().norm() - gradient.to_dense().norm()) < 1e-12
+    assert (merged._values().abs().sum(dim=1) > 0).sum() == len(set(rows))
+
+
 @pytest.mark.oracle
+@pytest.mark.usefixtures("host_can_count")
 def test_twenty_steps_equal_torch_sparse_adam():
     ours, theirs = embedding(), embedding()
     optimizer, oracle = SparseRowAdam([ours], lr=0.1), torch.optim.SparseAdam([theirs], lr=0.1)
@@ -50,6 +71,7 @@ def test_if_every_row_is_touched_it_equals_adam():
     assert (ours - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.usefixtures("host_can_count")
 def test_rows_without_a_gradient_do_not_change():
     parameter = embedding()
     optimizer = SparseRowAdam([parameter], lr=0.1)
@@ -59,6 +81,7 @@ def test_rows_without_a_gradient_do_not_change():
     assert all(not optimizer.state[parameter][name][[1, 4, 5]].any() for name in ("exp_avg", "exp_avg_sq"))
 
 
+@pytest.mark.usefixtures("host_can_count")
 def test_a_gradient_without_rows_changes_nothing():
     parameter = embedding()
     parameter.grad = sparse_gradient([], seed=0)
@@ -71,7 +94,43 @@ def test_a_parameter_without_a_gradient_is_skipped():
     optimizer = SparseRowAdam([parameter], lr=0.1)
     optimizer.step()
     assert torch.equal(parameter, embedding())
-    assert not optimizer.state
+    assert optimizer.state[parameter]["step"] == 0
+
+
+class LimitedMemory(TorchDispatchMode):
+    """Memory runs out in the `count`-th operator, unless it only writes into its first argument."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "aten" and not func.overloadpacket.__name__.endswith("_"):
+            self.count -= 1
+            if not self.count:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("host_can_count")
+def test_an_update_that_runs_out_of_memory_changes_nothing_and_can_be_repeated():
+    expected = embedding()
+    step(SparseRowAdam([expected], lr=0.1), expected, 0)
+    count, failed = 0, True
+    while failed:
+        count, failed, parameter = count + 1, False, embedding()
+        optimizer = SparseRowAdam([parameter], lr=0.1)
+        try:
+            with LimitedMemory(count):
+                step(optimizer, parameter, 0)
+        except torch.OutOfMemoryError:
+            failed = True
+            state = optimizer.state[parameter]
+            assert torch.equal(parameter, embedding())
+            assert state["step"] == 0 and not state["exp_avg"].any() and not state["exp_avg_sq"].any()
+            step(optimizer, parameter, 0)
+        assert torch.equal(parameter, expected)
+    assert count > 8
 
 
 def test_a_saved_optimizer_continues_with_the_same_bits(tmp_path):

@@ -24,6 +24,7 @@ class TrainConfig:
     out: str | None = option(None, "folder")
     steps: int | None = option(None, "maximum number of steps")
     quiet: bool = option(False, "print nothing")
+    fast: bool | None = option(None, "fast or not; decided later if not given")
     fractions: tuple[float, float] = option((1.0, 0.5), "of train and test", metavar=("TRAIN", "TEST"))
     penalties: tuple[float, ...] = option((0.1, 1.0), "candidates")
     kind: str = option("mean", "pooling", choices=("mean", "max"))
@@ -66,6 +67,8 @@ def test_without_arguments_each_option_has_its_default():
         (["--out", "runs"], "out", "runs"),
         (["--steps", "3"], "steps", 3),
         (["--quiet"], "quiet", True),
+        (["--fast"], "fast", True),
+        (["--no-fast"], "fast", False),
         (["--fractions", "0.04", "0.02"], "fractions", (0.04, 0.02)),
         (["--penalties", "2"], "penalties", (2.0,)),
         (["--penalties", "1", "2", "3"], "penalties", (1.0, 2.0, 3.0)),
