@@ -96,19 +96,21 @@ class Config:
 def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path:
     """Pretrain and write the checkpoint to `config.run.out`, complete or not at all; returns that folder.
 
-    `draw` may add figures to the folder before it is complete.
+    `draw` may add figures to the folder before it is complete. Of several processes, rank 0 alone has that folder.
     """
     seed, device = config.run.seed, pick_device(config.run.device)
-    dtype = pick_dtype(config.loop.precision, device)
     distributed = init_distributed(device)
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device))
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
-    if (Path(config.run.out) / "scores.json").exists():
-        raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
-    run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
+    if is_main:
+        if (Path(config.run.out) / "scores.json").exists():
+            raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+        run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     train_texts, valid_texts = split_texts(config.pretrain, seed)
 
     torch.manual_seed(seed)
-    model, tokenizer, hub_config = start_model(config.pretrain, train_texts)
+    start = start_model(config.pretrain, train_texts) if is_main else None
+    model, tokenizer, hub_config = distributed.broadcast(start)
     length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
@@ -117,11 +119,11 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     counts = f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out"
     log(f"{counts}; {parameters:,} parameters; {device}, {dtype}", quiet)
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
+    data_found = {"train": describe(train.data), "valid": describe(valid.data)}
+    distributed.require_same(data_found, ", ".join(config.pretrain.data))
     if is_main:
-        data_found = {"train": describe(train.data), "valid": describe(valid.data)}
         more = {"tokenizer": tokenizer_sha256(tokenizer), "processes": distributed.world_size, "dtype": str(dtype)}
         run.start(run_settings(config, data_found, class_names=(), **more))
-    distributed.barrier()
     model.to(device)
     batch_size = config.loop.micro_batch_size or config.loop.batch_size
     state = fit(
@@ -132,7 +134,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         seed=seed,
         device=device,
         dtype=dtype,
-        run_dir=run.folder,
+        run_dir=run.folder if is_main else None,
         class_weights=torch.ones(model.config.vocab_size),
         distributed=distributed,
         log=partial(log, quiet=quiet),
@@ -145,9 +147,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         if draw is not None:
             draw(run.folder)
         run.commit()
-    log(f"{run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
+    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)
-    return run.out
+    return Path(config.run.out)
 
 
 def split_texts(config: PretrainConfig, seed: int) -> tuple[list[str], list[str]]:
