@@ -32,7 +32,7 @@ from minitext.models.hub import fetch_checkpoint, open_repository, push
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
 from minitext.training.loop import class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
@@ -133,7 +133,7 @@ def main() -> None:
 
 def train_one_seed(config: Config, device: torch.device, distributed: Distributed) -> None:
     seed, quiet, is_main = config.run.seed, config.run.quiet or distributed.rank > 0, distributed.rank == 0
-    notes, dtype = Notes(quiet), distributed.broadcast(pick_dtype(config.loop.precision, device))
+    notes = Notes(quiet)
     if is_main:
         run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
         checkpoint = fetch_checkpoint(config.model.model)  # a wrong name fails before the data are read
@@ -153,6 +153,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         build_model(config.model, checkpoint, class_names, notes) if is_main else None
     )
     model.to(device)
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     if config.model.compile:
@@ -170,7 +171,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     plan_steps(train.data.lengths().numpy(), settings, seed)  # what cannot be trained fails before a folder exists
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
-                               processes=distributed.world_size, dtype=str(dtype)))  # fmt: skip
+                               **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
     predict = partial(
         predict_logits, model, batch_size=settings.micro_batch_size or settings.batch_size, device=device, dtype=dtype,
         distributed=distributed, quiet=quiet,

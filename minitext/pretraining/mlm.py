@@ -25,7 +25,7 @@ from minitext.models.hf_checkpoint import save_model
 from minitext.pretraining.glove import read_texts
 from minitext.pretraining.init import build_new, init_output_bias, load_existing
 from minitext.pretraining.masking import MLMCollator, make_collator
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option, require
@@ -100,7 +100,6 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     """
     seed, device = config.run.seed, pick_device(config.run.device)
     distributed = init_distributed(device)
-    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device))
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
     if is_main:
         if (Path(config.run.out) / "scores.json").exists():
@@ -111,6 +110,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     torch.manual_seed(seed)
     start = start_model(config.pretrain, train_texts) if is_main else None
     model, tokenizer, hub_config = distributed.broadcast(start)
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
     length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
@@ -122,7 +122,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     data_found = {"train": describe(train.data), "valid": describe(valid.data)}
     distributed.require_same(data_found, ", ".join(config.pretrain.data))
     if is_main:
-        more = {"tokenizer": tokenizer_sha256(tokenizer), "processes": distributed.world_size, "dtype": str(dtype)}
+        more = {"tokenizer": tokenizer_sha256(tokenizer), **compute_settings(device, dtype, distributed.world_size)}
         run.start(run_settings(config, data_found, class_names=(), **more))
     model.to(device)
     batch_size = config.loop.micro_batch_size or config.loop.batch_size
