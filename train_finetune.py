@@ -7,6 +7,7 @@
     torchrun --nproc-per-node 8 train_finetune.py --data imdb                  eight GPUs, the same update
 
 Writes a run directory to <out>: scores, figures, predictions, a report, and the model in the Hub's format.
+Several machines need no common disk: each reads its own copy of --data, and the process of rank 0 does all the rest.
 """
 
 import sys

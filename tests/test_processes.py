@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,19 +56,32 @@ def write_texts(folder: Path) -> None:
 
 
 def start(folder: Path, *more: str, torchrun: bool = False, **environment: object) -> subprocess.Popen:
-    """The script in `folder`, on relative paths."""
+    """Fine-tuning in `folder`, on relative paths."""
+    options = (word for pair in OPTIONS.items() for word in pair)
+    return run(folder, *(TORCHRUN if torchrun else ()), ROOT / "train_finetune.py", *options, *more, **environment)
+
+
+def run(folder: Path, *command: str | Path, **environment: object) -> subprocess.Popen:
+    """A command of Python in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in environment.items()}}
-    command = [sys.executable, *(TORCHRUN if torchrun else ()), ROOT / "train_finetune.py", "--quiet"]
-    command += [*(word for pair in OPTIONS.items() for word in pair), *more]
+    command = [sys.executable, *command, "--quiet"]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def start_two(first: Path, second: Path, *more: str) -> list[subprocess.Popen]:
+def start_two(first: Path, second: Path, *more: str, start: Callable = start) -> list[subprocess.Popen]:
     """Two processes of one run, as on two machines, each in a folder of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": 2}
     return [start(folder, *more, **address, RANK=rank) for rank, folder in enumerate((first, second))]
+
+
+def read_only_folder(folder: Path) -> Path:
+    """A folder with the texts alone. Root may write all the same, so tests also look at what is in it."""
+    folder.mkdir()
+    write_texts(folder)
+    folder.chmod(0o555)
+    return folder
 
 
 def wait_for_updates(folder: Path, process: subprocess.Popen) -> None:
@@ -103,10 +117,7 @@ def copy_source(source: Path, folder: Path) -> Path:
 
 def test_processes_in_folders_of_their_own_train_and_resume_what_one_trains(tmp_path: Path, source: Path):
     """The second has a copy of the texts in a folder that cannot be written, and neither checkpoint nor run."""
-    first, second = copy_source(source, tmp_path / "first"), tmp_path / "second"
-    second.mkdir()
-    write_texts(second)
-    second.chmod(0o555)  # root may write all the same, so the content is compared as well
+    first, second = copy_source(source, tmp_path / "first"), read_only_folder(tmp_path / "second")
     processes = start_two(first, second)
     wait_for_updates(first, processes[0])
     processes[1].send_signal(signal.SIGTERM)
@@ -123,6 +134,24 @@ def test_processes_in_folders_of_their_own_train_and_resume_what_one_trains(tmp_
     assert [process.returncode for process in processes] == [0, 0], messages
     assert_same_run(first, source)
     assert [path.name for path in second.iterdir()] == ["reviews.csv"]
+
+
+def test_pretraining_in_folders_of_their_own_gives_the_encoder_of_one_process(tmp_path: Path, source: Path):
+    first, second = copy_source(source, tmp_path / "first"), read_only_folder(tmp_path / "second")
+    command = ["-m", "minitext", "pretrain", "--data", "reviews.csv", "--model", "bert", "--device", "cpu",
+               "--epochs", "3", "--batch-size", "4", "--max-length", "16", "--valid-fraction", "0.2"]  # fmt: skip
+    process = run(first, *command, "--out", "alone")
+    assert process.wait(120) == 0
+    processes = start_two(first, second, *command, "--out", "two", start=run)
+    messages = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], messages
+    assert [path.name for path in second.iterdir()] == ["reviews.csv"]
+    weights, others = (load_file(first / name / "model.safetensors") for name in ("two", "alone"))
+    for name, tensor in others.items():
+        if not name.endswith("key.bias"):  # see above
+            assert (weights[name] - tensor).abs().max() < 1e-5, name  # float32 sums in another order
+    name = "bert.embeddings.word_embeddings.weight"
+    assert (others[name] - load_file(source / "bert" / "model.safetensors")[name]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

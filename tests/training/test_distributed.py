@@ -321,6 +321,12 @@ def test_a_single_process_needs_no_process_group(monkeypatch, setting: str | Non
     destroy(SINGLE)
 
 
+def test_several_processes_do_not_share_an_apple_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--device mps: cannot train in several processes; pass --device cpu"):
+        init_distributed(torch.device("mps"))
+
+
 def test_a_script_that_does_not_train_in_parallel_refuses_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="train_static.py does not train in parallel; run it without torchrun"):
