@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minitext import __version__
+from minitext.data.corpus import CorpusConfig
 from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
@@ -115,7 +116,7 @@ def draw_curves(folder: Path) -> None:
 
 def train_word_vectors(arguments: argparse.Namespace) -> None:
     """Train GloVe vectors on texts (Pennington et al. 2014) and write them in the GloVe text format."""
-    train_vectors(fill(GloveConfig, arguments))
+    train_vectors(fill(GloveConfig, arguments), fill(CorpusConfig, arguments))
 
 
 def nearest_words(arguments: argparse.Namespace) -> None:
@@ -167,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     vectors = commands.add_parser("vectors", help="train word vectors, or look up similar words")
     vector_commands = vectors.add_subparsers(required=True, metavar="COMMAND")
     command = add_command(vector_commands, "train", train_word_vectors, help="train GloVe vectors on texts")
+    add_group(command, CorpusConfig)
     add_group(command, GloveConfig)
     command = add_command(vector_commands, "nearest", nearest_words, help="print the most similar words")
     command.add_argument("vectors", help="sample, a name such as glove.6B.100d, or a file")

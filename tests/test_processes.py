@@ -139,7 +139,7 @@ def test_processes_in_folders_of_their_own_train_and_resume_what_one_trains(tmp_
 def test_pretraining_in_folders_of_their_own_gives_the_encoder_of_one_process(tmp_path: Path, source: Path):
     first, second = copy_source(source, tmp_path / "first"), read_only_folder(tmp_path / "second")
     command = ["-m", "minitext", "pretrain", "--data", "reviews.csv", "--model", "bert", "--device", "cpu",
-               "--epochs", "3", "--batch-size", "4", "--max-length", "16", "--valid-fraction", "0.2"]  # fmt: skip
+               "--epochs", "3", "--batch-size", "4", "--max-length", "16", "--held-out", "0.2"]  # fmt: skip
     process = run(first, *command, "--out", "alone")
     assert process.wait(120) == 0
     processes = start_two(first, second, *command, "--out", "two", start=run)

@@ -58,7 +58,7 @@ class Splits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class SplitConfig:
     """data"""
 
     data: str = option("sample", "sample, imdb, a .csv, .tsv or .jsonl file (or .gz), a folder, or the IMDB .tar.gz")
@@ -68,11 +68,20 @@ class DataConfig:
     label_column: str | None = option(None, "column of the labels (default: label, sentiment, class or target)")
     valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
     test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
+
+    def __post_init__(self) -> None:
+        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
+
+
+@dataclass(frozen=True)
+class DataConfig(SplitConfig):
+    """data"""
+
     subset: tuple[float, float] = option((1.0, 1.0), "fraction used, stratified by class", metavar=("TRAIN", "TEST"))
     drop_duplicates: bool = option(False, "remove train texts that also occur in validation or test")
 
     def __post_init__(self) -> None:
-        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
+        super().__post_init__()
         if not all(0 < value <= 1 for value in self.subset):
             raise UserError(f"--subset must be two fractions in (0, 1] (got {self.subset[0]} {self.subset[1]})")
 

@@ -26,9 +26,14 @@ def check_duplicates(splits: Splits, drop: bool) -> tuple[Splits, str]:
     return splits, ", ".join(f"{pair} {count:,}" for pair, count in counts.items() if count) or "none"
 
 
+def text_key(text: str) -> str:
+    """What two duplicates have in common: the words in their order."""
+    return " ".join(words(text))
+
+
 def count_duplicates(splits: Splits) -> tuple[dict[str, int], np.ndarray]:
     """The number of texts of the later split for each pair of splits, and the mask (train texts,) of duplicates."""
-    keys = {name: [" ".join(words(text)) for text in part.texts] for name, part in splits._asdict().items()}
+    keys = {name: [text_key(text) for text in part.texts] for name, part in splits._asdict().items()}
     distinct = {name: set(part) - {""} for name, part in keys.items()}  # texts without a word are not compared
     counts = {f"{a}/{b}": sum(key in distinct[a] for key in keys[b]) for a, b in combinations(keys, 2)}
     held_out = distinct["valid"] | distinct["test"]

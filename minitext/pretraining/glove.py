@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.imdb import imdb_archive, read_imdb_unlabeled
-from minitext.data.readers import read_rows, read_text
+from minitext.data.corpus import CorpusConfig, load_corpus
 from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
@@ -30,7 +29,6 @@ from minitext.utils.run_dir import log
 class GloveConfig:
     """word vectors"""
 
-    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     out: str = option("vectors.txt.gz", "output file, .txt or .txt.gz")
     embedding_dim: int = option(100, "dimension of the vectors")
     window: int = option(10, "context words on either side")
@@ -64,7 +62,7 @@ class State(NamedTuple):
     context_squares: Tensor  # (V, D + 2) float32
 
 
-def train_vectors(config: GloveConfig) -> WordVectors:
+def train_vectors(config: GloveConfig, data: CorpusConfig) -> WordVectors:
     """Count pairs, train, write `config.out`, and return the vectors.
 
     Raises UserError if no two words co-occur, or the loss is not finite.
@@ -72,28 +70,19 @@ def train_vectors(config: GloveConfig) -> WordVectors:
     out = Path(config.out)
     if not out.parent.is_dir():
         raise UserError(f"{out}: no such folder {out.parent}; create it first")
-    texts = [text for source in config.data for text in read_texts(source)]
+    texts, note = load_corpus(data, config.seed)
+    log(note, config.quiet)
     vocab = frequent_words(texts, config.min_count, config.vocab_size)
     ids, offsets = word_ids(texts, {word: number for number, word in enumerate(vocab)})
     pairs = count_pairs(ids, offsets, len(vocab), config.window)
     if not len(pairs.counts):
         problem = f"no two words with at least {config.min_count} occurrences share a text ({len(texts):,} texts)"
-        raise UserError(f"{', '.join(config.data)}: {problem}; give more texts or lower --min-count")
+        raise UserError(f"{', '.join(data.data)}: {problem}; give more texts or lower --min-count")
     log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
     state = fit(pairs, len(vocab), config)
     vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
     vectors.write(out, config.digits)
     return vectors
-
-
-def read_texts(source: str) -> list[str]:
-    """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabeled ones."""
-    if source.endswith((".txt", ".txt.gz")):
-        return [line for line in read_text(Path(source)).split("\n") if line.strip()]
-    texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
-    if source == "imdb":
-        source = str(imdb_archive())
-    return texts + read_imdb_unlabeled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else texts
 
 
 def frequent_words(texts: Sequence[str], min_count: int, vocab_size: int) -> list[str]:

@@ -18,7 +18,7 @@ from minitext.data.tokenizer import TokenizedTexts, encode, special_ids
 from minitext.models.hf_checkpoint import mask_id
 from minitext.utils.errors import UserError
 
-MASK_PROB = 0.15  # fraction of all tokens that are masked, that is, predicted
+MASK_PROB = 0.15  # fraction of all tokens that are masked, that is, predicted; evaluations always use it
 MASK_TOKEN_SHARE = 0.8  # fraction of the masked tokens that are replaced by [MASK]
 RANDOM_TOKEN_SHARE = 0.1  # fraction that are replaced by a random token; the rest keep their token
 NO_TRUNCATION = 1 << 30  # tokens; blocks are cut, not texts
@@ -36,6 +36,7 @@ class MLMCollator:
     mask_id: int
     special_ids: tuple[int, ...]  # ids that are neither masked nor used as random tokens
     vocab_size: int  # V
+    mask_prob: float = MASK_PROB
     cls_objective: bool = False  # the first token of a block also has to predict one of the block's masked tokens
 
     @cached_property
@@ -60,7 +61,7 @@ class MLMCollator:
         first_index = batch.cu_seqlens[:-1].long()  # (B,)
         lowest = torch.stack([part.argmin() for part in select_draw.split(batch.lengths)])  # (B,), index in the block
         target_index = first_index + lowest
-        is_masked = select_draw < MASK_PROB
+        is_masked = select_draw < self.mask_prob
         is_masked[target_index] = True  # at least one token per block
 
         random_ids = self.ordinary_ids[(token_draw * len(self.ordinary_ids)).long()]
@@ -87,7 +88,13 @@ def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after
 
 
 def make_collator(
-    tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int, cls_objective: bool = False, quiet: bool = True
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    length: int,
+    seed: int,
+    mask_prob: float = MASK_PROB,
+    cls_objective: bool = False,
+    quiet: bool = True,
 ) -> MLMCollator:
     """A collator of the blocks of `length` tokens of texts. Raises UserError if the tokenizer does not fit."""
     mask, (before, after) = mask_id(tokenizer), special_ids(tokenizer)
@@ -102,4 +109,4 @@ def make_collator(
         raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
     blocks = pack_blocks(tokens, length, before, after)
     special = sorted(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
-    return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), cls_objective)
+    return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), mask_prob, cls_objective)

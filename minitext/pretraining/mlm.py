@@ -19,12 +19,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from minitext.data.batching import evaluation_batches, load_batches
+from minitext.data.corpus import CorpusConfig, drop_duplicates, load_corpus
 from minitext.data.tokenizer import TokenizedTexts, tokenizer_sha256
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import save_model
-from minitext.pretraining.glove import read_texts
 from minitext.pretraining.init import build_new, init_output_bias, load_existing
-from minitext.pretraining.masking import MLMCollator, make_collator
+from minitext.pretraining.masking import MASK_PROB, MLMCollator, make_collator
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
@@ -40,7 +40,6 @@ EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from
 class PretrainConfig:
     """pretraining"""
 
-    data: tuple[str, ...] = option(("sample",), "labeled texts, or .txt files with one text per line", metavar="DATA")
     model: str | None = option(None, "continue from this checkpoint: Hub id or folder (default: a new encoder)")
     vocab_size: int = option(4096, "vocabulary size of a new tokenizer")
     hidden_size: int = option(256, "hidden size of a new encoder")
@@ -49,10 +48,11 @@ class PretrainConfig:
     max_positions: int = option(512, "maximum input length of a new encoder, in tokens")
     vectors: str | None = option(None, "word vectors that initialize the tokens of a new encoder: a name or a file")
     max_length: int = option(128, "tokens per block; texts are packed end to end")
+    mask_prob: float = option(MASK_PROB, "fraction of the training tokens that are masked (Wettig et al. 2023)")
     dropout: float = option(0.0, "dropout during pretraining (the saved config keeps BERT's 0.1)")
     cls_objective: bool = option(False, "also train [CLS] to predict one of its block's masked tokens")
     save_fp16: bool = option(False, "save the weights in float16")
-    valid_fraction: float = option(0.01, "fraction of the texts that is held out for evaluation")
+    held_out: float = option(0.01, "fraction of the texts that is held out to evaluate pretraining")
 
     def __post_init__(self) -> None:
         require(self, lambda value: value >= 100, "at least 100", "vocab_size")
@@ -60,7 +60,7 @@ class PretrainConfig:
         sizes = ("hidden_size", "num_layers", "num_heads", "max_positions")
         require(self, lambda value: value >= 1, "at least 1", *sizes)
         require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
-        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction")
+        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "held_out", "mask_prob")
         if self.vectors and self.model:
             raise UserError(f"--vectors {self.vectors} initializes a new encoder; drop it or --model {self.model}")
 
@@ -88,6 +88,7 @@ class PretrainRunConfig(OutputConfig):
 class Config:
     """All settings of a pretraining run."""
 
+    data: CorpusConfig
     pretrain: PretrainConfig
     loop: PretrainTrainConfig
     run: PretrainRunConfig
@@ -105,14 +106,17 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         if (Path(config.run.out) / "scores.json").exists():
             raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
         run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
-    train_texts, valid_texts = split_texts(config.pretrain, seed)
+    texts, note = load_corpus(config.data, seed)
+    log(note, quiet)
+    train_texts, valid_texts = split_texts(texts, config.pretrain.held_out, seed)
 
     torch.manual_seed(seed)
     start = start_model(config.pretrain, train_texts) if is_main else None
     model, tokenizer, hub_config = distributed.broadcast(start)
     dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
     length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
-    train = make_collator(tokenizer, train_texts, length, seed, config.pretrain.cls_objective, quiet)
+    masking = {"mask_prob": config.pretrain.mask_prob, "cls_objective": config.pretrain.cls_objective}
+    train = make_collator(tokenizer, train_texts, length, seed, **masking, quiet=quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
     if not config.pretrain.model:
         init_output_bias(model, train.data.ids)
@@ -120,7 +124,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     log(f"{counts}; {parameters:,} parameters; {device}, {dtype}", quiet)
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
     data_found = {"train": describe(train.data), "valid": describe(valid.data)}
-    distributed.require_same(data_found, ", ".join(config.pretrain.data))
+    distributed.require_same(data_found, ", ".join(config.data.data))
     if is_main:
         more = {"tokenizer": tokenizer_sha256(tokenizer), **compute_settings(device, dtype, distributed.world_size)}
         run.start(run_settings(config, data_found, class_names=(), **more))
@@ -152,14 +156,21 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     return Path(config.run.out)
 
 
-def split_texts(config: PretrainConfig, seed: int) -> tuple[list[str], list[str]]:
-    """The texts for training and those that are held out, at least one of each, in random order."""
-    texts = [text for source in config.data for text in read_texts(source) if text.strip()]
+def split_texts(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+    """The texts for training and those that are held out, at least one of each, in random order.
+
+    No text is in both: of texts with the same words that fall on both sides, the one in training is dropped.
+    """
+    texts = [text for text in texts if text.strip()]
     if len(texts) < MIN_TEXTS:
-        raise UserError(f"{', '.join(config.data)}: expected at least {MIN_TEXTS} texts, found {len(texts)}; add texts")
+        raise UserError(f"--data has {len(texts)} texts, but pretraining needs at least {MIN_TEXTS}; add texts")
     shuffled = [texts[index] for index in np.random.default_rng(seed).permutation(len(texts))]
-    num_valid = min(max(round(config.valid_fraction * len(texts)), 1), len(texts) - 1)
-    return shuffled[num_valid:], shuffled[:num_valid]
+    num_valid = min(max(round(fraction * len(texts)), 1), len(texts) - 1)
+    valid = shuffled[:num_valid]
+    train = drop_duplicates(shuffled[num_valid:], valid)
+    if not train:
+        raise UserError("--data: every text has the same words as one that is held out; add texts")
+    return train, valid
 
 
 def start_model(config: PretrainConfig, texts: Sequence[str]) -> tuple[BertMaskedLM, Tokenizer, dict]:

@@ -10,6 +10,7 @@ import torch
 from packed_batches import pack
 from safetensors.torch import load_file
 
+from minitext.data.corpus import CorpusConfig, load_corpus
 from minitext.data.dataset import DataConfig, load_dataset
 from minitext.data.readers import SAMPLE
 from minitext.data.word_vectors import SAMPLE as SAMPLE_VECTORS
@@ -17,7 +18,6 @@ from minitext.data.word_vectors import load_word_vectors
 from minitext.data.words import words
 from minitext.models import hub
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
-from minitext.pretraining.glove import read_texts
 from minitext.pretraining.init import load_existing
 
 
@@ -84,7 +84,8 @@ def test_the_vectors_cover_over_90_percent_of_the_samples_words(texts):
 
 
 def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
-    assert read_texts("sample") == [record["text"] for record in records if record["split"] == "train"]
+    texts, _ = load_corpus(CorpusConfig(data=("sample",)), seed=0)
+    assert texts == [record["text"] for record in records if record["split"] == "train"]
 
 
 # The small BERT

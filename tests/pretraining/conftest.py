@@ -18,14 +18,15 @@ def words() -> list[str]:
 
 @pytest.fixture(scope="session")
 def texts(words) -> list[str]:
-    """120 texts of eight words.
+    """120 texts of eight or nine words, none of them twice.
 
-    Most repeat one of three pairs of words, so that a masked word can be predicted; every fourth has eight successive
-    words, so that all words occur.
+    Most repeat one of three pairs of words, so that a masked word can be predicted, before another word; every fourth
+    has eight successive words, so that all words occur.
     """
     lines = []
     for index in range(120):
-        numbers = range(2 * index, 2 * index + 8) if index % 4 == 0 else [8 * (index % 4), 8 * (index % 4) + 1] * 4
+        pair = [8 * (index % 4), 8 * (index % 4) + 1]
+        numbers = range(2 * index, 2 * index + 8) if index % 4 == 0 else [*pair * 4, index]
         lines.append(" ".join(words[number % len(words)] for number in numbers))
     return np.random.default_rng(0).permutation(lines).tolist()
 

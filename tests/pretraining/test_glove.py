@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitext.data.word_vectors import load_word_vectors
+from minitext.data.corpus import CorpusConfig
+from minitext.data.word_vectors import WordVectors, load_word_vectors
 from minitext.pretraining import glove
 from minitext.pretraining.cooccurrence import Pairs
 from minitext.pretraining.glove import GloveConfig, State, frequent_words, initial_state, train_vectors
@@ -27,9 +28,14 @@ def zoo(path: Path) -> Path:
     return path
 
 
+def train(tmp_path: Path, data: Path | None = None, **changes) -> WordVectors:
+    """Vectors of the zoo, or of the texts in `data`."""
+    source = str(data or zoo(tmp_path / "zoo.txt"))
+    return train_vectors(config(tmp_path, **changes), CorpusConfig(data=(source,)))
+
+
 def config(tmp_path: Path, **changes) -> GloveConfig:
     settings = {
-        "data": (str(zoo(tmp_path / "zoo.txt")),),
         "out": str(tmp_path / "vectors.txt"),
         "embedding_dim": 8,
         "epochs": 6,
@@ -93,18 +99,18 @@ def test_the_constant_columns_stay_one(tmp_path, monkeypatch):
     states = []
     fit = glove.fit
     monkeypatch.setattr(glove, "fit", lambda *given: states.append(fit(*given)) or states[-1])
-    train_vectors(config(tmp_path))
+    train(tmp_path)
     assert (states[0].word[:, -1] == 1).all() and (states[0].context[:, -2] == 1).all()
 
 
 def test_the_loss_falls(tmp_path, capsys):
-    train_vectors(config(tmp_path, quiet=False))
+    train(tmp_path, quiet=False)
     losses = [float(loss) for loss in re.findall(r"^epoch \d: loss ([\d.]+)", capsys.readouterr().out, re.MULTILINE)]
     assert len(losses) == 6 and losses[-1] < 0.5 * losses[0]
 
 
 def test_words_with_the_same_contexts_are_nearest(tmp_path):
-    vectors = train_vectors(config(tmp_path, epochs=40))
+    vectors = train(tmp_path, epochs=40)
     for word, similar in (("cat", "dog"), ("bus", "car")):
         similarity = dict(vectors.nearest(word, k=11))
         others = ("car", "bus") if word == "cat" else ("cat", "dog")
@@ -112,7 +118,7 @@ def test_words_with_the_same_contexts_are_nearest(tmp_path):
 
 
 def test_the_written_file_has_the_returned_vectors_by_frequency(tmp_path):
-    vectors = train_vectors(config(tmp_path, out=str(tmp_path / "vectors.txt.gz"), digits=9))
+    vectors = train(tmp_path, out=str(tmp_path / "vectors.txt.gz"), digits=9)
     read = load_word_vectors(tmp_path / "vectors.txt.gz")
     assert read.words == vectors.words and len(read.words) == 12
     assert set(read.words[:8]) == {"purrs", "eats", "sleeps", "plays", "drives", "wheels", "road", "engine"}
@@ -125,23 +131,12 @@ def test_the_written_file_has_the_returned_vectors_by_frequency(tmp_path):
 def test_the_file_is_a_function_of_the_seed(tmp_path):
     contents = []
     for seed in (3, 3, 4):
-        train_vectors(config(tmp_path, seed=seed))
+        train(tmp_path, seed=seed)
         contents.append((tmp_path / "vectors.txt").read_bytes())
     assert contents[0] == contents[1] != contents[2]
 
 
 # Texts and settings
-
-
-def test_only_the_training_part_of_labeled_texts_is_read(tmp_path):
-    table = tmp_path / "reviews.csv"
-    table.write_text("text,label,split\nfine,1,train\ntested,1,test\nvalidated,0,valid\npoor,0,train\n")
-    assert glove.read_texts(str(table)) == ["fine", "poor"]
-
-
-def test_a_txt_file_has_one_text_per_line(tmp_path):
-    (tmp_path / "texts.txt").write_text("one text\n\nan\u2028other\n", encoding="utf-8")
-    assert glove.read_texts(str(tmp_path / "texts.txt")) == ["one text", "an\u2028other"]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +158,14 @@ def test_an_impossible_setting_is_rejected_by_name(changes):
 def test_texts_without_cooccurring_words_are_rejected(tmp_path):
     (tmp_path / "texts.txt").write_text("lonely\nwords\n")
     with pytest.raises(UserError, match="no two words"):
-        train_vectors(config(tmp_path, data=(str(tmp_path / "texts.txt"),), min_count=1))
+        train(tmp_path, tmp_path / "texts.txt", min_count=1)
     (tmp_path / "texts.txt").write_text("")
     with pytest.raises(UserError, match="0 texts"):
-        train_vectors(config(tmp_path, data=(str(tmp_path / "texts.txt"),)))
+        train(tmp_path, tmp_path / "texts.txt")
     with pytest.raises(FileNotFoundError, match="missing.txt"):
-        train_vectors(config(tmp_path, data=(str(tmp_path / "missing.txt"),)))
+        train(tmp_path, tmp_path / "missing.txt")
 
 
 def test_an_infinite_loss_stops_training(tmp_path):
     with pytest.raises(UserError, match="lower --lr"):
-        train_vectors(config(tmp_path, lr=1e38))
+        train(tmp_path, lr=1e38)

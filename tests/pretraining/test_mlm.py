@@ -5,7 +5,7 @@ import math
 import signal
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from minitext.data.duplicates import text_key
 from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig
 from minitext.models.hf_checkpoint import load_classifier, load_hub_tokenizer
@@ -32,7 +33,7 @@ from minitext.utils.errors import UserError, exit_status
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "settings.json",
          "metrics.jsonl"}  # fmt: skip
 SMALL = ("--hidden-size", "16", "--num-layers", "1", "--num-heads", "2", "--vocab-size", "300", "--max-positions", "32",
-         "--max-length", "16", "--epochs", "2", "--batch-size", "4", "--lr", "0.003", "--valid-fraction", "0.2",
+         "--max-length", "16", "--epochs", "2", "--batch-size", "4", "--lr", "0.003", "--held-out", "0.2",
          "--device", "cpu", "--quiet")  # fmt: skip
 
 
@@ -120,12 +121,12 @@ def test_perplexity_is_the_exponential_of_the_loss(finished):
         assert 0 <= row["accuracy"] <= 1
 
 
-def test_the_saved_weights_are_those_of_the_best_evaluation(data, tmp_path):
+def test_the_saved_weights_are_those_of_the_best_evaluation(data, texts, tmp_path):
     assert pretrain(data, tmp_path / "bert", "--epochs", "3", "--lr", "0.2", "--eval-every", "2") == 0
     losses = [row["loss"] for row in evaluations(tmp_path / "bert")]
     assert min(losses) < losses[-1]
     model, tokenizer, _ = load_existing(str(tmp_path / "bert"), 0.0)
-    _, held_out = split_texts(mlm.PretrainConfig(data=(str(data),), valid_fraction=0.2), seed=0)
+    _, held_out = split_texts(texts, 0.2, seed=0)
     scores = evaluate_mlm(model, make_collator(tokenizer, held_out, 16, seed=0), 64, torch.float32)
     assert scores["loss"] == pytest.approx(min(losses), abs=1e-5)  # float32; batches of 64 instead of 4
 
@@ -341,25 +342,43 @@ def test_an_untrained_model_predicts_at_chance(texts):
 # Texts
 
 
-def test_each_text_is_either_trained_on_or_held_out(data, texts):
-    config = mlm.PretrainConfig(data=(str(data),), valid_fraction=0.2)
-    train, valid = split_texts(config, seed=0)
+def test_each_text_is_either_trained_on_or_held_out(texts):
+    train, valid = split_texts(texts, 0.2, seed=0)
     assert len(valid) == 24 and sorted(train + valid) == sorted(texts)
-    assert split_texts(config, seed=0) == (train, valid) != split_texts(config, seed=1)
-    train, valid = split_texts(replace(config, valid_fraction=0.999), seed=0)
+    assert split_texts(texts, 0.2, seed=0) == (train, valid) != split_texts(texts, 0.2, seed=1)
+    train, valid = split_texts(texts, 0.999, seed=0)
     assert len(train) == 1
 
 
-@pytest.mark.parametrize("content, count", [("", 0), ("one short line", 1), ("\n" * 50 + "word\n \t\n" * 19, 19)])
-def test_too_few_texts_are_refused(tmp_path, content, count):
-    path = tmp_path / "few.txt"
-    path.write_text(content)
-    with pytest.raises(UserError, match=f"few.txt: expected at least 20 texts, found {count}; add texts"):
-        split_texts(mlm.PretrainConfig(data=(str(path),)), seed=0)
+def test_no_words_are_both_trained_on_and_held_out(texts):
+    repeated = [*texts, *(text.upper() + "!" for text in texts[:60])]
+    train, valid = split_texts(repeated, 0.2, seed=0)
+    assert len(valid) == 36 and not {text_key(text) for text in train} & {text_key(text) for text in valid}
+    with pytest.raises(UserError, match="every text has the same words as one that is held out"):
+        split_texts(["the same"] * 40, 0.2, seed=0)
+
+
+@pytest.mark.parametrize("few", [[], ["one short line"], [" ", "\t", *["word"] * 19]])
+def test_too_few_texts_are_refused(few):
+    with pytest.raises(
+        UserError, match=f"--data has {len(few) and len(few) - few.count(' ') - few.count(chr(9))} texts"
+    ):
+        split_texts(few, 0.2, seed=0)
+
+
+def test_the_masking_rate_of_training_does_not_change_the_evaluation(data, tmp_path):
+    found = {}
+    for rate in ("0.15", "0.5"):
+        assert pretrain(data, tmp_path / rate, "--epochs", "1", "--mask-prob", rate) == 0
+        updates = [json.loads(line) for line in (tmp_path / rate / "metrics.jsonl").read_text().splitlines()]
+        found[rate] = updates[0]["loss"], evaluations(tmp_path / rate)[0]["loss"]
+    assert found["0.15"][0] != found["0.5"][0] and abs(found["0.15"][1] - found["0.5"][1]) < 0.5
 
 
 def test_texts_without_a_known_character_can_be_pretrained_on(finished, tmp_path):
-    data = write_lines(tmp_path / "unknown.txt", ["語 語 語"] * 30)  # each an [UNK], which is special
+    data = write_lines(
+        tmp_path / "unknown.txt", [" ".join(["語"] * count) for count in range(1, 31)]
+    )  # [UNK], which is special
     assert pretrain(data, tmp_path / "bert", "--model", str(finished), "--epochs", "1") == 0
 
 
@@ -377,9 +396,9 @@ def test_pretraining_on_the_bundled_sample(tmp_path):
     [
         (("--vocab-size", "5000"), "word pieces; lower it"),
         (("--max-length", "33"), "--max-length 33: the encoder has 32 positions; lower it"),
-        (("--valid-fraction", "0"), "--valid-fraction must be strictly between 0 and 1 (got 0.0)"),
-        (("--valid-fraction", "1"), "--valid-fraction must be strictly between 0 and 1 (got 1.0)"),
-        (("--valid-fraction", "nan"), "--valid-fraction must be strictly between 0 and 1 (got nan)"),
+        (("--held-out", "0"), "--held-out must be strictly between 0 and 1 (got 0.0)"),
+        (("--held-out", "1"), "--held-out must be strictly between 0 and 1 (got 1.0)"),
+        (("--held-out", "nan"), "--held-out must be strictly between 0 and 1 (got nan)"),
         (("--dropout", "1"), "--dropout must be in [0, 1) (got 1.0)"),
         (("--hidden-size", "17"), "hidden_size 17 is not divisible by 2 heads"),
         (("--vocab-size", "99"), "--vocab-size must be at least 100 (got 99)"),
