@@ -14,8 +14,8 @@ import torch
 from minitext.utils.errors import UserError
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Training in bfloat16, 8 texts of 30 to 240 tokens, took 1.4 times as long as in float32 with 192 hidden units, 1.06
-# times with 256, and 0.88 times with 384: oneDNN compiles for each new number of tokens, which few units do not repay.
+# Training in bfloat16, 8 texts of 30 to 240 tokens, took 1.3 times as long as in float32 with 192 hidden units, as long
+# with 256, and 0.7 times as long with 384: oneDNN compiles for each new number of tokens, which few units do not repay.
 AMX_HIDDEN_SIZE = 384
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -47,7 +47,7 @@ class Distributed:
         return flag if self.world_size == 1 else bool(self.all_reduce_sum(torch.tensor(int(flag), device=device)))
 
     def broadcast(self, value: Value) -> Value:
-        """Rank 0's value in all processes: anything small that can be pickled; every process has to call it."""
+        """Rank 0's value in all processes, which may be anything that can be pickled; every process has to call it."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -65,17 +65,13 @@ class Distributed:
         if self.world_size == 1:
             return
         content, device = optimizer.state_dict(), optimizer.param_groups[0]["params"][0].device
-        layout = {
-            index: {name: (tensor.shape, tensor.dtype) for name, tensor in moments.items()}
-            for index, moments in content["state"].items()
-        }
-        received: dict[int, dict[str, Tensor]] = {}
-        for index, entries in self.broadcast(layout).items():
-            received[index] = {}
-            for name, (shape, dtype) in entries.items():
-                own = content["state"][index][name] if self.rank == 0 else torch.empty(shape, dtype=dtype)
-                received[index][name] = own.to(device)
-                dist.broadcast(received[index][name], 0)
+        moments = [(i, name, moment) for i, entry in content["state"].items() for name, moment in entry.items()]
+        layout = self.broadcast([(i, name, moment.shape, moment.dtype) for i, name, moment in moments])
+        received: dict[int, dict[str, Tensor]] = {i: {} for i, *_ in layout}  # of each parameter, by its number
+        for place, (i, name, shape, dtype) in enumerate(layout):
+            moment = moments[place][2] if self.rank == 0 else torch.empty(shape, dtype=dtype)
+            received[i][name] = moment.to(device)
+            dist.broadcast(received[i][name], 0)
         optimizer.load_state_dict({**content, "state": received})
 
     def require_same(self, value: object, name: str) -> None:
@@ -86,9 +82,8 @@ class Distributed:
         dist.all_gather_object(values, value)
         for rank, other in enumerate(values):
             if other != values[0]:
-                raise UserError(
-                    f"{name}: process {rank} has another copy than process 0; copy the same to all machines"
-                )
+                problem = f"process {rank} has another copy than process 0"
+                raise UserError(f"{name}: {problem}; copy the same to all machines")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model; with several processes, one that averages gradients over them during the backward pass."""

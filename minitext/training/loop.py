@@ -139,9 +139,7 @@ def fit(
         label_smoothing=config.label_smoothing, distributed=distributed, interrupt=interrupt,
     )  # fmt: skip
     last_save = time.perf_counter()
-    pairs = pairwise(
-        chain(micro_batches, [()])
-    )  # the batches of an update, and of the next, whose weight is sent ahead
+    pairs = pairwise(chain(micro_batches, [()]))  # the batches of an update and of the next: see `train_step`
     bar = tqdm(pairs, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
     with interrupt, bar:
         for batches, next_batches in bar if not out_of_patience(state, config) else ():

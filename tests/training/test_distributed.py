@@ -127,6 +127,20 @@ def exchanges(folder: Path, distributed: Distributed) -> dict[str, int]:
     return dict(counts)
 
 
+def disagreeing(folder: Path, distributed: Distributed) -> dict:
+    """A run with patience in which only rank 0's scores improve: alone, rank 1 would stop after two evaluations."""
+    scores = iter(range(20, 0, -1)) if distributed.rank == 0 else iter([1] * 20)
+    if distributed.rank == 0:
+        folder.mkdir()
+    model, config = network(), replace(BASE, epochs=4, patience=1, select_by="loss")
+    state = fit(
+        model, texts(12), lambda: {"loss": float(next(scores)), "accuracy": 0.5}, config,
+        seed=0, device=CPU, dtype=torch.float32, run_dir=folder if distributed.rank == 0 else None,
+        class_weights=torch.ones(3), distributed=distributed, log=str, quiet=True,
+    )  # fmt: skip
+    return {"epoch": state.best_epoch, "weights": model.state_dict()}
+
+
 def counting(function: Callable, name: str, counts: Counter) -> Callable:
     """`function`, with its calls counted under `name`."""
 
@@ -168,6 +182,7 @@ def run_process(rank: int, processes: int, port: int, folder: Path) -> None:
     found["any"] = [distributed.any(flag, CPU) for flag in (False, rank == 1, True)]
     found["same"] = [refusal(distributed, value) for value in ("equal", f"rank {rank}")]
     found["exchanges"] = exchanges(folder / "exchanges", distributed)
+    found["disagreeing"] = disagreeing(folder / "disagreeing", distributed)
     found["interrupted"] = interrupt(folder / "interrupted", distributed)
     found["threads"] = [gloo_threads()]
     destroy(distributed)
@@ -266,6 +281,14 @@ def test_an_update_needs_one_reduction_beside_those_of_the_gradients(two_process
         assert found["exchanges"]["all_reduce"] == updates + 1 + 2 * evaluations
         # the progress, the layout of the optimizer's state, and the scores of each evaluation
         assert found["exchanges"] == {"all_reduce": 13, "broadcast_object_list": 2 + evaluations}
+
+
+@pytest.mark.slow
+def test_all_processes_decide_by_the_scores_of_rank_0(two_processes):
+    """Two machines may round a score differently; one that stopped alone would leave the others waiting."""
+    first, second = (found["disagreeing"] for found in two_processes[1])
+    assert first["epoch"] == second["epoch"] == 4
+    assert same_bits(first["weights"], second["weights"])
 
 
 @pytest.mark.slow
