@@ -7,6 +7,7 @@
     torchrun --nproc-per-node 8 train_finetune.py --data imdb                  eight GPUs, the same update
 
 Writes a run directory to <out>: scores, figures, predictions, a report, and the model in the Hub's format.
+Several machines need no common disk: each reads its own copy of --data, and the process of rank 0 does all the rest.
 """
 
 import sys
@@ -41,7 +42,7 @@ from minitext.models.hub import fetch_checkpoint, open_repository, push
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
 from minitext.training.loop import class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
@@ -135,40 +136,48 @@ def main() -> None:
     config = parse(Config, __doc__, presets={"course-report": COURSE_REPORT})
     device = pick_device(config.run.device)
     distributed = init_distributed(device)  # one process, or those that torchrun started
-    if "sample" in (config.data.data, config.model.model) and distributed.rank == 0:
+    is_main = distributed.rank == 0  # this process alone has a run directory
+    if "sample" in (config.data.data, config.model.model) and is_main:
         log(
             "using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased",
             config.run.quiet,
         )
-    for seed_config in for_each_seed(config):
+    for seed_config in distributed.broadcast(list(for_each_seed(config)) if is_main else []):
         train_one_seed(seed_config, device, distributed)
-    if config.run.num_seeds > 1 and distributed.rank == 0:
-        log(summarize(config), config.run.quiet)
     destroy(distributed)
+    if config.run.num_seeds > 1 and is_main:
+        log(summarize(config), config.run.quiet)
+    if config.model.push_to_hub and is_main:  # an upload may take longer than the other processes would wait
+        log(f"\nuploaded to {push(config.run.folder(), config.model.push_to_hub)}", config.run.quiet)
 
 
 def train_one_seed(config: Config, device: torch.device, distributed: Distributed) -> None:
-    run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
     seed, quiet, is_main = config.run.seed, config.run.quiet or distributed.rank > 0, distributed.rank == 0
-    notes, dtype = Notes(quiet), pick_dtype(config.loop.precision, device)
-    checkpoint = fetch_checkpoint(config.model.model)  # a wrong name fails before the data are read
-    if config.model.push_to_hub and is_main:
-        open_repository(config.model.push_to_hub)
+    notes = Notes(quiet)
+    if is_main:
+        run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
+        checkpoint = fetch_checkpoint(config.model.model)  # a wrong name fails before the data are read
+        if config.model.push_to_hub:
+            open_repository(config.model.push_to_hub)
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
+    distributed.require_same(splits.summary(), config.data.data)
 
     # Model: new parameters are initialized after seeding, so that one seed gives one set of weights.
     class_names = splits.train.class_names
     torch.manual_seed(seed)
-    model = build_model(config.model, checkpoint, class_names, notes).to(device)
+    model, tokenizer = distributed.broadcast(
+        build_model(config.model, checkpoint, class_names, notes) if is_main else None
+    )
+    model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     start = time.perf_counter()
-    tokenizer = load_checkpoint_tokenizer(config.model, checkpoint, model)
     tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
@@ -182,15 +191,14 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         model.encoder.compile_layers()
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
-                               processes=distributed.world_size, dtype=str(dtype)))  # fmt: skip
-    distributed.barrier()
+                               **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
     predict = partial(
         predict_logits, model, batch_size=settings.micro_batch_size or settings.batch_size, device=device, dtype=dtype,
         distributed=distributed, quiet=quiet,
     )  # fmt: skip
     state = fit(
         model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
-        seed=seed, device=device, dtype=dtype, run_dir=run.folder,
+        seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
         class_weights=class_weights_of(train.labels, len(class_names), settings.class_weights),
         param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),
         distributed=distributed, log=notes.print, quiet=quiet,
@@ -209,22 +217,20 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
             track="finetune", max_length=config.model.max_length, truncate=config.model.truncate,
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
-        show_results(config.model, run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
+        show_results(run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
 
 
-def show_results(
-    config: ModelConfig, run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes
-) -> None:
-    """Print the probabilities of one test text and the scores; upload the run if configured."""
+def show_results(run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes) -> None:
+    """Print the probabilities of one test text and the scores."""
     notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist())}")
     notes.print(f"  label: {test.class_names[test.labels[0]]}")
     notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
-    if config.push_to_hub:
-        notes.print(f"\nuploaded to {push(run.out, config.push_to_hub)}")
 
 
-def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes) -> BertClassifier:
-    """The checkpoint's encoder with a head for the classes; layers re-initialized or frozen as configured."""
+def build_model(
+    config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes
+) -> tuple[BertClassifier, Tokenizer]:
+    """The checkpoint's tokenizer, and its encoder with a head for the classes; layers re-initialized or frozen."""
     model, lines = load_classifier(checkpoint, class_names, config.attention_dropout, config.dropout)
     for line in lines:
         notes.print(f"model: {line}")
@@ -237,7 +243,10 @@ def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, .
         encoder.requires_grad_(False)
         encoder.layers[config.freeze_layers :].requires_grad_(True)
     encoder.checkpointing = config.gradient_checkpointing
-    return model
+    tokenizer = load_hub_tokenizer(checkpoint, model.config.vocab_size)
+    if not all(special_ids(tokenizer)):
+        raise UserError(f"{config.model}: the tokenizer adds no token before and after a text, which the head needs")
+    return model, tokenizer
 
 
 def fill_max_length(config: ModelConfig, positions: int, notes: Notes) -> ModelConfig:
@@ -254,14 +263,6 @@ def fill_max_length(config: ModelConfig, positions: int, notes: Notes) -> ModelC
 def should_compile(choice: bool | None, device: torch.device, updates: int) -> bool:
     """Whether to compile the layers: the value of `--compile`, or where a run is long enough to gain by it."""
     return device.type == "cuda" and updates >= MIN_COMPILED_UPDATES if choice is None else choice
-
-
-def load_checkpoint_tokenizer(config: ModelConfig, checkpoint: Path, model: BertClassifier) -> Tokenizer:
-    """The checkpoint's tokenizer. It must add a token before and after a text: the head reads the first."""
-    tokenizer = load_hub_tokenizer(checkpoint, model.config.vocab_size)
-    if not all(special_ids(tokenizer)):
-        raise UserError(f"{config.model}: the tokenizer adds no token before and after a text, which the head needs")
-    return tokenizer
 
 
 def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes) -> None:

@@ -34,7 +34,7 @@ from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import refuse_torchrun
 from minitext.training.loop import TrainConfig, class_weights_of, fit, plan_steps
 from minitext.utils import run_dir
@@ -124,7 +124,8 @@ def train_one_seed(config: Config) -> None:
 
     # Training: every step is in minitext/training/step.py and loop.py.
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # what cannot be trained fails before a folder exists
-    run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer)))
+    run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer),
+                           **compute_settings(device, dtype)))  # fmt: skip
     write_text(run.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     predict = partial(predict_logits, model, batch_size=config.loop.batch_size, device=device, dtype=dtype, quiet=quiet)
     state = fit(

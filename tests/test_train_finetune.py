@@ -485,6 +485,17 @@ def test_each_seed_has_a_run_and_their_mean_is_written(train):
     ]
 
 
+def test_a_run_is_uploaded_after_the_other_processes_have_left(train, monkeypatch):
+    """They would wait for a slow upload, and end in an error after a time."""
+    calls = []
+    for name in ("open_repository", "destroy", "push"):
+        monkeypatch.setattr(train_finetune, name, lambda *arguments, name=name: calls.append((name, arguments)))
+    status, folder = train("--push-to-hub", "user/name")
+    assert status == 0
+    assert [name for name, _ in calls] == ["open_repository", "destroy", "push"]
+    assert calls[-1][1] == (folder, "user/name")
+
+
 def test_several_seeds_cannot_be_uploaded(train, capsys):
     status, folder = train("--num-seeds", "2", "--push-to-hub", "user/name")
     assert (status, folder.exists()) == (2, False)

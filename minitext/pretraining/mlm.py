@@ -25,7 +25,7 @@ from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.models.hf_checkpoint import save_model
 from minitext.pretraining.init import build_new, init_output_bias, load_existing
 from minitext.pretraining.masking import MASK_PROB, MLMCollator, make_collator
-from minitext.training.device import pick_device, pick_dtype
+from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option, require
@@ -97,21 +97,23 @@ class Config:
 def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path:
     """Pretrain and write the checkpoint to `config.run.out`, complete or not at all; returns that folder.
 
-    `draw` may add figures to the folder before it is complete.
+    `draw` may add figures to the folder before it is complete. Of several processes, rank 0 alone has that folder.
     """
     seed, device = config.run.seed, pick_device(config.run.device)
-    dtype = pick_dtype(config.loop.precision, device)
     distributed = init_distributed(device)
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
-    if (Path(config.run.out) / "scores.json").exists():
-        raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
-    run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
+    if is_main:
+        if (Path(config.run.out) / "scores.json").exists():
+            raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+        run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     texts, note = load_corpus(config.data, seed)
     log(note, quiet)
     train_texts, valid_texts = split_texts(texts, config.pretrain.held_out, seed)
 
     torch.manual_seed(seed)
-    model, tokenizer, hub_config = start_model(config.pretrain, train_texts)
+    start = start_model(config.pretrain, train_texts) if is_main else None
+    model, tokenizer, hub_config = distributed.broadcast(start)
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
     length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     masking = {"mask_prob": config.pretrain.mask_prob, "cls_objective": config.pretrain.cls_objective}
     train = make_collator(tokenizer, train_texts, length, seed, **masking, quiet=quiet)
@@ -121,11 +123,11 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     counts = f"{len(train.data.ids):,} tokens for training, {len(valid.data.ids):,} held out"
     log(f"{counts}; {parameters:,} parameters; {device}, {dtype}", quiet)
     plan_steps(train.data.lengths().numpy(), config.loop, seed)  # settings that do not fit are refused before `start`
+    data_found = {"train": describe(train.data), "valid": describe(valid.data)}
+    distributed.require_same(data_found, ", ".join(config.data.data))
     if is_main:
-        data_found = {"train": describe(train.data), "valid": describe(valid.data)}
-        more = {"tokenizer": tokenizer_sha256(tokenizer), "processes": distributed.world_size, "dtype": str(dtype)}
+        more = {"tokenizer": tokenizer_sha256(tokenizer), **compute_settings(device, dtype, distributed.world_size)}
         run.start(run_settings(config, data_found, class_names=(), **more))
-    distributed.barrier()
     model.to(device)
     batch_size = config.loop.micro_batch_size or config.loop.batch_size
     state = fit(
@@ -136,7 +138,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         seed=seed,
         device=device,
         dtype=dtype,
-        run_dir=run.folder,
+        run_dir=run.folder if is_main else None,
         class_weights=torch.ones(model.config.vocab_size),
         distributed=distributed,
         log=partial(log, quiet=quiet),
@@ -149,9 +151,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         if draw is not None:
             draw(run.folder)
         run.commit()
-    log(f"{run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
+    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)
-    return run.out
+    return Path(config.run.out)
 
 
 def split_texts(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:

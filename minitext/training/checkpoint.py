@@ -10,12 +10,13 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from minitext.training.distributed import SINGLE, Distributed
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic
 from minitext.utils.run_dir import CHECKPOINT_FILE
@@ -72,29 +73,44 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizers: list[Optimizer], scaler: torch.amp.GradScaler
+    folder: Path | None,
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    scaler: torch.amp.GradScaler,
+    distributed: Distributed = SINGLE,
 ) -> tuple[TrainState, dict[str, Tensor] | None]:
     """Restore everything in place; returns the progress, that of a new run without a checkpoint, and the best weights.
 
-    Raises UserError if the file is corrupt, or if only one of the two runs scales its loss (float16).
+    Rank 0 alone reads `folder` and keeps the best weights. The others get from it all but the model's weights, which
+    DistributedDataParallel sends. Raises UserError if the file is corrupt or only one of the two runs scales its loss.
     """
-    path = folder / CHECKPOINT_FILE
-    if not path.exists():
-        return TrainState(), None
+    state, best_weights = TrainState(), None
+    if distributed.rank == 0 and (folder / CHECKPOINT_FILE).exists():
+        content = read_checkpoint(folder / CHECKPOINT_FILE, scaler.is_enabled())
+        state, best_weights = TrainState(**content["state"]), content["best_weights"]
+        model.load_state_dict(content["model"])
+        for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        scaler.load_state_dict(content["scaler"])
+        for kind in {"cpu", next(model.parameters()).device.type} & content["random"].keys():
+            random_module(kind).set_rng_state(content["random"][kind])
+    state, scaling = distributed.broadcast((state, scaler.state_dict()))
+    scaler.load_state_dict(scaling)
+    for optimizer in optimizers:
+        distributed.broadcast_optimizer(optimizer)
+    return state, best_weights
+
+
+def read_checkpoint(path: Path, scales_loss: bool) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU, whatever device it was saved from."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
         raise UserError(f"{path}: corrupt ({first_line(error)}); start again without --resume") from error
-    if scaler.is_enabled() != bool(content["scaler"]):
-        before, now = ("another precision", "fp16") if scaler.is_enabled() else ("fp16", "another precision")
+    if scales_loss != bool(content["scaler"]):
+        before, now = ("another precision", "fp16") if scales_loss else ("fp16", "another precision")
         raise UserError(f"{path}: trained with {before}, but this run uses {now}; resume with the same --precision")
-    model.load_state_dict(content["model"])
-    for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    scaler.load_state_dict(content["scaler"])
-    for kind in {"cpu", next(model.parameters()).device.type} & content["random"].keys():
-        random_module(kind).set_rng_state(content["random"][kind])
-    return TrainState(**content["state"]), content["best_weights"]
+    return content
 
 
 def random_module(kind: str) -> ModuleType:

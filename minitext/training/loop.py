@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ def fit(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
-    run_dir: Path,
+    run_dir: Path | None,
     class_weights: Tensor,
     param_groups: list[dict] | None = None,
     distributed: Distributed = SINGLE,
@@ -118,73 +119,81 @@ def fit(
 ) -> TrainState:
     """Train until the last epoch or until patience ends; `model` then holds the best weights.
 
-    A checkpoint in `run_dir` is resumed, to the same bits as an uninterrupted run on the CPU. All processes call this.
-    `evaluate` returns validation scores of the present weights, with "loss" and the metric `config.select_by`;
-    `class_weights` is (C,) float32. Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when the state has been saved,
-    and UserError if a loss is not finite.
+    A checkpoint in `run_dir` is resumed, to the same bits as an uninterrupted run on the CPU. All processes call this;
+    rank 0 alone has a `run_dir` and sends its state to the others. `evaluate` returns validation scores of the present
+    weights, with "loss" and the metric `config.select_by`; `class_weights` is (C,) float32. Raises KeyboardInterrupt
+    after Ctrl-C or SIGTERM, when the state has been saved, and UserError if a loss is not finite.
     """
     is_main = distributed.rank == 0
     plan = plan_steps(train.data.lengths().numpy(), config, seed)
     optimizers = build_optimizers(model, config.optimizer, config.lr, config.weight_decay, param_groups)
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
-    metrics = MetricsLog(run_dir / METRICS_FILE)
-    state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler)
-    prepare_process(state, metrics, seed, distributed)
+    state, best_weights = load_checkpoint(run_dir, model, optimizers, scaler, distributed)
+    metrics = prepare_process(run_dir, state, seed, distributed)
     steps, epochs, max_texts = plan.steps[state.step :], plan.epochs[state.step :], config.micro_batch_size
     micro_batches = MicroBatches(train, steps, epochs, max_texts or config.batch_size, device, distributed)
+    interrupt, total_weight = DelayedInterrupt(), None
     update = partial(
         train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
         max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),
-        label_smoothing=config.label_smoothing, distributed=distributed,
+        label_smoothing=config.label_smoothing, distributed=distributed, interrupt=interrupt,
     )  # fmt: skip
     last_save = time.perf_counter()
-    bar = tqdm(micro_batches, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
-    with DelayedInterrupt() as interrupt, bar:
-        for batches in bar if not out_of_patience(state, config) else ():
+    pairs = pairwise(chain(micro_batches, [()]))  # the batches of an update and of the next: see `train_step`
+    bar = tqdm(pairs, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
+    with interrupt, bar:
+        for batches, next_batches in bar if not out_of_patience(state, config) else ():
             lr = config.lr * lr_factor(state.updates, len(plan.steps), plan.warmup, config.schedule)
             set_lr(optimizers, lr)
             try:
-                result = micro_batches.run(update, batches, log)
+                step = partial(update, total_weight=total_weight, next_micro_batches=next_batches)
+                result = micro_batches.run(step, batches, log)
             except FloatingPointError as error:
                 place = f"epoch {plan.epochs[state.step] + 1}, update {state.updates + 1}, learning rate {lr:.2e}"
                 raise UserError(f"{place}: {error}; lower --lr, or pass --precision fp32") from error
-            row = add_result(state, result, lr)
+            row = add_result(state, result, lr, config)
+            total_weight, interrupted = result.next_weight, result.interrupted
             bar.set_postfix(loss=f"{state.loss_sum / state.num_seen:.3f}", lr=f"{lr:.1e}", refresh=False)
             if is_main:
                 metrics.write(row)
             if plan.evaluates_after(state.step, config.eval_every):
-                row = add_evaluation(state, plan.epoch_after(state.step), evaluate(), config.select_by)
-                if row["best"]:
+                scores = distributed.broadcast(evaluate())  # other CPUs may round another way, and decide another way
+                row = add_evaluation(state, plan.epoch_after(state.step), scores, config.select_by)
+                if row["best"] and is_main:
                     best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 if is_main:
                     metrics.write(row)
                 log(format_evaluation(row))
+                interrupted = distributed.any(interrupt.requested, device)
             if plan.ends_epoch(state.step):
                 state.loss_sum, state.num_correct, state.num_seen = 0.0, 0, 0
-            interrupted = distributed.any(interrupt.requested, device)
             done = state.step == len(plan.steps) or out_of_patience(state, config)
             if is_main and (interrupted or done or time.perf_counter() - last_save >= config.save_every):
                 now = time.perf_counter()
                 state.log_bytes, state.seconds, last_save = metrics.flush(), state.seconds + now - last_save, now
                 save_checkpoint(run_dir, state, model, optimizers, scaler, best_weights)
             if interrupted:
-                raise KeyboardInterrupt(f"the state is saved in {run_dir}; continue with the same command and --resume")
+                place = f"the state is saved in {run_dir}; continue with the same command and --resume"
+                raise KeyboardInterrupt(place if is_main else "")
             if done:
                 break
-    model.load_state_dict(best_weights)
+    if is_main:
+        model.load_state_dict(best_weights)
+    distributed.broadcast_weights(model)
     return state
 
 
-def prepare_process(state: TrainState, metrics: MetricsLog, seed: int, distributed: Distributed) -> None:
-    """Truncate the log to the checkpoint, in rank 0; in the others draw other dropout masks than rank 0."""
-    if distributed.rank == 0:
-        metrics.truncate(state.log_bytes)
-    else:
+def prepare_process(run_dir: Path | None, state: TrainState, seed: int, distributed: Distributed) -> MetricsLog | None:
+    """In rank 0 the metrics log, truncated to the checkpoint; the others draw other dropout masks than rank 0."""
+    if distributed.rank > 0:
         torch.manual_seed(int(np.random.SeedSequence([seed, distributed.rank, state.step]).generate_state(1)[0]))
-    distributed.barrier()  # until all have read the checkpoint that rank 0 will replace
+        return None
+    metrics = MetricsLog(run_dir / METRICS_FILE)
+    metrics.truncate(state.log_bytes)
+    return metrics
 
 
-def add_result(state: TrainState, result: StepResult, lr: float) -> dict:
+def add_result(state: TrainState, result: StepResult, lr: float, config: LoopConfig) -> dict:
     """Count one update; returns its row in the metrics log. A skipped update does not advance the schedule."""
     state.step += 1
     state.updates += 0 if result.skipped else 1
@@ -192,7 +201,8 @@ def add_result(state: TrainState, result: StepResult, lr: float) -> dict:
     state.num_correct += result.num_correct
     state.loss_sum += result.loss * result.num_labels
     grad_norm = None if result.skipped else result.grad_norm  # JSON has no infinity
-    return {"update": state.updates, "loss": result.loss, "lr": lr, "grad_norm": grad_norm}
+    row = {"update": state.updates, "loss": result.loss, "lr": lr, "grad_norm": grad_norm}
+    return row | ({"smoothed_loss": result.smoothed_loss} if config.label_smoothing else {})
 
 
 def add_evaluation(state: TrainState, epoch: float, scores: Scores, select_by: str) -> dict:

@@ -16,6 +16,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from minitext.data.batching import Batch
+from minitext.training.checkpoint import DelayedInterrupt
 from minitext.training.distributed import SINGLE, Distributed
 from minitext.training.optim import clip_grad_norm
 
@@ -23,13 +24,16 @@ IGNORE_INDEX = -100  # the label that does not count, torch's default
 
 
 class StepResult(NamedTuple):
-    """What one update did."""
+    """What one update did, in all processes."""
 
-    loss: float  # mean over the labels of the update, in nats
+    loss: float  # mean over the labels of the update, in nats, without label smoothing
+    smoothed_loss: float  # with label smoothing: what the gradient belongs to
     num_correct: int  # labels that were predicted correctly, with dropout
     grad_norm: float  # before clipping
     skipped: bool  # the loss scaler found an overflow and no weight changed
     num_labels: int  # one per text, or one per masked token
+    interrupted: bool  # the user has stopped a process
+    next_weight: Tensor  # () on the device, the `total_weight` of the next update
 
 
 def train_step(
@@ -43,20 +47,24 @@ def train_step(
     class_weights: Tensor,
     label_smoothing: float = 0.0,
     distributed: Distributed = SINGLE,
+    total_weight: Tensor | None = None,
+    next_micro_batches: Sequence[Batch] = (),
+    interrupt: DelayedInterrupt | None = None,
 ) -> StepResult:
     """One update from micro-batches, equal to one from a single batch of all their texts.
 
     The loss is summed over each micro-batch and divided by the weight of the whole update: the mean of the
-    micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. With several
-    processes, `micro_batches` is the shard of this process and the result is that of the whole update.
-    Raises FloatingPointError, before any weight changes, if the loss or the gradient norm is not finite.
+    micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. Each process
+    gets its shard and returns the result of the whole update. Beside gradients, processes exchange one tensor, with the
+    sums of this update, whether a process is interrupted, and the `total_weight` of the next update. Raises
+    FloatingPointError, before any weight changes, if the loss or the gradient norm is not finite.
     """
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    weights = [class_weights[batch.labels.clamp_min(0)] * (batch.labels != IGNORE_INDEX) for batch in micro_batches]
-    total_weight = distributed.all_reduce_sum(sum(weight.sum() for weight in weights))
-    sums = torch.zeros(3, device=total_weight.device)  # loss, correct labels, labels
+    if total_weight is None:  # no update before this one has sent it
+        total_weight = distributed.all_reduce_sum(label_weight(micro_batches, class_weights))
+    sums = torch.zeros(6, device=class_weights.device)  # those of `loss_sums`, interrupts, weight of the next update
     for batch in micro_batches:
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes
         with (
@@ -64,21 +72,21 @@ def train_step(
             torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32),
         ):
             logits = model(batch)  # (B, C), or (M, V)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, batch.labels, class_weights, reduction="sum", label_smoothing=label_smoothing)
-        # times world_size, since gradients are averaged over processes, not summed
-        scaler.scale(loss * distributed.world_size / total_weight).backward()
-        correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
-        sums += torch.stack((loss.detach() / total_weight, correct, (batch.labels != IGNORE_INDEX).sum()))
+        loss, batch_sums = loss_sums(logits.float(), batch.labels, class_weights, label_smoothing)
+        scaler.scale(loss * distributed.world_size / total_weight).backward()  # gradients are averaged over processes
+        sums[:4] += batch_sums
+    sums[4] = interrupt is not None and interrupt.requested
+    sums[5] = label_weight(next_micro_batches, class_weights)
     sums = distributed.all_reduce_sum(sums)
+    sums[:2] /= total_weight
 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     try:
-        norm = clip_grad_norm(model.parameters(), max_grad_norm)
-        loss_value, num_correct, num_labels, grad_norm = torch.cat((sums, norm.view(1))).tolist()  # the only wait
-        if not math.isfinite(loss_value):
-            raise FloatingPointError(f"the loss is {loss_value}")
+        numbers = torch.cat((sums[:5], clip_grad_norm(model.parameters(), max_grad_norm).view(1)))
+        loss, smoothed_loss, correct, labels, interrupts, grad_norm = numbers.tolist()  # the only wait for the device
+        if not math.isfinite(smoothed_loss):
+            raise FloatingPointError(f"the loss is {smoothed_loss}")
         overflow = not math.isfinite(grad_norm)
         if overflow and not scaler.is_enabled():
             raise FloatingPointError(f"the gradient norm is {grad_norm}")
@@ -87,4 +95,27 @@ def train_step(
                 optimizer.step()
     finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
         scaler.update()  # a smaller scale after an overflow, a larger one from time to time
-    return StepResult(loss_value, int(num_correct), grad_norm, overflow, int(num_labels))
+    return StepResult(loss, smoothed_loss, int(correct), grad_norm, overflow, int(labels), interrupts > 0, sums[5])
+
+
+def label_weight(micro_batches: Sequence[Batch], class_weights: Tensor) -> Tensor:
+    """() float32: the sum of the class weights of all labels that count."""
+    weights = [class_weights[batch.labels.clamp_min(0)] * (batch.labels != IGNORE_INDEX) for batch in micro_batches]
+    return sum((weight.sum() for weight in weights), class_weights.new_zeros(()))
+
+
+def loss_sums(logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """The loss of (B, C) logits that is differentiated, a sum over the labels, and four sums for the log.
+
+    The four, (4,) float32, are the loss without and with label smoothing, correct predictions, and labels. Smoothing
+    mixes the loss with the mean loss over all classes (Szegedy et al. 2016, section 7), as `F.cross_entropy` does.
+    """
+    log_probs = F.log_softmax(logits, dim=1)  # (B, C)
+    loss = smoothed_loss = F.nll_loss(log_probs, labels, class_weights, reduction="sum")
+    counted = labels != IGNORE_INDEX  # (B,)
+    if label_smoothing:
+        uniform = -(log_probs * class_weights).mean(dim=1)  # (B,)
+        uniform = uniform.masked_fill(~counted, 0.0).sum()
+        smoothed_loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    correct = logits.detach().argmax(dim=1) == labels
+    return smoothed_loss, torch.stack((loss.detach(), smoothed_loss.detach(), correct.sum(), counted.sum()))

@@ -14,19 +14,25 @@ from typing import Any
 from torch.hub import download_url_to_file
 
 from minitext.utils.errors import UserError, first_line
+from minitext.utils.lock import lock
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 SILENCE = 30.0  # seconds without a byte after which a server is given up
 
 
 def download(url: str, path: Path, sha256: str) -> Path:
-    """Download `url` to `path` unless that exists; atomic, and only if the file has this SHA-256, else UserError."""
+    """Download `url` to `path` unless that exists; atomic, and only if the file has this SHA-256, else UserError.
+
+    Of several processes on a machine one downloads, and the others wait for the file. (huggingface-hub does the same.)
+    """
     if path.exists():
         return path
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
-        download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
+        with lock(path.with_name(f"{path.name}.lock")):
+            if not path.exists():
+                download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
     except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: the SHA-256 is another one
         remedy = f"try again, or put the file at {path}"
         raise UserError(f"{url}: cannot be downloaded ({first_line(error)}); {remedy}") from error

@@ -26,9 +26,10 @@ from minitext.utils.metrics_log import MetricsLog
 
 CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
-# settings that may differ when a run is resumed, because they do not change its result
+# settings that may differ when a run is resumed, because they do not change its result, or only its rounding and the
+# dropout masks: the devices. `precision` is the one in use, `loop.precision` the option, which may be "auto".
 NO_EFFECT = {
-    "command", "started", "machine", "versions",
+    "command", "started", "machine", "versions", "device", "processes", "run.device", "loop.precision",
     "run.out", "run.overwrite", "run.resume", "run.quiet", "run.debug", "run.num_seeds", "loop.save_every",
 }  # fmt: skip
 

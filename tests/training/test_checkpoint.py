@@ -177,6 +177,20 @@ def test_everything_that_the_next_step_depends_on_is_restored(tmp_path):
         torch.testing.assert_close(after.state_dict()["state"], before.state_dict()["state"], rtol=0, atol=0)
 
 
+def test_the_state_of_a_run_on_another_device_is_restored(tmp_path):
+    """Its weights and moments are read to the CPU, and its random state is of no use."""
+    model = network()
+    save_checkpoint(tmp_path, TrainState(updates=3), model, [], NO_SCALING, None)
+    content = torch.load(tmp_path / "checkpoint.pt")
+    content["random"] = {"cpu": content["random"]["cpu"], "cuda": torch.zeros(16, dtype=torch.uint8)}
+    torch.save(content, tmp_path / "checkpoint.pt")
+    expected = torch.rand(3)
+    other = network(seed=1)
+    assert load_checkpoint(tmp_path, other, [], NO_SCALING)[0].updates == 3
+    assert same_bits(other.state_dict(), model.state_dict())
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_without_a_checkpoint_the_run_is_new(tmp_path):
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from minitext.training.device import one_thread, pick_device, pick_dtype
+from minitext.training import device as device_module
+from minitext.training.device import compute_settings, one_thread, pick_device, pick_dtype
 from minitext.utils.errors import UserError
 
 
@@ -92,9 +93,32 @@ def test_a_named_precision_is_used(name: str, dtype: torch.dtype):
     assert pick_dtype(name, torch.device("cpu")) == dtype
 
 
-@pytest.mark.parametrize("kind", ["cpu", "mps"])
-def test_without_cuda_the_automatic_precision_is_float32(kind: str):
-    assert pick_dtype("auto", torch.device(kind)) == torch.float32
+@pytest.mark.parametrize(
+    ("kind", "flags", "hidden_size", "dtype"),
+    [
+        ("cpu", "avx512f amx_bf16 amx_tile", 384, torch.bfloat16),
+        ("cpu", "avx512f amx_bf16 amx_tile", 383, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", 0, torch.float32),
+        ("cpu", "avx512f avx512_bf16", 384, torch.float32),
+        ("cpu", None, 384, torch.float32),
+        ("mps", "avx512f amx_bf16 amx_tile", 384, torch.float32),
+    ],
+)
+def test_without_cuda_the_automatic_precision_is_bfloat16_for_wide_encoders_on_cpus_with_amx(
+    tmp_path, monkeypatch, kind: str, flags: str | None, hidden_size: int, dtype: torch.dtype
+):
+    monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: amx_bf16\n")
+    assert pick_dtype("auto", torch.device(kind), hidden_size) == dtype
+
+
+def test_settings_hold_the_precision_in_use_and_the_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    expected = {"precision": "bf16", "device": "card 1", "processes": 8}
+    assert compute_settings(torch.device("cuda:1"), torch.bfloat16, 8) == expected
+    expected = {"precision": "fp32", "device": "cpu", "processes": 1}
+    assert compute_settings(torch.device("cpu"), torch.float32) == expected
 
 
 @pytest.mark.parametrize(("computes_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])

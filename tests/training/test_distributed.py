@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,15 +71,16 @@ def train(case: str, folder: Path, distributed: Distributed, model: BertClassifi
     config, settings = CASES[case]
     model = model or network(**{name: value for name, value in settings.items() if name != "layer_lr_decay"})
     data, valid = texts(23), texts(9, seed=1)
-    folder.mkdir(exist_ok=True)
-    distributed.barrier()
+    if distributed.rank == 0:
+        folder.mkdir(exist_ok=True)
 
     def evaluate() -> dict[str, float]:
         logits = predict_logits(model, valid, config.batch_size, CPU, torch.float32, distributed=distributed)
         return classification_metrics(logits, valid.labels)
 
     fit(
-        model, data, evaluate, config, seed=0, device=CPU, dtype=torch.float32, run_dir=folder,
+        model, data, evaluate, config, seed=0, device=CPU, dtype=torch.float32,
+        run_dir=folder if distributed.rank == 0 else None,
         class_weights=class_weights_of(data.labels, 3, config.class_weights),
         param_groups=layer_groups(model, config.weight_decay, settings.get("layer_lr_decay", 1.0)),
         distributed=distributed, log=str, quiet=True,
@@ -109,8 +112,52 @@ def interrupt(folder: Path, distributed: Distributed) -> dict:
     except KeyboardInterrupt as error:
         message = str(error)
     updates = len(MetricsLog(folder / "metrics.jsonl").rows())
-    distributed.barrier()
+    distributed.broadcast(None)  # until both have counted
     return {"message": message, "updates": updates, "weights": train("odd", folder, distributed)}
+
+
+def exchanges(folder: Path, distributed: Distributed) -> dict[str, int]:
+    """How often a run of 8 updates without micro-batches calls each function that processes have to call together."""
+    counts = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_reduce", "broadcast", "broadcast_object_list", "barrier", "all_gather", "all_gather_object"):
+            patch.setattr(torch.distributed, name, counting(getattr(torch.distributed, name), name, counts))
+        patch.setattr(Distributed, "broadcast_weights", lambda *_: None)  # calls `broadcast` for each tensor
+        train("even", folder, distributed)
+    return dict(counts)
+
+
+def disagreeing(folder: Path, distributed: Distributed) -> dict:
+    """A run with patience in which only rank 0's scores improve: alone, rank 1 would stop after two evaluations."""
+    scores = iter(range(20, 0, -1)) if distributed.rank == 0 else iter([1] * 20)
+    if distributed.rank == 0:
+        folder.mkdir()
+    model, config = network(), replace(BASE, epochs=4, patience=1, select_by="loss")
+    state = fit(
+        model, texts(12), lambda: {"loss": float(next(scores)), "accuracy": 0.5}, config,
+        seed=0, device=CPU, dtype=torch.float32, run_dir=folder if distributed.rank == 0 else None,
+        class_weights=torch.ones(3), distributed=distributed, log=str, quiet=True,
+    )  # fmt: skip
+    return {"epoch": state.best_epoch, "weights": model.state_dict()}
+
+
+def counting(function: Callable, name: str, counts: Counter) -> Callable:
+    """`function`, with its calls counted under `name`."""
+
+    def counted(*arguments, **settings):
+        counts[name] += 1
+        return function(*arguments, **settings)
+
+    return counted
+
+
+def refusal(distributed: Distributed, value: object) -> str:
+    """The error of `require_same`."""
+    try:
+        distributed.require_same(value, "reviews.csv")
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def never(*_) -> None:
@@ -133,6 +180,9 @@ def run_process(rank: int, processes: int, port: int, folder: Path) -> None:
     found["random"] = torch.rand(4)
     found["sum"] = distributed.all_reduce_sum(torch.tensor([1.0, 10.0]) * (rank + 1))
     found["any"] = [distributed.any(flag, CPU) for flag in (False, rank == 1, True)]
+    found["same"] = [refusal(distributed, value) for value in ("equal", f"rank {rank}")]
+    found["exchanges"] = exchanges(folder / "exchanges", distributed)
+    found["disagreeing"] = disagreeing(folder / "disagreeing", distributed)
     found["interrupted"] = interrupt(folder / "interrupted", distributed)
     found["threads"] = [gloo_threads()]
     destroy(distributed)
@@ -208,8 +258,9 @@ def test_each_process_draws_other_dropout_masks(two_processes):
 
 @pytest.mark.slow
 def test_an_interrupt_of_one_process_stops_all_and_the_run_resumes_to_the_same_bits(two_processes):
+    messages = [found["interrupted"]["message"] for found in two_processes[1]]
+    assert "--resume" in messages[0] and messages[1] == ""  # only rank 0 has saved something
     for found in two_processes[1]:
-        assert "--resume" in found["interrupted"]["message"]
         assert found["interrupted"]["updates"] == 3
         assert same_bits(found["interrupted"]["weights"], found["odd"])
 
@@ -219,6 +270,31 @@ def test_every_process_gets_the_sum_and_whether_any_flag_is_set(two_processes):
     for found in two_processes[1]:
         assert found["sum"].tolist() == [3, 30]
         assert found["any"] == [False, True, True]
+
+
+@pytest.mark.slow
+def test_an_update_needs_one_reduction_beside_those_of_the_gradients(two_processes):
+    """The weight of an update and whether a process is interrupted are sent with the update before it."""
+    updates, evaluations = 8, 2
+    for found in two_processes[1]:
+        # the weight of the first update; for each evaluation its logits, and whether a process is interrupted
+        assert found["exchanges"]["all_reduce"] == updates + 1 + 2 * evaluations
+        # the progress, the layout of the optimizer's state, and the scores of each evaluation
+        assert found["exchanges"] == {"all_reduce": 13, "broadcast_object_list": 2 + evaluations}
+
+
+@pytest.mark.slow
+def test_all_processes_decide_by_the_scores_of_rank_0(two_processes):
+    """Two machines may round a score differently; one that stopped alone would leave the others waiting."""
+    first, second = (found["disagreeing"] for found in two_processes[1])
+    assert first["epoch"] == second["epoch"] == 4
+    assert same_bits(first["weights"], second["weights"])
+
+
+@pytest.mark.slow
+def test_data_that_differ_between_processes_are_refused_in_all(two_processes):
+    message = "reviews.csv: process 1 has another copy than process 0; copy the same to all machines"
+    assert [found["same"] for found in two_processes[1]] == [["", message]] * 2
 
 
 @pytest.mark.slow
@@ -263,8 +339,15 @@ def test_a_single_process_needs_no_process_group(monkeypatch, setting: str | Non
     assert SINGLE.all_reduce_sum(value) is value
     assert SINGLE.shard([1, 2]) == [1, 2]
     assert (SINGLE.any(True, CPU), SINGLE.any(False, CPU)) == (True, False)
-    SINGLE.barrier()
+    assert SINGLE.broadcast(model) is model
+    SINGLE.require_same(1, "data")
     destroy(SINGLE)
+
+
+def test_several_processes_do_not_share_an_apple_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--device mps: cannot train in several processes; pass --device cpu"):
+        init_distributed(torch.device("mps"))
 
 
 def test_a_script_that_does_not_train_in_parallel_refuses_torchrun(monkeypatch):

@@ -273,6 +273,18 @@ def test_the_row_of_an_update_holds_number_loss_learning_rate_and_norm(tmp_path)
     assert all(row["grad_norm"] > 0 for row in rows)
 
 
+def test_with_label_smoothing_both_losses_are_logged_and_evaluations_hold_the_one_without(tmp_path):
+    """The validation loss is not smoothed either, so that the two can be compared."""
+    data = random_texts(8)
+    config = dataclasses.replace(SMALL, epochs=30, batch_size=8, label_smoothing=0.2)
+    train(tmp_path, config, data)
+    rows, last = updates_of(tmp_path), evaluations_of(tmp_path)[-1]
+    assert set(rows[-1]) == {"update", "loss", "smoothed_loss", "lr", "grad_norm"}
+    assert rows[-1]["smoothed_loss"] > rows[-1]["loss"] + 0.1
+    assert last["train"]["loss"] == pytest.approx(rows[-1]["loss"])
+    assert abs(last["train"]["loss"] - last["valid"]["loss"]) < 0.02  # the same texts, without dropout, an update later
+
+
 def test_the_row_of_an_evaluation_holds_the_means_over_the_texts_of_the_epoch(tmp_path):
     data = random_texts(10)  # updates of 4, 4 and 2 texts
     train(tmp_path, dataclasses.replace(SMALL, epochs=2), data)

@@ -22,6 +22,7 @@ from training_factories import (
 
 from minitext.data.batching import Batch
 from minitext.models.bert import BertConfig, BertMaskedLM
+from minitext.training.checkpoint import DelayedInterrupt
 from minitext.training.optim import build_optimizers
 from minitext.training.step import IGNORE_INDEX, StepResult, train_step
 
@@ -84,11 +85,27 @@ def test_the_mean_of_micro_batch_means_is_another_gradient():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_weighted_mean_over_the_update(smoothing: float):
+def test_the_losses_without_and_with_smoothing_are_weighted_means_over_the_update(smoothing: float):
     batch, model, class_weights = batch_of(random_texts(10, num_classes=3)), network(num_classes=3), WEIGHTS[1]
-    expected = F.cross_entropy(model(batch), batch.labels, class_weights, label_smoothing=smoothing).item()
+    logits = model(batch).detach()
+    expected = [F.cross_entropy(logits, batch.labels, class_weights, label_smoothing=s).item() for s in (0, smoothing)]
+    assert (abs(expected[0] - expected[1]) > 1e-3) == (smoothing > 0)
     result = step(model, batch.split(3), lr=0.1, class_weights=class_weights, label_smoothing=smoothing)
-    assert result.loss == pytest.approx(expected, abs=1e-6)  # float32
+    assert [result.loss, result.smoothed_loss] == pytest.approx(expected, abs=1e-6)  # float32
+
+
+def test_an_update_returns_the_weight_of_the_next_and_whether_it_is_interrupted():
+    first, second = batch_of(random_texts(5, num_classes=3)), batch_of(random_texts(6, num_classes=3, seed=1))
+    second = second._replace(labels=torch.where(torch.arange(6) < 2, IGNORE_INDEX, second.labels))
+    interrupt, model, settings = DelayedInterrupt(), network(num_classes=3), {"class_weights": WEIGHTS[1]}
+    result = step(model, [first], next_micro_batches=second.split(4), interrupt=interrupt, **settings)
+    assert not result.interrupted
+    assert result.next_weight == WEIGHTS[1][second.labels[2:]].sum()
+    expected = step(model, [second], **settings)
+    interrupt.requested = True
+    found = step(model, [second], total_weight=result.next_weight, interrupt=interrupt, **settings)
+    assert found.interrupted
+    assert found._replace(interrupted=False) == expected
 
 
 def test_correct_predictions_are_those_before_the_update():
@@ -159,7 +176,9 @@ def test_the_result_is_read_from_the_device_once(monkeypatch):
             class_weights=torch.ones(2),
         )
     assert reads == []
-    assert lists == [pytest.approx([result.loss, result.num_correct, result.num_labels, result.grad_norm])]
+    assert lists == [
+        pytest.approx([result.loss, result.loss, result.num_correct, result.num_labels, 0, result.grad_norm])
+    ]
 
 
 def make_gradient_infinite(parameter: Tensor) -> None:

@@ -7,7 +7,9 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +34,7 @@ class Server:
     sent: int | None = None  # bytes after which the connection breaks
     silent_after: int | None = None  # bytes after which nothing more is sent
     requests: int = 0
+    delay: float = 0.0  # seconds until it answers
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests += 1
+            time.sleep(state.delay)
             self.send_response(state.status)
             self.send_header("Content-Length", str(len(state.content)))
             self.end_headers()
@@ -83,6 +87,32 @@ def test_an_existing_file_is_not_downloaded_again(server: Server, tmp_path: Path
     assert download(server.url, path, SHA256) == path
     assert path.read_bytes() == b"copied by the user"
     assert server.requests == 0
+
+
+def test_of_processes_that_need_a_file_at_once_one_downloads_it(server: Server, tmp_path: Path):
+    """Threads stand for the processes: a lock excludes both in the same way."""
+    server.delay = 0.2
+    path = tmp_path / "data.bin"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: download(server.url, path, SHA256).read_bytes() == CONTENT, range(4)))
+    assert found == [True] * 4
+    assert server.requests == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_a_failed_download_the_next_process_tries(server: Server, tmp_path: Path):
+    server.status, server.delay = 500, 0.2
+
+    def attempt(number: int) -> bool:
+        try:
+            return download(server.url, tmp_path / "data.bin", SHA256).exists()
+        except UserError:
+            server.status = 200
+            return False
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(attempt, range(3))) == [False, True, True]
+    assert server.requests == 2
 
 
 def test_another_file_is_an_error(server: Server, tmp_path: Path):

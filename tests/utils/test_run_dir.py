@@ -192,6 +192,16 @@ def test_resume_without_an_unfinished_run_starts_one(tmp_path):
     assert (run.folder / "settings.json").exists()
 
 
+def test_a_run_is_resumed_on_other_devices(tmp_path):
+    """What has to stay is the precision in use, whichever option led to it."""
+    before = {"device": "H100", "processes": 8, "run": {"device": "auto"}, "loop": {"lr": 0.1, "precision": "auto"}}
+    now = {"device": "cpu", "processes": 1, "run": {"device": "cpu"}, "loop": {"lr": 0.1, "precision": "bf16"}}
+    start(tmp_path / "mlp", **before, precision="bf16")
+    RunDir(tmp_path / "mlp", resume=True).start(SETTINGS | now | {"precision": "bf16"})
+    with pytest.raises(UserError, match=r"settings changed \(precision: bf16 → fp32\); restore them"):
+        RunDir(tmp_path / "mlp", resume=True).start(SETTINGS | now | {"precision": "fp32"})
+
+
 def test_a_run_with_other_settings_is_not_resumed(tmp_path):
     start(tmp_path / "mlp")
     run = RunDir(tmp_path / "mlp", resume=True)
