@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minitext.evaluation import intervals, metrics
+from minitext.evaluation import bootstrap, intervals, metrics
 
 SIGNIFICANT = 1 - intervals.LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
@@ -63,7 +63,7 @@ def paired_scores(
     num_classes = probabilities[0].shape[1]
     averages = metrics.resampled_averages(labels, predicted, num_classes, seed)
     losses = np.stack([metrics.log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
-    means = metrics.resampled_means(losses, seed)  # (R, K)
+    means = bootstrap.resampled_means(losses, seed)  # (R, K)
     result = []
     for k, given in enumerate(predicted):
         values = metrics.average_scores(*metrics.class_counts(metrics.confusion_matrix(labels, given, num_classes)))

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.evaluation import significance
+from minitext.evaluation.bootstrap import RESAMPLES, with_interval
 from minitext.evaluation.intervals import proportion
-from minitext.evaluation.metrics import RESAMPLES, with_interval
 from minitext.evaluation.significance import BootstrapEstimate, McNemar
 from minitext.evaluation.subgroups import by_value
 from minitext.reporting.disagreements import Disagreement, explain_texts, find_disagreements
@@ -23,6 +23,7 @@ from minitext.reporting.report import (
     IF_CALIBRATED,
     IN_PERCENT,
     METRIC_LABELS,
+    SMALL_RISE,
     format_if_calibrated,
     format_mean,
     format_metric,
@@ -37,7 +38,8 @@ from minitext.utils.errors import UserError
 SEED = 0  # of the resamples that all runs share
 SCORES_NOTE = (
     "Brackets: 95 % intervals: Wilson for accuracy and F1, bootstrap for log-loss, Newcombe for the generalization gap "
-    f"(accuracy on train minus on test). {ABOVE} Overfitting: the validation loss rose after the best evaluation."
+    f"(accuracy on train minus on test). {ABOVE} Overfitting: the validation loss rose by more than "
+    f"{SMALL_RISE:.0%} after the best evaluation."
 )
 PAIRS_NOTE = (
     f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar's test: exact, "

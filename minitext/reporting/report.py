@@ -35,13 +35,13 @@ METRIC_LABELS = {
 IF_CALIBRATED = "calibration error if calibrated"
 ABOVE = (
     "Calibration error: the difference between accuracy and mean confidence of a bin, averaged over texts (Guo et al. "
-    "2017). It is more than 0 for a perfectly calibrated model too: the row below has mean and 95th percentile of the "
-    "errors of one with the same confidences, by simulation. A larger error is 'above', a smaller one 'within'."
+    "2017). 'Above' means above 95 % of the simulated errors of a perfectly calibrated model of the same confidences."
 )
 TEMPERATURE = (
     "The temperature was fitted on validation and divides the logits, so it changes no predicted class. It is part of "
     "the saved weights. T = 1 is kept if the gain is within its standard error."
 )
+SMALL_RISE = 0.05  # of the validation loss after the best evaluation
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
 
@@ -181,22 +181,24 @@ def format_if_calibrated(scores: Mapping) -> str:
 
 
 def loss_since_best(evaluations: Sequence[Mapping]) -> tuple[Mapping, Mapping, bool]:
-    """The evaluation whose weights were kept, the last one, and whether the validation loss rose between them."""
+    """The evaluation whose weights were kept, the last one, and whether the validation loss rose between them.
+
+    Where the loss selected the weights, every later one is higher; so a rise within SMALL_RISE does not count.
+    """
     best = next((row for row in reversed(evaluations) if row.get("best")), evaluations[-1])
     last = evaluations[-1]
-    return best, last, round(last["valid"]["loss"], 3) > round(best["valid"]["loss"], 3)  # as printed
+    return best, last, last["valid"]["loss"] > (1 + SMALL_RISE) * best["valid"]["loss"]
 
 
 def describe_overfitting(evaluations: Sequence[Mapping]) -> str:
     """One sentence: whether training went on after the best evaluation until the validation loss rose."""
     best, last, rose = loss_since_best(evaluations)
     unit = "epoch" if "epoch" in best else "iteration"
-    if not rose:
-        return f"No overfitting: the validation loss did not rise after the best evaluation ({unit} {best[unit]:g})."
-    return (
-        f"Overfitting: the validation loss rose from {best['valid']['loss']:.3f} at the best evaluation ({unit} "
-        f"{best[unit]:g}) to {last['valid']['loss']:.3f} at the last ({unit} {last[unit]:g}). The best were kept."
-    )
+    kept = f"{best['valid']['loss']:.3f} at the best evaluation ({unit} {best[unit]:g}, its weights were kept)"
+    if best is last:
+        return f"No overfitting: the best evaluation is the last one ({unit} {best[unit]:g})."
+    found = "Overfitting" if rose else f"No overfitting (a rise of more than {SMALL_RISE:.0%})"
+    return f"{found}: validation loss {kept}, {last['valid']['loss']:.3f} at the last ({unit} {last[unit]:g})."
 
 
 def format_points(difference: Mapping[str, float]) -> str:

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from minitext.evaluation import calibration, metrics
+from minitext.evaluation import bootstrap, calibration, metrics
 
 
 def random_case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,9 @@ def main() -> None:
     options = parser.parse_args()
     labels, probabilities = random_case(options.texts, options.classes)
     before = peak()
-    print(f"{options.texts:,} texts, {options.classes} classes, {metrics.RESAMPLES:,} resamples")
+    print(f"{options.texts:,} texts, {options.classes} classes, {bootstrap.RESAMPLES:,} resamples")
     for what, work in (
-        ("resamples alone", lambda: sum(len(block) for block in metrics.resamples(options.texts, 0))),
+        ("resamples alone", lambda: sum(len(block) for block in bootstrap.resamples(options.texts, 0))),
         ("every score", lambda: every_score(labels, probabilities)),
     ):
         clock, used = zip(*(seconds(work) for _ in range(options.rounds)), strict=True)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap, metrics
 from minitext.evaluation.intervals import difference, proportion, wilson
 from minitext.evaluation.metrics import average_scores, class_counts, class_limits, class_scores, classification_scores
 
@@ -35,7 +35,7 @@ def bootstrap_limits(n: int) -> tuple[np.ndarray, np.ndarray]:
     """The percentile bootstrap of k right texts of n with infinitely many resamples: binomial quantiles."""
     rates = np.clip(np.arange(n + 1) / n, 1e-300, 1 - 1e-16)
     cumulated = np.cumsum(binomial(n, rates), axis=1)
-    ends = [(cumulated < quantile - ROUNDING).sum(1) / n for quantile in metrics.QUANTILES]
+    ends = [(cumulated < quantile - ROUNDING).sum(1) / n for quantile in bootstrap.QUANTILES]
     for end in ends:
         end[[0, -1]] = 0, 1  # none and all right: every resample is equal
     return ends[0], ends[1]
@@ -130,7 +130,7 @@ def simulated_coverage(n: int, sizes: list[float], recalls: list[float], rounds:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_intervals_of_classes_and_their_averages_cover(monkeypatch, name: str):
     """400 samples: standard error 0.011; the bounds are 0.93 and 0.97 with two of them."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
     found = simulated_coverage(*SETTINGS[name], rounds=400)
     for key, value in found.items():
         assert 0.908 <= value <= 0.992, (key, found)
@@ -140,7 +140,7 @@ def test_intervals_of_classes_and_their_averages_cover(monkeypatch, name: str):
 @pytest.mark.parametrize("classes", [2, 4])
 def test_intervals_of_probability_scores_cover(monkeypatch, classes: int):
     """400 samples of 200 texts; the truth is that of 100,000 texts."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
     generator = np.random.default_rng(0)
 
     def sample(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap, metrics
 from minitext.evaluation.metrics import (
     RocAuc,
     average_scores,
@@ -20,7 +20,6 @@ from minitext.evaluation.metrics import (
     divide,
     log_losses,
     mean_roc_auc,
-    resampled_counts,
 )
 
 # Six texts: class 0 three times (two right), class 1 twice (one right), class 2 once (predicted as 1)
@@ -61,7 +60,7 @@ def values_of(result: dict) -> dict[str, float]:
 @pytest.fixture
 def few_resamples(monkeypatch) -> None:
     """For tests that look at values only."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 3)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 3)
 
 
 def averages(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -210,7 +209,7 @@ def test_another_seed_gives_other_intervals_and_the_same_values():
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_intervals_equal_a_plain_loop_over_the_same_resamples(monkeypatch, classes: int):
-    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
     labels, probabilities = sorted_case(*random_case(classes, 30, seed=classes))
     result = score(labels, probabilities, seed=11)
 
@@ -280,7 +279,7 @@ def test_every_interval_contains_its_score(classes: int, count: int, accuracy: f
     predicted = np.where(generator.random(count) < accuracy, labels, generator.integers(classes, size=count))
     probabilities = generator.dirichlet(np.ones(classes), size=count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 20)
+        patch.setattr(bootstrap, "RESAMPLES", 20)
         scores = classification_scores(labels, predicted, probabilities, names_of(classes), seed)
     intervals = {name: part for name, part in scores.items() if isinstance(part, dict) and "value" in part}
     for name, values in scores["per_class"].items():
@@ -289,32 +288,6 @@ def test_every_interval_contains_its_score(classes: int, count: int, accuracy: f
         if interval["low"] is not None:
             assert interval["low"] <= interval["value"] <= interval["high"], name
             assert "log" in name or 0 <= interval["low"] and interval["high"] <= 1 + (name == "brier"), name
-
-
-def test_multinomial_counts_are_distributed_as_those_of_resampled_texts(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 20_000)
-    labels, probabilities = random_case(3, 40, seed=0)
-    predicted = probabilities.argmax(1)
-    blocks = [counts for (counts,) in resampled_counts(labels, [predicted], 3, seed=1)]
-    counts = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-    weights = np.concatenate(list(metrics.resamples(40, seed=2)))
-    plain = [weights @ np.eye(3)[column] for column in (predicted, labels)]
-    plain.insert(0, weights @ (np.eye(3)[labels] * (predicted == labels)[:, None]))
-    found, expected = np.hstack(counts), np.hstack(plain)  # (20,000, 9)
-    # standard errors: 3 / sqrt(20,000) of a mean, about 9 * sqrt(2 / 20,000) of a covariance; five of them
-    np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=5 * 3 * (2 / 20_000) ** 0.5)
-    np.testing.assert_allclose(np.cov(found.T), np.cov(expected.T), atol=5 * 9 * (2 / 20_000) ** 0.5 * 1.5)
-
-
-def test_resampled_counts_of_several_runs_are_of_the_same_texts(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 50)
-    labels, probabilities = random_case(3, 40, seed=0)
-    predicted = probabilities.argmax(1)
-    ((first, second),) = resampled_counts(labels, [predicted, labels], 3, seed=1)
-    assert np.array_equal(first[2], second[2])  # support
-    assert np.array_equal(second[0], second[2]) and np.array_equal(second[1], second[2])  # all right
-    assert (first[0] <= np.minimum(first[1], first[2])).all()
-    assert (first[1].sum(1) == 40).all()
 
 
 def pairs_in_order(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -332,7 +305,7 @@ def test_resamples_without_a_score_are_left_out():
 def test_counts_do_not_depend_on_the_size_of_a_block(monkeypatch):
     labels, probabilities = random_case(3, 40, seed=0)
     at_once = metrics.resampled_averages(labels, [probabilities.argmax(1)], 3, seed=1)[0]
-    monkeypatch.setattr(metrics, "CELLS_BLOCK", 100)
+    monkeypatch.setattr(bootstrap, "CELLS_BLOCK", 100)
     in_blocks = metrics.resampled_averages(labels, [probabilities.argmax(1)], 3, seed=1)[0]
     assert all(np.array_equal(in_blocks[name], values) for name, values in at_once.items())
 
@@ -429,8 +402,8 @@ def test_roc_auc_with_ties_equals_scikit_learn():
 
 @pytest.mark.oracle
 def test_intervals_equal_scipy_on_the_same_resamples(monkeypatch):
-    bootstrap = pytest.importorskip("scipy.stats").bootstrap
-    monkeypatch.setattr(metrics, "RESAMPLES", 500)
+    scipy_bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     labels, probabilities = sorted_case(*random_case(2, 80, seed=3))
     losses, curve = log_losses(labels, probabilities), RocAuc(labels == 1, probabilities[:, 1])
     statistics = {
@@ -439,22 +412,12 @@ def test_intervals_equal_scipy_on_the_same_resamples(monkeypatch):
     }
     result = score(labels, probabilities, seed=4)
     for name, statistic in statistics.items():
-        expected = bootstrap(
+        expected = scipy_bootstrap(
             (np.arange(80),), statistic, n_resamples=500, method="percentile", vectorized=False,
             random_state=np.random.default_rng(4),
         ).confidence_interval  # fmt: skip
         # float64 sums in another order
         assert (result[name]["low"], result[name]["high"]) == pytest.approx(tuple(expected), abs=1e-9), name
-
-
-def test_resamples_do_not_depend_on_the_size_of_a_block(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 7)
-    at_once = np.concatenate(list(metrics.resamples(10, seed=0)))
-    monkeypatch.setattr(metrics, "BLOCK", 30)
-    in_blocks = list(metrics.resamples(10, seed=0))
-    assert [len(block) for block in in_blocks] == [3, 3, 1]
-    assert np.array_equal(np.concatenate(in_blocks), at_once)
-    assert (at_once.sum(1) == 10).all()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minitext.data.dataset import Dataset, Splits
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap
 from minitext.evaluation.calibration import calibration_scores, expected_calibration_error, temperature_fit
 from minitext.evaluation.metrics import classification_scores, log_losses
 from minitext.evaluation.score import score_run
@@ -18,7 +18,7 @@ LOGITS = torch.tensor([[1.0, 0.0], [0.5, 0.25], [-1.0, 1.0]])  # the second is w
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 20)
 
 
 def splits() -> Splits:

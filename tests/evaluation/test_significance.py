@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from minitext.evaluation import metrics, significance
+from minitext.evaluation import bootstrap, metrics, significance
 from minitext.evaluation.intervals import difference as difference_of_proportions
 from minitext.evaluation.intervals import proportion
 from minitext.evaluation.significance import (
@@ -21,7 +21,7 @@ from minitext.evaluation.significance import (
 
 
 def interval(estimate: BootstrapEstimate) -> tuple[float, float]:
-    found = metrics.with_interval(*estimate)
+    found = bootstrap.with_interval(*estimate)
     return found["low"], found["high"]
 
 
@@ -84,7 +84,7 @@ def test_holm_keeps_the_order_and_stays_below_one():
 
 
 def test_paired_scores_equal_classification_scores(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
     labels, predicted, probabilities = random_runs(2, 50, 3, seed=0)
     paired = paired_scores(labels, predicted, probabilities, seed=5)
     for run, given in zip(paired, probabilities, strict=True):
@@ -94,7 +94,7 @@ def test_paired_scores_equal_classification_scores(monkeypatch):
 
 
 def test_a_run_does_not_differ_from_itself(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
     labels, predicted, probabilities = random_runs(1, 50, 2, seed=0)
     first, second = paired_scores(labels, predicted * 2, probabilities * 2, seed=0)
     for name in significance.SCORES:
@@ -118,12 +118,12 @@ def test_errors_on_the_same_texts_cancel():
 
 @pytest.mark.oracle
 def test_the_paired_interval_of_log_loss_equals_scipy(monkeypatch):
-    bootstrap = pytest.importorskip("scipy.stats").bootstrap
-    monkeypatch.setattr(metrics, "RESAMPLES", 300)
+    scipy_bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 300)
     labels, predicted, probabilities = random_runs(2, 60, 2, seed=1)
     first, second = paired_scores(labels, predicted, probabilities, seed=9)
     losses = tuple(metrics.log_losses(labels, given) for given in probabilities)
-    expected = bootstrap(
+    expected = scipy_bootstrap(
         losses, lambda a, b: a.mean() - b.mean(), paired=True, vectorized=False, n_resamples=300,
         method="percentile", random_state=np.random.default_rng(9),
     ).confidence_interval  # fmt: skip
@@ -134,11 +134,11 @@ def test_the_paired_interval_of_log_loss_equals_scipy(monkeypatch):
 
 @pytest.mark.oracle
 def test_the_paired_interval_of_accuracy_has_the_width_that_scipy_finds():
-    bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    scipy_bootstrap = pytest.importorskip("scipy.stats").bootstrap
     labels, predicted, probabilities = random_runs(2, 400, 2, seed=1)
     first, second = paired_scores(labels, predicted, probabilities, seed=9)
     correct = tuple((given == labels).astype(float) for given in predicted)
-    expected = bootstrap(
+    expected = scipy_bootstrap(
         correct, lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True, vectorized=True, n_resamples=10_000,
         method="percentile", random_state=np.random.default_rng(3), batch=500,
     ).confidence_interval  # fmt: skip
@@ -191,7 +191,7 @@ def test_95_percent_intervals_cover_the_truth_about_95_times_in_100(monkeypatch)
     """500 samples of 200 texts: the 95 % intervals of a difference, which is 0.1, contain it 91 to 98 times in 100 (two
     standard errors of a proportion of 0.95 in 500 samples, and the bootstrap's own small error).
     """
-    monkeypatch.setattr(metrics, "RESAMPLES", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     generator, covered = np.random.default_rng(0), 0
     labels, given = np.zeros(200, dtype=np.int64), np.full((200, 2), 0.5)
     for seed in range(500):
@@ -203,7 +203,7 @@ def test_95_percent_intervals_cover_the_truth_about_95_times_in_100(monkeypatch)
 
 
 def test_differences_of_three_runs_add_up(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 30)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 30)
     labels, predicted, probabilities = random_runs(3, 40, 4, seed=3)
     scores = paired_scores(labels, predicted, probabilities, seed=0)
     gaps = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minitext import cli
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap
 from minitext.reporting.comparison import (
     compare,
     overview_scores,
@@ -21,7 +21,7 @@ from minitext.utils.errors import UserError
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 50)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
 
 
 def message_of(*folders: Path) -> str:
