@@ -84,12 +84,19 @@ def explain_texts(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Compare finished runs on the same test texts: a table here, and a self-contained HTML page."""
-    from minitext.reporting import comparison, html  # here: slow to import
+    """Compare finished runs: a table here, and a self-contained HTML page.
 
-    compared = comparison.compare(arguments.runs, arguments.device)
-    print(comparison.show_comparison(compared))
-    write_text(Path(arguments.out), html.page(compared))
+    Single runs must have the same test texts. Folders of several seeds (--num-seeds) are paired by seed.
+    """
+    from minitext.reporting import comparison, html, paired_seeds  # here: slow to import
+
+    if over_seeds := paired_seeds.compare_seeds(arguments.runs):
+        text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
+    else:
+        compared = comparison.compare(arguments.runs, arguments.device)
+        text, page = comparison.show_comparison(compared), html.page(compared)
+    print(text)
+    write_text(Path(arguments.out), page)
     print(f"\npage: {arguments.out}")
 
 

@@ -7,11 +7,12 @@ Inputs: labels and logits (B, C) of the three parts, and the temperature fitted 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minitext.data.dataset import Splits
-from minitext.evaluation.calibration import brier_scores, calibration_scores, expected_calibration_error
-from minitext.evaluation.metrics import classification_scores, log_losses
+from minitext.evaluation.calibration import calibration_scores, expected_calibration_error, temperature_fit
+from minitext.evaluation.metrics import brier_scores, classification_scores, log_losses
 from minitext.evaluation.predict import probabilities
 from minitext.evaluation.significance import generalization_gap
 from minitext.evaluation.subgroups import subgroup_accuracy
@@ -21,7 +22,8 @@ def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed
     """Score the three parts of the data, from (B, C) float32 logits of each, on the CPU, before the temperature.
 
     Returns `{"train": …, "valid": …, "test": …}`, each with the `classification_scores` and `calibration_scores` at the
-    temperature, and `"before_temperature"`. Test also has `"generalization_gap"` and `"subgroup_accuracy"`.
+    temperature, and `"before_temperature"`. Validation also has `"temperature_fit"`, test `"generalization_gap"` and
+    `"subgroup_accuracy"`.
     """
     scores = {}
     for name, part, part_logits in zip(Splits._fields, splits, logits, strict=True):
@@ -35,6 +37,8 @@ def score_run(splits: Splits, logits: Sequence[Tensor], temperature: float, seed
             "ece": expected_calibration_error(part.labels, before),
             "brier": float(brier_scores(part.labels, before).mean()),
         }
-    scores["test"]["generalization_gap"] = generalization_gap(scores["train"], scores["test"], seed)
+    fit = temperature_fit(torch.from_numpy(splits.valid.labels), logits[1])
+    scores["valid"]["temperature_fit"] = fit._asdict() | {"description": fit.describe()}
+    scores["test"]["generalization_gap"] = generalization_gap(scores["train"], scores["test"])
     scores["test"]["subgroup_accuracy"] = subgroup_accuracy(splits.test, splits.train, predicted)
     return scores

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap, intervals, metrics
 
-SMALL_GAP = 0.01  # one point of accuracy: a smaller generalization gap changes no decision
-SIGNIFICANT = 1 - metrics.LEVEL
+SIGNIFICANT = 1 - intervals.LEVEL
 SCORES = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -62,14 +61,14 @@ def paired_scores(
     as the r-th resample of a score holds the same texts for all of them.
     """
     num_classes = probabilities[0].shape[1]
-    counts = metrics.resampled_counts(labels, predicted, num_classes, seed)
+    averages = metrics.resampled_averages(labels, predicted, num_classes, seed)
     losses = np.stack([metrics.log_losses(labels, given) for given in probabilities], axis=1)  # (B, K)
-    means = metrics.resampled_means(losses, seed)  # (R, K)
+    means = bootstrap.resampled_means(losses, seed)  # (R, K)
     result = []
     for k, given in enumerate(predicted):
         values = metrics.average_scores(*metrics.class_counts(metrics.confusion_matrix(labels, given, num_classes)))
         values["log_loss"] = losses[:, k].mean()
-        resampled = metrics.average_scores(*counts[k]) | {"log_loss": means[:, k]}
+        resampled = averages[k] | {"log_loss": means[:, k]}
         result.append({name: BootstrapEstimate(float(values[name]), resampled[name]) for name in SCORES})
     return result
 
@@ -79,17 +78,21 @@ def difference(first: BootstrapEstimate, second: BootstrapEstimate) -> Bootstrap
     return BootstrapEstimate(first.value - second.value, first.resampled - second.resampled)
 
 
-def generalization_gap(train: Mapping[str, Any], test: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Accuracy on train minus on test, from `classification_scores`: `{"value", "low", "high", "significant"}`.
+def generalization_gap(train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy on train minus on test, from `classification_scores`: `{"value", "low", "high"}`.
 
-    Train and test are resampled independently. Significant: the 95 % interval lies above one point.
+    The 95 % interval is Newcombe's for the difference of two independent proportions (1998, method 10).
     """
-    generator = np.random.default_rng(seed)
-    parts = [(part["accuracy"]["value"], part["count"]) for part in (train, test)]
-    # the number of right texts in a resample is binomial
-    resampled = [generator.binomial(count, accuracy, metrics.RESAMPLES) / count for accuracy, count in parts]
-    gap = metrics.with_interval(parts[0][0] - parts[1][0], resampled[0] - resampled[1])
-    return gap | {"significant": gap["low"] > SMALL_GAP}
+    return intervals.difference(train["accuracy"], test["accuracy"])
+
+
+def paired_by_seed(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    """The difference of a score of two runs, paired by seed: `{"mean", "std", "error", "seeds"}`.
+
+    `first` and `second`: (S,) with two or more seeds. `error` is the standard error of the mean, std / sqrt(S).
+    """
+    mean, std = mean_and_std(np.subtract(first, second))
+    return {"mean": mean, "std": std, "error": std / math.sqrt(len(first)), "seeds": len(first)}
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:

@@ -5,7 +5,6 @@ Inputs: test and training texts, predicted classes (B,), probabilities (B, C). O
 """
 
 import csv
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,15 +13,15 @@ import numpy as np
 
 from minitext.data.dataset import Dataset
 from minitext.data.words import UNKNOWN, distinct_words, word_ids
+from minitext.evaluation.intervals import proportion
 from minitext.utils.io import atomic
 
-Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 QUARTILES = (0.25, 0.5, 0.75)
 MISTAKES = 50  # rows of mistakes.csv
 
 
 def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> list[dict]:
-    """Accuracy in subgroups of the test texts, rows `{"by", "subgroup", "count", "accuracy", "low", "high"}`.
+    """Accuracy in subgroups of the test texts, rows `{"by", "subgroup", "count", "accuracy", "low", "high"}` (Wilson).
 
     By class; by tag if the texts have tags; by quartile of the length in words, and of the fraction of words that occur
     in no training text.
@@ -40,18 +39,10 @@ def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> l
     }
     rows = []
     for by, name, members in ((by, *subgroup) for by, found in subgroups.items() for subgroup in found):
-        score = accuracy_of(correct[members])
+        score = proportion(int(correct[members].sum()), int(members.sum()))
         row = {"by": by, "subgroup": name, "count": int(members.sum()), "accuracy": score["value"]}
         rows.append(row | {"low": score["low"], "high": score["high"]})
     return rows
-
-
-def accuracy_of(correct: np.ndarray) -> dict[str, float]:
-    """The mean of `correct`, (n,) bool, with its 95 % interval, valid for small n and near 0 and 1 (Wilson 1927)."""
-    accuracy, n = float(correct.mean()), len(correct)
-    center = (accuracy + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * math.sqrt(accuracy * (1 - accuracy) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return {"value": accuracy, "low": max(center - half, 0.0), "high": min(center + half, 1.0)}
 
 
 def by_value(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

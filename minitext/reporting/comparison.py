@@ -13,16 +13,34 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.evaluation import significance
-from minitext.evaluation.metrics import RESAMPLES, with_interval
+from minitext.evaluation.bootstrap import RESAMPLES, with_interval
+from minitext.evaluation.intervals import proportion
 from minitext.evaluation.significance import BootstrapEstimate, McNemar
-from minitext.evaluation.subgroups import accuracy_of, by_value
+from minitext.evaluation.subgroups import by_value
 from minitext.reporting.disagreements import Disagreement, explain_texts, find_disagreements
-from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, format_points, format_score, text_table
+from minitext.reporting.report import (
+    ABOVE,
+    IF_CALIBRATED,
+    IN_PERCENT,
+    METRIC_LABELS,
+    SMALL_RISE,
+    format_if_calibrated,
+    format_mean,
+    format_metric,
+    format_points,
+    format_score,
+    loss_since_best,
+    text_table,
+)
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
 
 SEED = 0  # of the resamples that all runs share
-SCORES_NOTE = "Brackets: 95 % bootstrap intervals. Train - test is significant if its interval is above 1 point."
+SCORES_NOTE = (
+    "Brackets: 95 % intervals: Wilson for accuracy and F1, bootstrap for log-loss, Newcombe for the generalization gap "
+    f"(accuracy on train minus on test). {ABOVE} Overfitting: the validation loss rose by more than "
+    f"{SMALL_RISE:.0%} after the best evaluation."
+)
 PAIRS_NOTE = (
     f"Differences: paired bootstrap, {RESAMPLES:,} resamples of the same texts for both runs. McNemar's test: exact, "
     "two-sided, p corrected for the number of pairs (Holm)."
@@ -138,22 +156,30 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
         values = [run.scores[key]["value"] for run in runs]
         best = max(values) if key in ("accuracy", "macro_f1") else min(values)
         stars = [" ★" if len(runs) > 1 and value == best else "" for value in values]
-        scores = [format_score(run.scores[key], key in IN_PERCENT) for run in runs]
+        scores = [format_metric(run.scores, key) for run in runs]
         rows.append([METRIC_LABELS[key], *map("".join, zip(scores, stars, strict=True))])
     return [
         *rows,
-        ["train - test (points)", *(format_points(run.scores["generalization_gap"]) for run in runs)],
+        [IF_CALIBRATED, *(format_if_calibrated(run.scores) for run in runs)],
+        ["generalization gap (points)", *(format_points(run.scores["generalization_gap"]) for run in runs)],
+        ["validation loss, best to last", *(format_losses(run.evaluations) for run in runs)],
         ["parameters", *(f"{run.cost.parameters:,}" for run in runs)],
         ["training time (s)", *(f"{run.cost.train_seconds:,.1f}" for run in runs)],
         ["texts per second", *(f"{run.cost.texts / run.cost.predict_seconds:,.0f}" for run in runs)],
     ]
 
 
+def format_losses(evaluations: Sequence[Mapping]) -> str:
+    """`0.412 to 0.611 (overfitting)`: the validation loss of the best and of the last evaluation."""
+    best, last, rose = loss_since_best(evaluations)
+    return f"{best['valid']['loss']:.3f} to {last['valid']['loss']:.3f}{' (overfitting)' if rose else ''}"
+
+
 def tag_scores(comparison: Comparison) -> list[list[str]]:
     """One row per tag with the accuracy on its texts (Wilson interval), one column per run; no rows without tags."""
     rows = [["tag", *(run.name for run in comparison.runs)]]
     for tag, chosen in by_value(np.array(comparison.runs[0].tags or [], dtype=object)):
-        scores = [accuracy_of(run.correct[chosen]) for run in comparison.runs]
+        scores = [proportion(int(run.correct[chosen].sum()), int(chosen.sum())) for run in comparison.runs]
         rows.append([f"{tag} ({chosen.sum():,})", *(format_score(score, True) for score in scores)])
     return rows
 

@@ -1,6 +1,7 @@
 """The comparison page: one HTML file without scripts that needs neither network nor other files.
 
-Inputs: a `Comparison`. Outputs: HTML text, everything from outside escaped. Figures are SVG from `plots`.
+Inputs: a `Comparison` or a `SeedComparison`. Outputs: HTML text, everything from outside escaped. Figures are SVG from
+`plots`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +10,14 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from minitext.reporting import comparison as tables
-from minitext.reporting import plots
+from minitext.reporting import paired_seeds, plots
 from minitext.reporting.comparison import Comparison
 from minitext.reporting.disagreements import EXPLAIN_SECONDS, Disagreement
+from minitext.reporting.paired_seeds import SeedComparison
+from minitext.reporting.saved_run import SavedRun
 
 DISAGREEMENTS_NOTE = (
     "The best run against every other one. Blue words support the prediction, striped orange words oppose it, "
@@ -29,23 +33,47 @@ FIGURE_NOTES = {
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page."""
-    title, run = escape(tables.title(comparison)), comparison.runs[0]
+    """The page of runs on the same test texts."""
+    return document(
+        tables.title(comparison),
+        comparison.runs[0],
+        verdict(comparison),
+        scores(comparison),
+        table_section("Differences", tables.PAIRS_NOTE, tables.pair_rows(comparison)),
+        table_section("Accuracy by tag", TAGS_NOTE, tables.tag_scores(comparison)),
+        figures_of_runs(comparison),
+        disagreements(comparison),
+        commands(comparison.runs),
+    )
+
+
+def seeds_page(comparison: SeedComparison) -> str:
+    """The page of models over the same seeds."""
+    drawings = [plots.curves(*(run.evaluations for run in group.runs), stacked=True) for group in comparison.groups]
+    names = [group.name for group in comparison.groups]
+    return document(
+        comparison.title,
+        comparison.groups[0].runs[0],
+        table_section("Scores", "On test, over the seeds.", paired_seeds.mean_rows(comparison)),
+        table_section("Differences", paired_seeds.NOTE, paired_seeds.difference_rows(comparison)),
+        table_section("Accuracy by seed", "On test, with 95 % Wilson intervals.", paired_seeds.seed_rows(comparison)),
+        figures("Learning curves", "One line per seed, and their mean.", names, drawings),
+        commands([run for group in comparison.groups for run in group.runs]),
+    )
+
+
+def document(title: str, run: SavedRun, *parts: str) -> str:
+    """A whole page; `run` names data and classes, `parts` are HTML."""
     date, style = datetime.now(UTC).date(), Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
+    body = "\n".join(parts)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{title}</title><style>{style}</style></head>
-<body><h1>{title}</h1><p class="soft">{escape(subtitle)}</p>
-{verdict(comparison)}
-{scores(comparison)}
-{table_section("Differences", tables.PAIRS_NOTE, tables.pair_rows(comparison))}
-{table_section("Accuracy by tag", TAGS_NOTE, tables.tag_scores(comparison))}
-{figures_of_runs(comparison)}
-{disagreements(comparison)}
-{commands(comparison)}
+<title>{escape(title)}</title><style>{style}</style></head>
+<body><h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p>
+{body}
 </body></html>
 """
 
@@ -71,24 +99,29 @@ def table_section(title: str, note: str, rows: Sequence[Sequence[str]]) -> str:
 
 
 def figures_of_runs(comparison: Comparison) -> str:
-    """A section for each of FIGURE_NOTES, with one figure per run, all on the same scales."""
+    """A section for each of FIGURE_NOTES."""
     runs = comparison.runs
-    figures = (
+    drawings = (
         [plots.reliability(run.labels, {"": run.probabilities}) for run in runs],
         [plots.histogram(run.probabilities, run.correct, run.class_names) for run in runs],
         [plots.confusion(np.array(run.scores["confusion"]), run.class_names) for run in runs],
         [plots.curves(run.evaluations, stacked=True) for run in runs],
     )
-    sections = []
-    for (title, note), drawings in zip(FIGURE_NOTES.items(), figures, strict=True):
-        plots.share_scales(drawings)
-        cells = [
-            f"<div><h3>{escape(run.name)}</h3>{plots.to_svg(drawing, f'{title}: {run.name}')}</div>"
-            for run, drawing in zip(runs, drawings, strict=True)
-        ]
-        width = "grid wide" if drawings[0].get_figwidth() > 1.5 * plots.PANEL else "grid"
-        sections.append(section(title, note, f'<div class="{width}">{"".join(cells)}</div>'))
-    return "\n".join(sections)
+    names = [run.name for run in runs]
+    return "\n".join(
+        figures(title, note, names, drawn) for (title, note), drawn in zip(FIGURE_NOTES.items(), drawings, strict=True)
+    )
+
+
+def figures(title: str, note: str, names: Sequence[str], drawings: Sequence[Figure]) -> str:
+    """A section with one figure per name, all on the same scales."""
+    plots.share_scales(drawings)
+    cells = "".join(
+        f"<div><h3>{escape(name)}</h3>{plots.to_svg(drawing, f'{title}: {name}')}</div>"
+        for name, drawing in zip(names, drawings, strict=True)
+    )
+    width = "grid wide" if drawings[0].get_figwidth() > 1.5 * plots.PANEL else "grid"
+    return section(title, note, f'<div class="{width}">{cells}</div>')
 
 
 def verdict(comparison: Comparison) -> str:
@@ -128,9 +161,9 @@ def one_text(shown: Disagreement) -> str:
     return f'<div class="text">{head}<div class="sides">{"".join(sides)}</div></div>'
 
 
-def commands(comparison: Comparison) -> str:
+def commands(runs: Sequence[SavedRun]) -> str:
     rows = []
-    for run in comparison.runs:
+    for run in runs:
         settings = run.settings
         about = f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}; {run.folder}"
         command = f"<code>{escape(settings['command'])}</code>"

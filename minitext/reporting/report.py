@@ -19,7 +19,8 @@ from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
 from minitext.utils.io import atomic, read_json, write_json, write_text
-from minitext.utils.run_dir import Cost, RunDir
+from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_dir import METRICS_FILE, Cost, RunDir
 
 METRIC_LABELS = {
     "accuracy": "accuracy",
@@ -31,11 +32,16 @@ METRIC_LABELS = {
     "brier": "Brier score",
     "ece": "calibration error",
 }
-CALIBRATION = (
+IF_CALIBRATED = "calibration error if calibrated"
+ABOVE = (
     "Calibration error: the difference between accuracy and mean confidence of a bin, averaged over texts (Guo et al. "
-    "2017). The second row is that of a perfectly calibrated model on as many texts. The temperature was fitted on "
-    "validation and divides the logits, so it changes no predicted class. It is part of the saved weights."
+    "2017). 'Above' means above 95 % of the simulated errors of a perfectly calibrated model of the same confidences."
 )
+TEMPERATURE = (
+    "The temperature was fitted on validation and divides the logits, so it changes no predicted class. It is part of "
+    "the saved weights. T = 1 is kept if the gain is within its standard error."
+)
+SMALL_RISE = 0.05  # of the validation loss after the best evaluation
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
 
@@ -73,20 +79,21 @@ def write_predictions(path: Path, test: Dataset, predicted: np.ndarray, probabil
 
 
 def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
-    """Write `report.md` from the files of the run."""
+    """Write `report.md` from the files of the run. What a reader sees first is the accuracy with its interval."""
     settings, scores = read_json(folder / "settings.json"), read_json(folder / "scores.json")
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
-    test, gap = scores["test"], scores["test"]["generalization_gap"]
-    verdict = "generalization gap significant (> 1 point)" if gap["significant"] else "within noise"
+    test, evaluations = scores["test"], MetricsLog(folder / METRICS_FILE).evaluations()
     sections = [
         f"# {name}",
+        f"**Accuracy on test: {format_score(test['accuracy'], True)}**",
         f"`{settings['command']}`",
         f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
         "## Scores",
         markdown_table(score_rows(scores)),
-        f"Brackets: 95 % bootstrap intervals over the texts ({counts}).",
+        f"Brackets: 95 % intervals ({counts} texts): Wilson from accuracy to F1, else bootstrap.",
         "The test texts were scored once, after every choice had been made on validation.",
-        f"Accuracy on train minus accuracy on test: {format_points(gap)} points, {verdict}.",
+        f"Generalization gap (accuracy on train minus on test): {format_points(test['generalization_gap'])} points.",
+        describe_overfitting(evaluations),
         "## Classes, on test",
         markdown_table(class_rows(test)),
         "![Confusion matrix on test](confusion.png)",
@@ -96,11 +103,12 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "![Histogram of predicted probabilities](probabilities.png)",
         "## Calibration, on test",
         markdown_table(calibration_rows(test)),
-        CALIBRATION,
+        ABOVE,
+        f"{TEMPERATURE} Here: {scores['valid']['temperature_fit']['description']}.",
         "![Accuracy by confidence, before and after the temperature](reliability.png)",
         "## Accuracy by subgroup, on test",
         markdown_table(subgroup_rows(test["subgroup_accuracy"])),
-        "Brackets: 95 % intervals (Wilson). Lengths and fractions of words in quartiles of the texts.",
+        "Brackets: 95 % Wilson intervals. Lengths and fractions of words in quartiles of the texts.",
         "`mistakes.csv` has the most confident errors, with their texts: errors of the model or of the labels.",
         "## Notes",
         "\n".join(f"- {key}: {value}" for key, value in notes.items()),
@@ -114,15 +122,16 @@ def score_rows(scores: Mapping[str, Mapping]) -> list[list[str]]:
     """A header and one row per score, with one column per part of the data."""
     rows = [["", *scores]]
     for key, label in METRIC_LABELS.items():
-        rows.append([label, *(format_score(part[key], key in IN_PERCENT) for part in scores.values())])
-    return rows
+        rows.append([label, *(format_metric(part, key) for part in scores.values())])
+    return [*rows, [IF_CALIBRATED, *(format_if_calibrated(part) for part in scores.values())]]
 
 
 def class_rows(scores: Mapping) -> list[list[str]]:
-    """A header and one row per class."""
+    """A header and one row per class, with Wilson intervals."""
     rows = [["class", "precision", "recall", "F1", "texts"]]
     for name, values in scores["per_class"].items():
-        rows.append([name, *(f"{values[key]:.1%}" for key in ("precision", "recall", "f1")), f"{values['support']:,}"])
+        cells = (format_score(values[key], True) for key in ("precision", "recall", "f1"))
+        rows.append([name, *cells, f"{values['support']:,}"])
     return rows
 
 
@@ -132,8 +141,8 @@ def calibration_rows(scores: Mapping) -> list[list[str]]:
     at_bound = " (bound)" if before["temperature"] in (MIN_TEMPERATURE, MAX_TEMPERATURE) else ""
     return [
         ["", "as trained", f"temperature {before['temperature']:.2f}{at_bound}"],
-        ["calibration error, 15 bins", f"{before['ece']:.1%}", format_score(scores["ece"], True)],
-        ["calibration error of a calibrated model", "", f"{scores['ece_if_calibrated']['value']:.1%}"],
+        ["calibration error, 15 bins", f"{100 * before['ece']:.1f} %", format_metric(scores, "ece")],
+        [IF_CALIBRATED, "", format_if_calibrated(scores)],
         ["log-loss (nats)", f"{before['log_loss']:.3f}", format_score(scores["log_loss"], False)],
         ["Brier score", f"{before['brier']:.3f}", format_score(scores["brier"], False)],
     ]
@@ -150,12 +159,46 @@ def subgroup_rows(subgroups: Sequence[Mapping]) -> list[list[str]]:
 
 
 def format_score(score: Mapping[str, float | None], percent: bool) -> str:
-    """`74.1 % [73.5, 74.6]` or `0.512 [0.505, 0.519]`."""
+    """`74.1 % [73.5, 74.6]` or `0.512 [0.505, 0.519]`; the value alone if it has no interval."""
     if score["value"] is None:
         return "none"
     factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    value, *ends = (f"{factor * score[key]:.{digits}f}" for key in ("value", "low", "high") if score[key] is not None)
+    numbers = (score.get(key) for key in ("value", "low", "high"))
+    value, *ends = (f"{factor * number:.{digits}f}" for number in numbers if number is not None)
     return f"{value}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def format_metric(scores: Mapping, key: str) -> str:
+    """A score of METRIC_LABELS with its interval; the calibration error with its verdict instead."""
+    text = format_score(scores[key], key in IN_PERCENT)
+    return f"{text}, {scores['ece_if_calibrated']['verdict']}" if key == "ece" else text
+
+
+def format_if_calibrated(scores: Mapping) -> str:
+    """`1.3 %, 95 % below 2.4 %`: the calibration errors of a perfectly calibrated model."""
+    found = scores["ece_if_calibrated"]
+    return f"{100 * found['mean']:.1f} %, 95 % below {100 * found['percentile_95']:.1f} %"
+
+
+def loss_since_best(evaluations: Sequence[Mapping]) -> tuple[Mapping, Mapping, bool]:
+    """The evaluation whose weights were kept, the last one, and whether the validation loss rose between them.
+
+    Where the loss selected the weights, every later one is higher; so a rise within SMALL_RISE does not count.
+    """
+    best = next((row for row in reversed(evaluations) if row.get("best")), evaluations[-1])
+    last = evaluations[-1]
+    return best, last, last["valid"]["loss"] > (1 + SMALL_RISE) * best["valid"]["loss"]
+
+
+def describe_overfitting(evaluations: Sequence[Mapping]) -> str:
+    """One sentence: whether training went on after the best evaluation until the validation loss rose."""
+    best, last, rose = loss_since_best(evaluations)
+    unit = "epoch" if "epoch" in best else "iteration"
+    kept = f"{best['valid']['loss']:.3f} at the best evaluation ({unit} {best[unit]:g}, its weights were kept)"
+    if best is last:
+        return f"No overfitting: the best evaluation is the last one ({unit} {best[unit]:g})."
+    found = "Overfitting" if rose else f"No overfitting (a rise of more than {SMALL_RISE:.0%})"
+    return f"{found}: validation loss {kept}, {last['valid']['loss']:.3f} at the last ({unit} {last[unit]:g})."
 
 
 def format_points(difference: Mapping[str, float]) -> str:

@@ -18,7 +18,8 @@ from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, Cost, check_finished
 
 COMPARED = ("accuracy", "macro_f1", "log_loss", "ece")
-REQUIRED = {*COMPARED, "count", "confusion", "before_temperature", "generalization_gap"}  # of the scores on test
+# of the scores on test
+REQUIRED = {*COMPARED, "ece_if_calibrated", "count", "confusion", "before_temperature", "generalization_gap"}
 
 
 class SavedRun(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minitext.evaluation.significance import mean_and_std
-from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, text_table
+from minitext.reporting.report import IF_CALIBRATED, IN_PERCENT, METRIC_LABELS, format_mean, text_table
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json, write_json
 from minitext.utils.metrics_log import MetricsLog
@@ -55,6 +55,12 @@ def summarize(config: Any, name: str = "") -> str:
             mean, std = mean_and_std(values)
             means[key] = {"mean": mean, "std": std, "values": values}
             rows[-1].append(format_mean(mean, std, key in IN_PERCENT))
+    rows.append([IF_CALIBRATED])
+    for part in summary:
+        found = [run[part]["ece_if_calibrated"] for run in runs]
+        above = sum(one["verdict"] == "above" for one in found)
+        mean = mean_and_std([one["mean"] for one in found])[0]
+        rows[-1].append(f"{100 * mean:.1f} %; above in {above} of {len(runs)}")
     parent = folders[0].parent
     write_json(parent / "seeds.json", summary)
     save(curves(*(MetricsLog(folder / METRICS_FILE).evaluations() for folder in folders)), parent / "curves.png")

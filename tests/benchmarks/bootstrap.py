@@ -1,25 +1,42 @@
-"""Time of the bootstrap intervals of one part of the data: every score of 25,000 texts, 10,000 resamples.
+"""Time and memory of the scores of one part of the data, with their intervals.
 
     PYTHONPATH=. python tests/benchmarks/bootstrap.py [--texts 25000] [--classes 2] [--rounds 3]
 
-Prints the fastest and the median round, for drawing the resamples alone and for all scores.
+Prints the fastest and the median round, for drawing the resamples alone and for all scores, and the peak of memory
+beyond labels and probabilities.
 """
 
 import argparse
+import resource
 import statistics
 import time
 
 import numpy as np
 
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap, calibration, metrics
 
 
 def random_case(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B,) and probabilities (B, C) of a classifier that is right about nine times in ten."""
     generator = np.random.default_rng(0)
     labels = generator.integers(classes, size=count)
-    raw = np.exp(generator.normal(size=(count, classes)) + 2 * np.eye(classes)[labels])
-    return labels, raw / raw.sum(1, keepdims=True)
+    probabilities = generator.normal(size=(count, classes))
+    probabilities[np.arange(count), labels] += 2
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    return labels, probabilities
+
+
+def every_score(labels: np.ndarray, probabilities: np.ndarray) -> None:
+    """What `score_run` computes for one part."""
+    names = tuple(map(str, range(probabilities.shape[1])))
+    metrics.classification_scores(labels, probabilities.argmax(1), probabilities, names, 0)
+    calibration.calibration_scores(labels, probabilities, 0)
+
+
+def peak() -> float:
+    """The highest memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds(work) -> tuple[float, float]:
@@ -35,21 +52,18 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     labels, probabilities = random_case(options.texts, options.classes)
-    predicted = probabilities.argmax(1)
-    names = tuple(map(str, range(options.classes)))
-    print(f"{options.texts:,} texts, {options.classes} classes, {metrics.RESAMPLES:,} resamples")
+    before = peak()
+    print(f"{options.texts:,} texts, {options.classes} classes, {bootstrap.RESAMPLES:,} resamples")
     for what, work in (
-        ("resamples alone", lambda: sum(len(block) for block in metrics.resamples(options.texts, 0))),
-        (
-            "every score",
-            lambda: metrics.classification_scores(labels, predicted, probabilities, names, 0),
-        ),
+        ("resamples alone", lambda: sum(len(block) for block in bootstrap.resamples(options.texts, 0))),
+        ("every score", lambda: every_score(labels, probabilities)),
     ):
         clock, used = zip(*(seconds(work) for _ in range(options.rounds)), strict=True)
         print(
             f"{what:<16} fastest {min(clock):.2f} s, median {statistics.median(clock):.2f} s; "
             f"processor time {min(used):.2f} s"
         )
+    print(f"memory beyond the data: {peak() - before:,.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 import csv
 
 import numpy as np
-import pytest
 
 from minitext.data.dataset import Dataset
-from minitext.evaluation.subgroups import accuracy_of, by_quartile, subgroup_accuracy, write_mistakes
+from minitext.evaluation.subgroups import by_quartile, subgroup_accuracy, write_mistakes
 
 
 def dataset(texts: list[str], labels: list[int], tags: list[str] | tuple = ()) -> Dataset:
@@ -60,15 +59,6 @@ def test_quartiles_contain_every_text_once():
 
 def test_a_quartile_is_named_by_its_lowest_and_highest_value():
     assert next(name for name, _ in by_quartile(np.arange(1000, 1008), "{:,.0f} words")) == "1,000 to 1,001 words"
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(("hits", "count"), [(0, 5), (3, 7), (81, 263), (10, 10)])
-def test_the_interval_of_an_accuracy_equals_scipy(hits: int, count: int):
-    stats = pytest.importorskip("scipy.stats")
-    expected = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    found = accuracy_of(np.arange(count) < hits)
-    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_mistakes_are_written_with_their_texts_the_most_confident_first(tmp_path):

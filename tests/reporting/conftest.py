@@ -32,9 +32,10 @@ def write_run(
     matrix = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(matrix, (labels, predicted), 1)
     test = {
-        **dict.fromkeys(("accuracy", "macro_f1", "log_loss", "ece"), score),
+        **dict.fromkeys(("accuracy", "macro_f1", "log_loss"), score), "ece": {"value": accuracy},
         "count": count, "confusion": matrix.tolist(), "before_temperature": {"temperature": 1.5},
-        "generalization_gap": {"value": 0.1, "low": -0.05, "high": 0.2, "significant": False},
+        "ece_if_calibrated": {"mean": 0.03, "percentile_95": 0.06, "verdict": "above"},
+        "generalization_gap": {"value": 0.1, "low": -0.05, "high": 0.2},
     }  # fmt: skip
     settings = {
         "data": {"data": "reviews.csv"}, "run": {"seed": 0}, "data_found": {"test": {"fingerprint": "abc"}},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minitext import cli
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap
 from minitext.reporting.comparison import (
     compare,
     overview_scores,
@@ -21,7 +21,7 @@ from minitext.utils.errors import UserError
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 50)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
 
 
 def message_of(*folders: Path) -> str:
@@ -43,7 +43,20 @@ def test_the_overview_has_the_saved_scores(two_runs):
     assert head == ["", "first", "second"]
     assert cells["accuracy"] == ["87.5 % [82.5, 92.5] ★", "62.5 % [57.5, 67.5]"]
     assert cells["log-loss (nats)"] == ["0.875 [0.825, 0.925]", "0.123 [0.100, 0.200] ★"]
-    assert cells["train - test (points)"] == ["+10.0 [-5.0, +20.0]"] * 2
+    assert cells["generalization gap (points)"] == ["+10.0 [-5.0, +20.0]"] * 2
+    assert cells["calibration error"] == ["87.5 %, above", "62.5 %, above ★"]
+    assert cells["calibration error if calibrated"] == ["3.0 %, 95 % below 6.0 %"] * 2
+
+
+def test_only_a_run_whose_validation_loss_rose_is_called_overfitted(tmp_path, data, save_run_on):
+    losses = {"first": (0.4, 0.6), "second": (0.4, 0.4)}
+    folders = []
+    for name, (best, last) in losses.items():
+        rows = [{"epoch": i, "train": {"loss": 0.1, "accuracy": 1.0}, "valid": {"loss": loss, "accuracy": 0.7},
+                 "best": i == 1} for i, loss in ((1, best), (2, last))]  # fmt: skip
+        folders.append(save_run_on(tmp_path / name, data, evaluations=rows))
+    cells = {label: values for label, *values in overview_scores(compare(folders))}
+    assert cells["validation loss, best to last"] == ["0.400 to 0.600 (overfitting)", "0.400 to 0.400"]
 
 
 def test_the_best_run_is_the_most_accurate(two_runs):

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from minitext.data.dataset import Dataset, Splits
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap
 from minitext.evaluation.score import score_run
 from minitext.reporting import plots, report
 from minitext.reporting.report import (
     METRIC_LABELS,
     class_rows,
+    describe_overfitting,
     finish_run,
     format_points,
     format_score,
@@ -39,25 +40,32 @@ SETTINGS = {
 }
 
 
+HALF = {"value": 0.5, "low": 0.4, "high": 0.6}
+NOTHING = {"value": 0.0, "low": None, "high": None}
+
+
 def part(value: float, count: int) -> dict:
     """Scores of one part of the data: all are `value`, with an interval of 0.05 to both sides."""
     return {
         **{key: {"value": value, "low": value - 0.05, "high": value + 0.05} for key in METRIC_LABELS},
         "count": count,
         "per_class": {
-            "neg": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 1200},
-            "pos": {"precision": 1.0, "recall": 0.0, "f1": 0.0, "support": 7},
+            "neg": dict.fromkeys(("precision", "recall", "f1"), HALF) | {"support": 1200},
+            "pos": dict.fromkeys(("precision", "recall", "f1"), NOTHING) | {"support": 7},
         },
+        "ece": {"value": value},
+        "ece_if_calibrated": {"mean": 0.0625, "percentile_95": 0.1, "verdict": "above"},
     }
 
 
 SCORES = {"train": part(0.9, 5000), "valid": part(0.8, 100), "test": part(0.7, 1207)}
 SCORES["test"] |= {
-    "generalization_gap": {"value": 0.2, "low": 0.15, "high": 0.25, "significant": True},
+    "generalization_gap": {"value": 0.2, "low": 0.15, "high": 0.25},
     "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
-    "ece_if_calibrated": {"value": 0.0625},
     "subgroup_accuracy": [{"by": "tag", "subgroup": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
 }
+SCORES["valid"]["temperature_fit"] = {"description": "a gain of nothing: T = 1 is kept"}
+EVALUATIONS = [{"epoch": i, "valid": {"loss": loss}, "best": i < 3} for i, loss in ((1, 0.5), (2, 0.4), (3, 0.6))]
 MISTAKES = "id,label,predicted,probability,text\nr.csv:7,neg,pos,0.9876,a secret text\n"
 
 
@@ -67,6 +75,7 @@ def written(tmp_path) -> str:
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     (tmp_path / "scores.json").write_text(json.dumps(SCORES), encoding="utf-8")
     (tmp_path / "mistakes.csv").write_text(MISTAKES, encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EVALUATIONS))
     write_report(tmp_path, "mlp", {"texts": "train 5,000", "vocabulary coverage": "train 97 %"})
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
@@ -90,17 +99,22 @@ def test_a_score_without_an_interval_is_formatted_alone():
 def test_scores_have_one_column_per_part_and_one_row_per_score():
     head, *body = score_rows(SCORES)
     assert head == ["", "train", "valid", "test"]
-    assert [row[0] for row in body] == list(METRIC_LABELS.values())
+    assert [row[0] for row in body] == [*METRIC_LABELS.values(), "calibration error if calibrated"]
     assert body[0] == ["accuracy", "90.0 % [85.0, 95.0]", "80.0 % [75.0, 85.0]", "70.0 % [65.0, 75.0]"]
-    assert body[-1] == ["calibration error", *(row for row in body[0][1:])]
-    assert body[-2][3] == "0.700 [0.650, 0.750]"
+    assert body[-3][3] == "0.700 [0.650, 0.750]"
+
+
+def test_the_calibration_error_is_beside_that_of_a_calibrated_model():
+    *_, found, if_calibrated = score_rows(SCORES)
+    assert found == ["calibration error", "90.0 %, above", "80.0 %, above", "70.0 %, above"]
+    assert if_calibrated == ["calibration error if calibrated", *["6.2 %, 95 % below 10.0 %"] * 3]
 
 
 def test_classes_have_one_row_each():
     assert class_rows(SCORES["test"]) == [
         ["class", "precision", "recall", "F1", "texts"],
-        ["neg", "50.0%", "25.0%", "33.3%", "1,200"],
-        ["pos", "100.0%", "0.0%", "0.0%", "7"],
+        ["neg", *["50.0 % [40.0, 60.0]"] * 3, "1,200"],
+        ["pos", *["0.0 %"] * 3, "7"],
     ]
 
 
@@ -117,11 +131,12 @@ def test_a_text_table_aligns_its_columns():
     assert text_table([["", "a"], ["long", "1"], ["b", "22"]]) == "      a\nlong  1\nb     22"
 
 
-def test_the_report_begins_with_name_command_and_machine(written):
+def test_the_report_begins_with_name_accuracy_command_and_machine(written):
     lines = written.splitlines()
     assert lines[0] == "# mlp"
-    assert lines[2].strip() == "`train_static.py --data réviews.csv`"
-    assert lines[4] == "2026-11-24T10:00:00+00:00, x86_64, 2 cores, Linux, torch 2.8.0"
+    assert lines[2] == "**Accuracy on test: 70.0 % [65.0, 75.0]**"
+    assert lines[4].strip() == "`train_static.py --data réviews.csv`"
+    assert lines[6] == "2026-11-24T10:00:00+00:00, x86_64, 2 cores, Linux, torch 2.8.0"
 
 
 def test_the_report_holds_both_tables(written):
@@ -138,15 +153,24 @@ def test_the_report_shows_every_figure(written, figure: str):
     assert f"]({figure})" in written
 
 
-def test_the_report_says_whether_the_generalization_gap_is_significant(written):
-    assert "+20.0 [+15.0, +25.0] points, generalization gap significant (> 1 point)." in written
+def test_the_report_has_the_generalization_gap_with_its_interval(written):
+    assert "Generalization gap (accuracy on train minus on test): +20.0 [+15.0, +25.0] points." in written
 
 
-def test_the_report_says_that_a_small_generalization_gap_is_within_noise(written, tmp_path):
-    test = SCORES["test"] | {"generalization_gap": {"value": 0.005, "low": -0.01, "high": 0.02, "significant": False}}
-    (tmp_path / "scores.json").write_text(json.dumps(SCORES | {"test": test}), encoding="utf-8")
-    write_report(tmp_path, "mlp", {})
-    assert "+0.5 [-1.0, +2.0] points, within noise." in (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_a_validation_loss_that_rose_after_the_best_evaluation_is_overfitting(written):
+    best = "0.400 at the best evaluation (epoch 2, its weights were kept)"
+    assert f"Overfitting: validation loss {best}, 0.600 at the last (epoch 3)." in written
+
+
+@pytest.mark.parametrize(
+    ("unit", "losses", "best"),
+    [("epoch", [0.5, 0.4, 0.41], 2), ("epoch", [0.5, 0.4], 2), ("iteration", [0.5], 1), ("epoch", [0.4, 0.3], 1)],
+)
+def test_without_a_clear_rise_no_run_is_called_overfitted(unit: str, losses: list[float], best: int):
+    """A rise of 2.5 %, no later evaluation, or a lower loss than that of the most accurate evaluation."""
+    rows = [{unit: i, "valid": {"loss": loss}, "best": i == best} for i, loss in enumerate(losses, start=1)]
+    assert describe_overfitting(rows).startswith("No overfitting")
+    assert f"({unit} {best}" in describe_overfitting(rows)
 
 
 def test_differences_are_formatted_in_points_with_their_sign():
@@ -155,8 +179,9 @@ def test_differences_are_formatted_in_points_with_their_sign():
 
 def test_the_report_shows_calibration_before_and_after_the_temperature(written):
     assert "|  | as trained | temperature 1.50 |" in written
-    assert "| calibration error, 15 bins | 12.5% | 70.0 % [65.0, 75.0] |" in written
-    assert "| calibration error of a calibrated model |  | 6.2% |" in written
+    assert "| calibration error, 15 bins | 12.5 % | 70.0 %, above |" in written
+    assert "| calibration error if calibrated |  | 6.2 %, 95 % below 10.0 % |" in written
+    assert "Here: a gain of nothing: T = 1 is kept." in written
 
 
 def test_the_report_shows_accuracy_by_subgroup(written):
@@ -178,7 +203,7 @@ def test_the_report_ends_with_the_settings(written):
 
 def test_only_the_report_is_written(written, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mistakes.csv", "report.md", "scores.json", "settings.json"
+        "metrics.jsonl", "mistakes.csv", "report.md", "scores.json", "settings.json"
     ]  # fmt: skip
 
 
@@ -226,7 +251,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def fast(monkeypatch) -> None:
     """Few resamples and small figures."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 20)
     monkeypatch.setattr(plots, "DPI", 30)
 
 

@@ -1,6 +1,7 @@
 """Several seeds: which runs are made, and their summary."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from minitext.utils.errors import UserError
 from minitext.utils.run_dir import RunConfig
 
 ROW = {"train": {"loss": 0.5, "accuracy": 0.9}, "valid": {"loss": 0.6, "accuracy": 0.8}}
+
+
+VERDICTS = ("within", "above")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ def config(out: Path, resume: bool = False, **settings) -> Config:
 
 def write_run(folder: Path, value: float, epochs: int = 2) -> None:
     folder.mkdir(parents=True)
-    scores = {part: {key: {"value": value} for key in METRIC_LABELS} for part in ("train", "test")}
+    if_calibrated = {"ece_if_calibrated": {"mean": 0.02, "percentile_95": 0.04, "verdict": VERDICTS[value > 0.75]}}
+    scores = {part: {key: {"value": value} for key in METRIC_LABELS} | if_calibrated for part in ("train", "test")}
     (folder / "scores.json").write_text(json.dumps(scores))
     rows = [{"update": 1, "loss": 0.5}, *({"epoch": epoch, **ROW} for epoch in range(1, epochs + 1))]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -73,6 +78,7 @@ def test_the_summary_has_mean_and_standard_deviation_of_each_score(tmp_path, mon
     written = json.loads((tmp_path / "a" / "seeds.json").read_text())["test"]["accuracy"]
     assert written == {"mean": pytest.approx(0.8), "std": pytest.approx(0.1), "values": [0.8, 0.9, 0.7]}
     assert "mean (standard deviation) of 3 seeds" in table and "80.0 % (10.0)" in table
+    assert re.search(r"calibration error if calibrated +2\.0 %; above in 2 of 3 ", table)
     assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
