@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,27 +131,25 @@ def fit(
     metrics = prepare_process(run_dir, state, seed, distributed)
     steps, epochs, max_texts = plan.steps[state.step :], plan.epochs[state.step :], config.micro_batch_size
     micro_batches = MicroBatches(train, steps, epochs, max_texts or config.batch_size, device, distributed)
-    interrupt, total_weight = DelayedInterrupt(), None
+    interrupt = DelayedInterrupt()
     update = partial(
         train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
         max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),
         label_smoothing=config.label_smoothing, distributed=distributed, interrupt=interrupt,
     )  # fmt: skip
     last_save = time.perf_counter()
-    pairs = pairwise(chain(micro_batches, [()]))  # the batches of an update and of the next: see `train_step`
-    bar = tqdm(pairs, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
+    bar = tqdm(micro_batches, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)
     with interrupt, bar:
-        for batches, next_batches in bar if not out_of_patience(state, config) else ():
+        for batches in bar if not out_of_patience(state, config) else ():
             lr = config.lr * lr_factor(state.updates, len(plan.steps), plan.warmup, config.schedule)
             set_lr(optimizers, lr)
             try:
-                step = partial(update, total_weight=total_weight, next_micro_batches=next_batches)
+                step = partial(update, num_texts=len(plan.steps[state.step]))
                 result = micro_batches.run(step, batches, log)
             except FloatingPointError as error:
                 place = f"epoch {plan.epochs[state.step] + 1}, update {state.updates + 1}, learning rate {lr:.2e}"
                 raise UserError(f"{place}: {error}; lower --lr, or pass --precision fp32") from error
-            row = add_result(state, result, lr, config)
-            total_weight, interrupted = result.next_weight, result.interrupted
+            row, interrupted = add_result(state, result, lr, config), result.interrupted
             bar.set_postfix(loss=f"{state.loss_sum / state.num_seen:.3f}", lr=f"{lr:.1e}", refresh=False)
             if is_main:
                 metrics.write(row)

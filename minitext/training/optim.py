@@ -106,10 +106,10 @@ def set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
             group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients so that their joint L2 norm is at most `max_norm` (Pascanu et al. 2013).
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, factor: Tensor | float = 1.0) -> Tensor:
+    """Multiply all gradients by `factor`, then scale them to a joint L2 norm of at most `max_norm`.
 
-    Returns the norm before clipping. `torch.nn.utils.clip_grad_norm_` serves dense gradients only.
+    Returns the norm before clipping (Pascanu et al. 2013). `torch.nn.utils.clip_grad_norm_` serves dense gradients only.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     dense = [parameter for parameter in parameters if not parameter.grad.is_sparse]
@@ -118,8 +118,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
         if parameter.grad.is_sparse:
             parameter.grad = merge_rows(parameter.grad)
             sparse_values.append(parameter.grad._values())
-    norm = torch.nn.utils.get_total_norm([*(parameter.grad for parameter in dense), *sparse_values])
-    torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
-    for values in sparse_values:
-        values.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    values = [*(parameter.grad for parameter in dense), *sparse_values]
+    norm = torch.nn.utils.get_total_norm(values) * factor
+    torch._foreach_mul_(values, factor * (max_norm / (norm + 1e-6)).clamp(max=1.0))  # one kernel for many tensors
     return norm

@@ -33,7 +33,6 @@ class StepResult(NamedTuple):
     skipped: bool  # the loss scaler found an overflow and no weight changed
     num_labels: int  # one per text, or one per masked token
     interrupted: bool  # the user has stopped a process
-    next_weight: Tensor  # () on the device, the `total_weight` of the next update
 
 
 def train_step(
@@ -47,24 +46,23 @@ def train_step(
     class_weights: Tensor,
     label_smoothing: float = 0.0,
     distributed: Distributed = SINGLE,
-    total_weight: Tensor | None = None,
-    next_micro_batches: Sequence[Batch] = (),
+    num_texts: int | None = None,
     interrupt: DelayedInterrupt | None = None,
 ) -> StepResult:
     """One update from micro-batches, equal to one from a single batch of all their texts.
 
-    The loss is summed over each micro-batch and divided by the weight of the whole update: the mean of the
+    The loss is summed over all micro-batches and divided by the weight of the whole update: the mean of the
     micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. Each process
-    gets its shard and returns the result of the whole update. Beside gradients, processes exchange one tensor, with the
-    sums of this update, whether a process is interrupted, and the `total_weight` of the next update. Raises
-    FloatingPointError, before any weight changes, if the loss or the gradient norm is not finite.
+    gets its shard and returns the result of the whole update, which has `num_texts` texts (default: those given).
+    Beside gradients, processes exchange one tensor. The weight of the update is a part of it, so the losses are first
+    divided by `num_texts`, and the gradients are corrected when they are clipped. Raises FloatingPointError, before any
+    weight changes, if the loss or the gradient norm is not finite.
     """
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    if total_weight is None:  # no update before this one has sent it
-        total_weight = distributed.all_reduce_sum(label_weight(micro_batches, class_weights))
-    sums = torch.zeros(6, device=class_weights.device)  # those of `loss_sums`, interrupts, weight of the next update
+    num_texts = num_texts or sum(len(batch.lengths) for batch in micro_batches)
+    sums = torch.zeros(6, device=class_weights.device)  # those of `loss_sums`, then the number of interrupts
     for batch in micro_batches:
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes
         with (
@@ -73,18 +71,19 @@ def train_step(
         ):
             logits = model(batch)  # (B, C), or (M, V)
         loss, batch_sums = loss_sums(logits.float(), batch.labels, class_weights, label_smoothing)
-        scaler.scale(loss * distributed.world_size / total_weight).backward()  # gradients are averaged over processes
-        sums[:4] += batch_sums
-    sums[4] = interrupt is not None and interrupt.requested
-    sums[5] = label_weight(next_micro_batches, class_weights)
+        scaler.scale(loss * distributed.world_size / num_texts).backward()  # gradients are averaged over processes
+        sums[:5] += batch_sums
+    sums[5].fill_(interrupt is not None and interrupt.requested)
     sums = distributed.all_reduce_sum(sums)
+    total_weight = sums[4]
     sums[:2] /= total_weight
 
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     try:
-        numbers = torch.cat((sums[:5], clip_grad_norm(model.parameters(), max_grad_norm).view(1)))
-        loss, smoothed_loss, correct, labels, interrupts, grad_norm = numbers.tolist()  # the only wait for the device
+        norm = clip_grad_norm(model.parameters(), max_grad_norm, num_texts / total_weight)
+        numbers = torch.cat((sums, norm.view(1))).tolist()  # the only wait for the device
+        loss, smoothed_loss, correct, labels, _, interrupts, grad_norm = numbers
         if not math.isfinite(smoothed_loss):
             raise FloatingPointError(f"the loss is {smoothed_loss}")
         overflow = not math.isfinite(grad_norm)
@@ -95,20 +94,15 @@ def train_step(
                 optimizer.step()
     finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
         scaler.update()  # a smaller scale after an overflow, a larger one from time to time
-    return StepResult(loss, smoothed_loss, int(correct), grad_norm, overflow, int(labels), interrupts > 0, sums[5])
-
-
-def label_weight(micro_batches: Sequence[Batch], class_weights: Tensor) -> Tensor:
-    """() float32: the sum of the class weights of all labels that count."""
-    weights = [class_weights[batch.labels.clamp_min(0)] * (batch.labels != IGNORE_INDEX) for batch in micro_batches]
-    return sum((weight.sum() for weight in weights), class_weights.new_zeros(()))
+    return StepResult(loss, smoothed_loss, int(correct), grad_norm, overflow, int(labels), interrupts > 0)
 
 
 def loss_sums(logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """The loss of (B, C) logits that is differentiated, a sum over the labels, and four sums for the log.
+    """The loss of (B, C) logits that is differentiated, a sum over the labels, and five sums for the log.
 
-    The four, (4,) float32, are the loss without and with label smoothing, correct predictions, and labels. Smoothing
-    mixes the loss with the mean loss over all classes (Szegedy et al. 2016, section 7), as `F.cross_entropy` does.
+    The five, (5,) float32, are the loss without and with label smoothing, correct predictions, labels, and the class
+    weights of the labels. Smoothing mixes the loss with the mean loss over all classes (Szegedy et al. 2016, section
+    7), as `F.cross_entropy` does.
     """
     log_probs = F.log_softmax(logits, dim=1)  # (B, C)
     loss = smoothed_loss = F.nll_loss(log_probs, labels, class_weights, reduction="sum")
@@ -118,4 +112,5 @@ def loss_sums(logits: Tensor, labels: Tensor, class_weights: Tensor, label_smoot
         uniform = uniform.masked_fill(~counted, 0.0).sum()
         smoothed_loss = (1 - label_smoothing) * loss + label_smoothing * uniform
     correct = logits.detach().argmax(dim=1) == labels
-    return smoothed_loss, torch.stack((loss.detach(), smoothed_loss.detach(), correct.sum(), counted.sum()))
+    weight = (class_weights[labels.clamp_min(0)] * counted).sum()
+    return smoothed_loss, torch.stack((loss.detach(), smoothed_loss.detach(), correct.sum(), counted.sum(), weight))

@@ -94,18 +94,26 @@ def test_the_losses_without_and_with_smoothing_are_weighted_means_over_the_updat
     assert [result.loss, result.smoothed_loss] == pytest.approx(expected, abs=1e-6)  # float32
 
 
-def test_an_update_returns_the_weight_of_the_next_and_whether_it_is_interrupted():
-    first, second = batch_of(random_texts(5, num_classes=3)), batch_of(random_texts(6, num_classes=3, seed=1))
-    second = second._replace(labels=torch.where(torch.arange(6) < 2, IGNORE_INDEX, second.labels))
-    interrupt, model, settings = DelayedInterrupt(), network(num_classes=3), {"class_weights": WEIGHTS[1]}
-    result = step(model, [first], next_micro_batches=second.split(4), interrupt=interrupt, **settings)
-    assert not result.interrupted
-    assert result.next_weight == WEIGHTS[1][second.labels[2:]].sum()
-    expected = step(model, [second], **settings)
+def test_the_first_divisor_of_the_losses_cancels_out():
+    batch = batch_of(random_texts(6, num_classes=3))
+    batch = batch._replace(labels=torch.where(torch.arange(6) < 2, IGNORE_INDEX, batch.labels))
+    gradients, results = [], []
+    for num_texts in (None, 1, 1000):
+        model = network(num_classes=3)
+        results.append(step(model, batch.split(4), num_texts=num_texts, class_weights=WEIGHTS[1]))
+        gradients.append(gradients_of(model))
+    for found, result in zip(gradients[1:], results[1:], strict=True):
+        assert result.grad_norm == pytest.approx(results[0].grad_norm, rel=1e-5)  # float32
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-5, atol=1e-7)
+
+
+def test_an_interrupt_is_a_part_of_the_result_and_changes_nothing_else():
+    batch, interrupt = batch_of(random_texts(6)), DelayedInterrupt()
+    expected = step(network(), [batch], interrupt=interrupt)
+    assert not expected.interrupted
     interrupt.requested = True
-    found = step(model, [second], total_weight=result.next_weight, interrupt=interrupt, **settings)
-    assert found.interrupted
-    assert found._replace(interrupted=False) == expected
+    assert step(network(), [batch], interrupt=interrupt) == expected._replace(interrupted=True)
 
 
 def test_correct_predictions_are_those_before_the_update():
@@ -177,7 +185,7 @@ def test_the_result_is_read_from_the_device_once(monkeypatch):
         )
     assert reads == []
     assert lists == [
-        pytest.approx([result.loss, result.loss, result.num_correct, result.num_labels, 0, result.grad_norm])
+        pytest.approx([result.loss, result.loss, result.num_correct, result.num_labels, 9, 0, result.grad_norm])
     ]
 
 
