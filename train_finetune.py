@@ -44,7 +44,7 @@ from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
-from minitext.training.loop import class_weights_of, fit, plan_steps
+from minitext.training.loop import TrainPlan, class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
@@ -183,12 +183,10 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
-    # Training: every step is in minitext/training/step.py and loop.py.
+    # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
     settings = fill_defaults(config.loop, model.config.hidden_size, device)
     notes.add("learning rate", f"{settings.lr:.2g}")
-    plan = plan_steps(train.data.lengths().numpy(), settings, seed)  # bad settings fail before a folder exists
-    if should_compile(config.model.compile, device, len(plan.steps)):
-        model.encoder.compile_layers()
+    compile_if_long(model, config.model.compile, device, plan_steps(train.data.lengths().numpy(), settings, seed))
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
                                **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
@@ -260,9 +258,11 @@ def fill_max_length(config: ModelConfig, positions: int, notes: Notes) -> ModelC
     return config
 
 
-def should_compile(choice: bool | None, device: torch.device, updates: int) -> bool:
-    """Whether to compile the layers: the value of `--compile`, or where a run is long enough to gain by it."""
-    return device.type == "cuda" and updates >= MIN_COMPILED_UPDATES if choice is None else choice
+def compile_if_long(model: BertClassifier, choice: bool | None, device: torch.device, plan: TrainPlan) -> None:
+    """Compile the layers if `choice` says so; without a choice, if a run on CUDA is long enough to gain by it."""
+    gains = device.type == "cuda" and len(plan.steps) >= MIN_COMPILED_UPDATES
+    if gains if choice is None else choice:
+        model.encoder.compile_layers()
 
 
 def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes) -> None:

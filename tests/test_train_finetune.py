@@ -18,10 +18,11 @@ from tokenizers import processors
 import train_finetune
 from minitext.data.tokenizer import train_tokenizer
 from minitext.evaluation.predictor import Predictor
-from minitext.models.bert import BertClassifier, BertConfig
+from minitext.models.bert import BertClassifier, BertConfig, BertEncoder
 from minitext.models.hf_checkpoint import save_model
 from minitext.models.hf_names import write_config
 from minitext.reporting import plots
+from minitext.training.loop import TrainPlan
 from minitext.utils.config import parse
 from minitext.utils.errors import UserError, exit_status
 from minitext.utils.metrics_log import MetricsLog
@@ -452,9 +453,16 @@ def test_compiled_layers_give_the_same_losses_and_few_graphs(train, topics, topi
         (["--no-compile"], "cuda", 10**9, False),
     ],
 )
-def test_long_runs_on_cuda_are_compiled_unless_told_otherwise(options, device: str, updates: int, compiled: bool):
-    config = parse(train_finetune.Config, None, arguments=options)
-    assert train_finetune.should_compile(config.model.compile, torch.device(device), updates) == compiled
+def test_long_runs_on_cuda_are_compiled_unless_told_otherwise(
+    monkeypatch, options: list[str], device: str, updates: int, compiled: bool
+):
+    calls = []
+    monkeypatch.setattr(BertEncoder, "compile_layers", lambda encoder: calls.append(encoder))
+    choice = parse(train_finetune.Config, None, arguments=options).model.compile
+    model = BertClassifier(BertConfig(9, hidden_size=4, num_layers=1, num_heads=1, intermediate_size=4), 2)
+    plan = TrainPlan(range(updates), range(updates), 0)
+    train_finetune.compile_if_long(model, choice, torch.device(device), plan)
+    assert calls == [model.encoder] * compiled
 
 
 @pytest.mark.parametrize(("hidden_size", "lr"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])

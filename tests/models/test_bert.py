@@ -293,14 +293,19 @@ def test_a_layer_is_torchs_transformer_encoder_layer(first_only: bool):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)  # float64 of values near 1
 
 
+def cast_on_the_cpu(*modules: nn.Linear) -> list[Tensor]:
+    """What `cast_parameters` does on CUDA."""
+    return bert.CastTogether.apply(torch.bfloat16, *(p for module in modules for p in (module.weight, module.bias)))
+
+
 def test_casting_a_layers_parameters_together_gives_the_bits_of_autocast(monkeypatch):
     batch = pack(*TEXTS)
     found = []
     for together in (True, False):
         model = classifier().train()
-        if not together:
-            monkeypatch.setattr(bert, "cast_parameters", lambda *ms: [p for m in ms for p in (m.weight, m.bias)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with monkeypatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            if together:
+                patch.setattr(bert, "cast_parameters", cast_on_the_cpu)
             logits = model(batch)
         found.append((logits.detach(), gradients(model, weighted(logits))))
     assert torch.equal(found[0][0], found[1][0])
@@ -310,7 +315,8 @@ def test_casting_a_layers_parameters_together_gives_the_bits_of_autocast(monkeyp
         torch.testing.assert_close(gradient, found[1][1][name], rtol=0.02, atol=0.02)
 
 
-def test_frozen_parameters_get_no_gradient_from_being_cast_together():
+def test_frozen_parameters_get_no_gradient_from_being_cast_together(monkeypatch):
+    monkeypatch.setattr(bert, "cast_parameters", cast_on_the_cpu)
     model = classifier().train()
     model.encoder.layers[0].requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
