@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitext.data.imdb import imdb_archive, read_imdb_unlabeled
-from minitext.data.readers import read_rows, read_text
+from minitext.data.readers import read_rows, read_unlabeled
 from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
@@ -89,7 +89,7 @@ def train_vectors(config: GloveConfig) -> WordVectors:
 def read_texts(source: str) -> list[str]:
     """The texts of a source, without its validation and test parts; of the IMDB archive also the unlabeled ones."""
     if source.endswith((".txt", ".txt.gz")):
-        return [line for line in read_text(Path(source)).split("\n") if line.strip()]
+        return read_unlabeled(Path(source))
     texts = [row.text for row in read_rows(source) if row.split in ("train", "")]
     if source == "imdb":
         source = str(imdb_archive())

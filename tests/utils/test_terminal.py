@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.utils.terminal import printable
+from minitext.utils.terminal import note, printable
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,8 @@ def test_any_text_becomes_one_line_that_can_be_encoded(text: str):
     shown = printable(text)
     assert len(shown.splitlines()) <= 1
     shown.encode()
+
+
+def test_a_note_goes_to_stderr_in_one_line(capsys):
+    note("a\x1b[2J\nb")
+    assert capsys.readouterr() == ("", "note: a\\x1b[2J\\nb\n")
