@@ -10,6 +10,7 @@ import io
 import lzma
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from minitext.utils.errors import UserError
 MAX_TEXT = 1 << 24  # characters: five times "War and Peace"
 MAX_RATIO = 100  # unpacked to packed bytes; text has 3 to 10, a gzip bomb has 1,000
 MIN_BOUND = 1 << 24  # bytes that may be unpacked whatever the ratio
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError, struct.error)
 HEAD = 1024  # bytes that decide what a file is
 GZIP = b"\x1f\x8b"
 BOMS = {  # the longer one first: UTF-32 begins as UTF-16 does
@@ -93,7 +94,9 @@ class BoundedReader(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         try:
             data = self.read_some(len(buffer))
-        except DAMAGE as error:
+        except (*DAMAGE, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the disk; bz2 raises an OSError without a number
+                raise
             raise UserError(f"{self.name}: damaged or cut short ({error}); copy or compress it again") from error
         self.num_bytes += len(data)
         if self.packed_size and self.num_bytes > max(MIN_BOUND, MAX_RATIO * self.packed_size()):
