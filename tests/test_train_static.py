@@ -233,7 +233,7 @@ BAD_DATA = {
     "one_class.csv": (b"text,label\nsea,wet\nsky,wet\ncity,wet\n", "needs at least two classes"),
     "no_column.csv": (b"words,label\nsea,wet\n", "line 1: no column any of text"),
     "empty_label.csv": (b"text,label\nsea,wet\nsky,\n", "line 3: the label is empty"),
-    "truncated.tar.gz": (archive()[:-20], "not a complete tar.gz archive"),
+    "truncated.tar.gz": (archive()[:-20], "damaged or cut short"),
 }
 
 

@@ -90,7 +90,7 @@ def load_word_vectors(source: str | Path, words: Iterable[str] | None = None) ->
     with open_vectors(path, member) as file:
         lines = raw_lines(file, path.name)
         head = list(islice(lines, HEAD_LINES + 1))
-        header = read_head(head, path.name)
+        header = read_head([single_spaces(line) for line in head], path.name)
         tables = [np.empty((0, header.width), np.float32)]
         lines = chain(head[header.first_line - 1 :], lines)
         found = read_vector_lines(lines, header, None if words is None else set(words), path.name)
@@ -155,17 +155,22 @@ class Header(NamedTuple):
 
 
 def raw_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield the lines without their ends; tabs and repeated spaces become one space."""
+    """Yield the lines of a file of vectors, without a byte-order mark. Raises UserError for one that is too long."""
     for number in count(1):
         line = file.readline(MAX_LINE + 1)
         if not line:
             return
         if len(line) > MAX_LINE:
             raise UserError(f"{name}, line {number}: longer than {MAX_LINE:,} bytes; {NOT_VECTORS}")
-        line = line.removeprefix(BOM_UTF8).rstrip() if number == 1 else line.rstrip()
-        if b"\t" in line or b"  " in line:
-            line = (b" " if line[:1].isspace() else b"") + b" ".join(line.split())
-        yield line
+        yield line.removeprefix(BOM_UTF8) if number == 1 else line
+
+
+def single_spaces(line: bytes) -> bytes:
+    """A line without its end, with single spaces for tabs and repeated spaces."""
+    line = line.rstrip()
+    if b"\t" in line or b"  " in line:
+        line = (b" " if line[:1].isspace() else b"") + b" ".join(line.split())
+    return line
 
 
 def read_head(lines: list[bytes], name: str) -> Header:
@@ -223,8 +228,12 @@ def read_vector_lines(lines: Iterable[bytes], header: Header, wanted: set[str] |
     seen: set[str] = set()
     for number, line in enumerate(lines, header.first_line):
         raw_word, _, numbers = line.partition(b" ")
+        if b"\t" in raw_word or not numbers:
+            raw_word = single_spaces(line).partition(b" ")[0]
         if first_fields is not None and raw_word not in first_fields:
             continue
+        line = single_spaces(line)
+        raw_word, _, numbers = line.partition(b" ")
         if not numbers or numbers.count(b" ") != width - 1:  # a word with spaces, or a broken line
             raw_word, *fields = line.rsplit(b" ", width)
             if len(fields) < width:

@@ -1,5 +1,6 @@
 """GloVe training follows the paper's equations, and similar words get similar vectors."""
 
+import gzip
 import math
 import re
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_only_the_training_part_of_labeled_texts_is_read(tmp_path):
     table = tmp_path / "reviews.csv"
     table.write_text("text,label,split\nfine,1,train\ntested,1,test\nvalidated,0,valid\npoor,0,train\n")
     assert glove.read_texts(str(table)) == ["fine", "poor"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1e"])
+def test_only_newlines_separate_the_texts_of_a_txt_file(tmp_path, mark: str):
+    (tmp_path / "texts.txt").write_bytes((f"one{mark}two{mark}three\r\n" * 25).encode())
+    assert glove.read_texts(str(tmp_path / "texts.txt")) == [f"one{mark}two{mark}three"] * 25
+
+
+def test_a_txt_file_may_be_utf_16_and_gzipped(tmp_path):
+    (tmp_path / "texts.txt.gz").write_bytes(gzip.compress("caf\u00e9\nfilm\n".encode("utf-16")))
+    assert glove.read_texts(str(tmp_path / "texts.txt.gz")) == ["caf\u00e9", "film"]
 
 
 def test_a_txt_file_has_one_text_per_line(tmp_path):
