@@ -130,8 +130,9 @@ def split_csv(path: Path, lines: Iterable[str], delimiter: str, skip_spaces: boo
     last = [""]  # the line that was read last, for the message of an error
 
     def remembered() -> Iterator[str]:
-        for last[0] in lines:
-            yield last[0]
+        for text in lines:
+            last[0] = text
+            yield text
 
     reader, line = csv.reader(remembered(), delimiter=delimiter, strict=True, skipinitialspace=skip_spaces), 1
     try:
@@ -157,7 +158,7 @@ def table_records(path: Path, rows: Iterable[tuple[int, list[str]]], no_header: 
                 continue
         if len(fields) > len(columns):  # it is unknown which of them is the text
             problem = f"{len(fields)} fields for {len(columns)} columns"
-            yield Record(line, {}, problem, "put quotes around texts that contain the delimiter")
+            yield Record(line, {}, problem, "put quotes around texts with the delimiter; in TSV, replace tabs")
         elif fields or len(columns) == 1:
             yield Record(line, dict(zip_longest(columns, fields or [""])))
     if not columns:
