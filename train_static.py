@@ -26,11 +26,12 @@ from minitext.training.distributed import refuse_torchrun
 from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, fit_logistic, fit_mlp
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
-from minitext.utils.errors import exit_status
+from minitext.utils.errors import UserError, exit_status
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
 RUNS = ("logistic", "mlp")
+MIN_COVERAGE = 0.7  # fraction of the words; English texts reach 0.75 with 2,700 English words, and 0.95 with 10,000
 COURSE_REPORT = {"data": "imdb", "subset": (0.04, 0.02), "vectors": "glove-wiki-gigaword-100"}
 
 
@@ -108,6 +109,9 @@ def build_encoder(config: VectorConfig, splits: Splits, notes: Notes) -> MeanEnc
     """An encoder with the vectors of the words that occur in the texts."""
     words = distinct_words(text for part in splits for text in part.texts)
     vectors = load_word_vectors(config.vectors, words)
+    if not vectors.words:
+        problem = f"none of the {len(words):,} distinct words of the texts has a vector"
+        raise UserError(f"--vectors {config.vectors}: {problem}; give vectors of the language of the texts")
     found = f"{len(vectors.words):,} of {len(words):,} distinct words"
     notes.add("word vectors", f"{config.vectors}; {found}, dimension {vectors.table.shape[1]}")
     if config.pooling == "sif":
@@ -121,6 +125,9 @@ def encode_splits(encoder: MeanEncoder, splits: Splits, notes: Notes) -> list[En
     shares = [encoding.num_known / max(encoding.num_words, 1) for encoding in encodings]
     coverage = ", ".join(f"{name} {share:.1%}" for name, share in zip(Splits._fields, shares, strict=True))
     notes.add("vocabulary coverage", coverage)
+    if shares[0] < MIN_COVERAGE:
+        problem = f"only {shares[0]:.1%} of the words of the training texts have a vector, less than {MIN_COVERAGE:.0%}"
+        notes.add("warning", f"{problem}; pass --vectors of the language and the subject of the texts")
     labels = [torch.from_numpy(part.labels) for part in splits]
     return [EncodedTexts(encoding.vectors, part) for encoding, part in zip(encodings, labels, strict=True)]
 

@@ -45,12 +45,11 @@ def predict(arguments: argparse.Namespace) -> None:
     predictor = Predictor.load(arguments.run, arguments.device)
     with open(config.input, "rb") if config.input else nullcontext() as file:
         if config.input:
-            rows = stream_texts(Path(config.input), file, config.text_column)
+            rows = stream_texts(Path(config.input), file, config.text_column, table_format=config.table_format())
         elif arguments.texts:
             rows = line_rows(arguments.texts)
         else:
-            sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-            rows = line_rows(sys.stdin)
+            rows = stream_texts(Path("standard input"), sys.stdin.buffer, table_format=config.table_format())
         print_predictions(predictor, rows, config.threshold, arguments.json)
 
 

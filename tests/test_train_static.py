@@ -234,7 +234,7 @@ BAD_DATA = {
     "one_class.csv": (b"text,label\nsea,wet\nsky,wet\ncity,wet\n", "needs at least two classes"),
     "no_column.csv": (b"words,label\nsea,wet\n", "line 1: no column any of text"),
     "empty_label.csv": (b"text,label\nsea,wet\nsky,\n", "line 3: the label is empty"),
-    "truncated.tar.gz": (archive()[:-20], "not a complete tar.gz archive"),
+    "truncated.tar.gz": (archive()[:-20], "damaged or cut short"),
 }
 
 
@@ -290,3 +290,34 @@ def test_accuracy_on_all_of_imdb(tmp_path, call, imdb, real_vectors):
     found = accuracy(tmp_path / "run")  # on 25,000 texts the interval is 1.1 points wide
     assert found["mlp"] >= 0.755  # the lower ends of the intervals of the README's table
     assert found["logistic"] >= 0.739
+
+
+GERMAN = ["ein sehr schöner Film über die Liebe", "die Handlung war langweilig und viel zu lang"]
+CHINESE = ["这部电影非常好看", "情节无聊而且太长"]
+
+
+def write_language(path: Path, texts: list[str], more: str = "") -> Path:
+    rows = [f"{text} {number} {more},{label}" for number in range(12) for label, text in enumerate(texts)]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("texts", [["sch\u00f6ner \u00e4pfel", "\u00fcber \u00f6l"], ["\u5f71\u7247", "\u7535\u5f71"]])
+def test_vectors_without_any_word_of_the_texts_are_refused(refused, tmp_path, texts: list[str]):
+    (tmp_path / "vectors.txt").write_text(VECTORS)
+    data = write_language(tmp_path / "data.csv", texts)
+    error = refused("--data", data, "--vectors", tmp_path / "vectors.txt", "--out", tmp_path / "runs")
+    assert "of the texts has a vector; give vectors of the language of the texts" in error
+
+
+@pytest.mark.parametrize(("texts", "more"), [(GERMAN, ""), (CHINESE, "film"), (["aa bb cc", "dd ee ff"], "and")])
+def test_vectors_of_another_language_are_a_warning_in_output_and_report(call, tmp_path, texts: list[str], more: str):
+    data = write_language(tmp_path / "data.csv", texts, more)
+    done = call("--data", data, "--out", tmp_path / "runs", *FAST)
+    assert "of the words of the training texts have a vector, less than 70%" in done.out
+    assert "of the words of the training texts have a vector" in (tmp_path / "runs" / "mlp" / "report.md").read_text()
+
+
+def test_vectors_of_the_language_of_the_texts_are_no_warning(call, tmp_path):
+    data = write_language(tmp_path / "data.csv", ["the film was good and I liked it", "a bad plot and a dull film"])
+    assert "warning" not in call("--data", data, "--out", tmp_path / "runs", *FAST).out

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitext.data.dataset import DataConfig, SplitConfig, load_dataset
-from minitext.data.duplicates import text_key
+from minitext.data.duplicates import words_digest
 from minitext.data.imdb import imdb_archive, read_imdb_unlabeled
-from minitext.data.readers import read_text
+from minitext.data.readers import read_unlabeled
 from minitext.utils.config import option
 
 
@@ -41,7 +41,7 @@ def load_corpus(config: CorpusConfig, seed: int) -> tuple[list[str], str]:
 def read_source(source: str, config: CorpusConfig, seed: int) -> tuple[list[str], list[str]]:
     """The texts of one source that may be used, and those of its validation and test parts."""
     if source.endswith((".txt", ".txt.gz")):
-        return [line for line in read_text(Path(source)).split("\n") if line.strip()], []
+        return read_unlabeled(Path(source), config.encoding), []
     if source == "imdb":
         source = str(imdb_archive())
     options = {name: getattr(config, name) for name in SplitConfig.__dataclass_fields__} | {"data": source}
@@ -52,5 +52,5 @@ def read_source(source: str, config: CorpusConfig, seed: int) -> tuple[list[str]
 
 def drop_duplicates(texts: list[str], others: list[str]) -> list[str]:
     """The texts whose words are not those of one of `others`."""
-    keys = {text_key(text) for text in others} - {text_key("")}
-    return [text for text in texts if text_key(text) not in keys]
+    digests = {words_digest(text) for text in others} - {words_digest("")}
+    return [text for text in texts if words_digest(text) not in digests]

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from minitext.data.readers import Row, read_rows
+from minitext.data.tables import TableFormat
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
+
+MAX_SHOWN = 20  # class names in the message of an error
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,28 @@ class Splits(NamedTuple):
 class SplitConfig:
     """data"""
 
-    data: str = option("sample", "sample, imdb, a .csv, .tsv or .jsonl file (or .gz), a folder, or the IMDB .tar.gz")
+    data: str = option(
+        "sample", "sample, imdb, a .csv, .tsv, .jsonl or fastText file (or .gz), a folder, or the IMDB .tar.gz"
+    )
     test_data: str | None = option(None, "file of test texts, if --data has none")
     valid_data: str | None = option(None, "file of validation texts; by default they are split off from train")
-    text_column: str | None = option(None, "column of the texts (default: text, review, sentence or content)")
+    text_column: str | None = option(
+        None, "column of the texts (default: text, review, sentence or content); title,text joins two"
+    )
     label_column: str | None = option(None, "column of the labels (default: label, sentiment, class or target)")
+    no_header: bool = option(False, "the first line is data; name columns by number: --text-column 2 --label-column 1")
+    delimiter: str | None = option(None, "what separates columns, such as ; or tab; makes a table of any file")
+    encoding: str | None = option(None, "such as latin-1 (default: UTF-8, or UTF-16 with a byte-order mark)")
     valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
     test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
 
     def __post_init__(self) -> None:
         require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
+        self.table_format()
+
+    def table_format(self) -> TableFormat:
+        """How the files differ from what their suffixes say. Raises UserError for an unknown encoding or delimiter."""
+        return TableFormat(self.no_header, self.delimiter, self.encoding)
 
 
 @dataclass(frozen=True)
@@ -95,11 +110,12 @@ def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
     if isinstance(config, str):
         config = DataConfig(data=config)
     parts: dict[str, list[Row]] = {"train": [], "valid": [], "test": []}
-    for row in read_rows(config.data, config.text_column, config.label_column):
+    how = (config.text_column, config.label_column, config.table_format())
+    for row in read_rows(config.data, *how):
         parts[row.split or "train"].append(row)
     for name, source in (("test", config.test_data), ("valid", config.valid_data)):
         if source:
-            parts[name] = read_rows(source, config.text_column, config.label_column)
+            parts[name] = read_rows(source, *how)
     if not parts["train"]:
         raise UserError(f"{config.data}: has no training text; mark some rows as split train")
 
@@ -126,14 +142,31 @@ def describe_splits(splits: Splits) -> str:
 def find_class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
     """The classes of train: sorted by value if all are whole numbers, otherwise by name."""
     names = {row.label for row in parts["train"]}
+    by_value: dict[float | str, str] = {}
+    for name in sorted(names):
+        other = by_value.setdefault(label_value(name), name)
+        if other != name:
+            raise UserError(f"{source}: labels {other!r} and {name!r} are the same number; write them alike")
     for row in parts["valid"] + parts["test"]:
-        if row.label not in names:
-            known = ", ".join(sorted(names))
-            raise UserError(f"{row.origin}: label {row.label!r} does not occur in train ({known}); fix the row")
+        if row.label in names:
+            continue
+        if other := by_value.get(label_value(row.label)):
+            problem = f"label {row.label!r} is the number {other!r} of train; write them alike"
+            raise UserError(f"{row.origin}: {problem}")
+        known = ", ".join(sorted(names)[:MAX_SHOWN]) + (", …" if len(names) > MAX_SHOWN else "")
+        raise UserError(f"{row.origin}: label {row.label!r} does not occur in train ({known}); fix the row")
     if len(names) < 2:
         raise UserError(f"{source}: all labels are {names.pop()!r}; a classifier needs at least two classes")
     whole_numbers = all(name.removeprefix("-").isdecimal() for name in names)
     return tuple(sorted(sorted(names), key=int if whole_numbers else str))
+
+
+def label_value(name: str) -> float | str:
+    """The number that a label writes (`true` is 1, `false` 0), by which labels of one number are found; else itself."""
+    try:
+        return {"true": 1.0, "false": 0.0}[name] if name in ("true", "false") else float(name)
+    except ValueError:
+        return name
 
 
 def to_dataset(rows: list[Row], names: tuple[str, ...]) -> Dataset:

@@ -3,14 +3,13 @@
 Inputs: the published `aclImdb_v1.tar.gz`, downloaded once. Outputs: its reviews, read as a stream: nothing is unpacked.
 """
 
-import gzip
 import html
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from minitext.data.text_input import MAX_TEXT, open_regular, unpack
 from minitext.utils.download import download
 from minitext.utils.errors import UserError
 from minitext.utils.io import cache_folder
@@ -33,19 +32,27 @@ def read_imdb_unlabeled(path: Path) -> list[str]:
 def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[tuple[str, str, str, str]]:
     """Yield (origin, text, label, split) of the reviews with these labels. Raises UserError for a damaged archive."""
     try:
-        with gzip.open(path) as stream:
+        with open_regular(path) as file:
+            stream = unpack(file, str(path), gzipped=True)
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     match = MEMBER.fullmatch(member.name)
-                    if match and match[3] in labels and member.isfile():
-                        text = archive.extractfile(member).read().decode("utf-8")
-                        yield match[1], clean_html(text), match[3], match[2]
+                    if match and match[3] in labels and member.isfile():  # neither a link nor a device
+                        yield match[1], clean_html(read_member(path, archive, member)), match[3], match[2]
             while stream.read(1 << 20):  # to the end, where gzip has its checksum
                 pass
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, {member.name}: not UTF-8 ({error}); download the archive again") from error
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # ValueError: a header with a number that is none
         raise UserError(f"{path}: not a complete tar.gz archive ({error}); download it again") from error
+
+
+def read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """The text of a member. Raises UserError if its header claims more than a text can have."""
+    if member.size > MAX_TEXT:
+        problem = f"claims {member.size:,} bytes, a text has at most {MAX_TEXT:,}"
+        raise UserError(f"{path}, {member.name}: {problem}; download the archive again")
+    return archive.extractfile(member).read().decode("utf-8")
 
 
 def clean_html(text: str) -> str:

@@ -19,6 +19,7 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 from tqdm import tqdm
 
+from minitext.data.words import without_long_words
 from minitext.utils.config import option, require
 from minitext.utils.download import download_from_hub
 from minitext.utils.errors import UserError, first_line
@@ -94,6 +95,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     The library's trainer numbers the pieces inside words ("##a") in the order of a hash table, and merges equal counts
     in the order of those numbers (tokenizers#1794). Here it is given these pieces in sorted order, as special tokens.
     """
+    texts = without_long_words(texts)  # the trainer takes minutes for one of a million letters; encoded, it is [UNK]
     normalizer = normalizers.BertNormalizer(lowercase=True)
     characters = sorted(set(normalizer.normalize_str("".join(sorted(set().union(*texts))))) - {" "})
     special = [*SPECIAL_TOKENS, *(CONTINUATION + character for character in characters)]

@@ -5,6 +5,7 @@ Shapes: P tokens of the text that the model sees, K points of a path, H hidden, 
 Method: integrated gradients (`integrated_gradients.py`).
 """
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def word_spans(text: str) -> Iterator[tuple[str, int, int]]:
         if not kept.isspace():
             word, start, end = word + kept, start if word else origin, origin + 1
         elif word:
-            yield word, start, end
+            yield unicodedata.normalize("NFC", word), start, end
             word = ""
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minitext.data.readers import TABLE_DELIMITERS, TABLE_KINDS, TextRow, stream_texts
+from minitext.data.readers import TextRow, stream_texts
+from minitext.data.tables import TABLE_DELIMITERS, TABLE_KINDS, TableFormat
+from minitext.data.text_input import check_regular
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
@@ -30,6 +32,9 @@ class PredictConfig:
 
     input: str | None = option(None, ".csv, .tsv, .jsonl, or another file with one text per line; each also .gz")
     text_column: str | None = option(None, "text column of --input (default: text, review, sentence or content)")
+    no_header: bool = option(False, "the first line of --input is data; name columns by number: --text-column 2")
+    delimiter: str | None = option(None, "what separates columns, such as ; or tab; makes a table of any file")
+    encoding: str | None = option(None, "of --input, such as latin-1 (default: UTF-8, or UTF-16 with a mark)")
     threshold: float = option(0.0, "predict no class if all probabilities are below this value")
     output: str | None = option(None, "write one row per row of --input to this .csv, .tsv or .jsonl file")
     keep_columns: tuple[str, ...] | None = option(None, "columns of --input to copy to --output")
@@ -43,14 +48,16 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise UserError(f"--threshold must be in [0, 1] (got {self.threshold})")
-        if self.text_column and not self.input:
-            raise UserError("--text-column needs --input")
+        self.table_format()
+        for name in ("text_column", "no_header", "delimiter"):
+            if getattr(self, name) and not self.input:
+                raise UserError(f"--{name.replace('_', '-')} needs --input")
         if self.output and not self.input:
             raise UserError(f"--output {self.output} needs --input")
         if not self.output and (self.keep_columns or self.overwrite or self.resume):
             raise UserError("--keep-columns, --overwrite and --resume need --output")
-        if self.input and not Path(self.input).is_file():
-            raise UserError(f"{self.input}: no such file")
+        if self.input:
+            check_regular(Path(self.input))
         if not self.output:
             return
         output = Path(self.output)
@@ -62,6 +69,10 @@ class PredictConfig:
             raise UserError(f"{output}: is {'a folder' if output.is_dir() else 'the input'}; pass another --output")
         if output.exists() and not self.overwrite:
             raise UserError(f"{output}: already exists; pass another --output, or --overwrite to replace it")
+
+    def table_format(self) -> TableFormat:
+        """How --input differs from what its suffix says. Raises UserError for an unknown encoding or delimiter."""
+        return TableFormat(self.no_header, self.delimiter, self.encoding)
 
 
 def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto") -> Counter[str]:
@@ -92,7 +103,7 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
             # disable=None: no bar where stderr is not a terminal
             tqdm(total=source.stat().st_size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
         ):
-            rows = islice(stream_texts(source, file, config.text_column, keep), done, None)
+            rows = islice(stream_texts(source, file, config.text_column, keep, config.table_format()), done, None)
             while chunk := list(islice(rows, CHUNK)):
                 values = predictor.predict_proba([row.text for row in chunk]).tolist()
                 written = [output_row(*pair, names, config.threshold) for pair in zip(chunk, values, strict=True)]

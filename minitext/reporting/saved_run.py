@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitext.data.readers import MAX_FIELD
+from minitext.data.text_input import MAX_TEXT
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import read_json
 from minitext.utils.metrics_log import MetricsLog
@@ -80,7 +80,7 @@ def read_run(folder: Path, name: str = "") -> SavedRun:
         settings, scores, costs = (read_json(folder / f"{part}.json") for part in ("settings", "scores", "costs"))
         if missing := REQUIRED - scores["test"].keys():
             raise ValueError(f"scores.json has no {min(missing)} on test")
-        csv.field_size_limit(MAX_FIELD)  # the default refuses texts over 128 KiB
+        csv.field_size_limit(MAX_TEXT)  # the default refuses texts over 128 KiB
         with open(folder / "mistakes.csv", encoding="utf-8", newline="") as file:
             mistakes = {row["id"]: row["text"] for row in csv.DictReader(file)}
         run = SavedRun(

@@ -109,7 +109,7 @@ def set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, factor: Tensor | float = 1.0) -> Tensor:
     """Multiply all gradients by `factor`, then scale them to a joint L2 norm of at most `max_norm`.
 
-    Returns the norm before clipping (Pascanu et al. 2013). `torch.nn.utils.clip_grad_norm_` serves dense gradients only.
+    Returns the norm before clipping (Pascanu et al. 2013). torch's own function serves dense gradients only.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     dense = [parameter for parameter in parameters if not parameter.grad.is_sparse]

@@ -1,5 +1,6 @@
 """A corpus has no text that a training script with the same options would validate or test on, nor its duplicates."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from minitext.data.corpus import CorpusConfig, load_corpus
 from minitext.data.dataset import DataConfig, load_dataset
-from minitext.data.duplicates import text_key
+from minitext.data.duplicates import words_digest
 from minitext.data.readers import read_rows
 
 
@@ -61,6 +62,27 @@ def test_a_txt_file_has_one_text_per_line(tmp_path):
 @pytest.mark.slow
 def test_no_test_review_of_imdb_is_in_its_corpus(imdb):
     texts, note = load_corpus(CorpusConfig(data=(str(imdb),)), seed=0)
-    tested = {text_key(row.text) for row in read_rows(str(imdb)) if row.split == "test"}
-    assert sum(text_key(text) in tested for text in texts) == 0
+    tested = {words_digest(row.text) for row in read_rows(str(imdb)) if row.split == "test"}
+    assert sum(words_digest(text) in tested for text in texts) == 0
     assert len(texts) > 72_000 and "left out: 27,500 that validate or test" in note
+
+
+def test_an_encoding_and_a_format_are_those_of_the_scripts(tmp_path):
+    (tmp_path / "texts.txt").write_bytes("café\nfilm\n".encode("latin-1"))
+    config = CorpusConfig(data=(str(tmp_path / "texts.txt"),), encoding="latin-1")
+    assert load_corpus(config, seed=0)[0] == ["café", "film"]
+    (tmp_path / "table.csv").write_text("\n".join(f"{number % 2};text {number}" for number in range(40)))
+    config = CorpusConfig(data=(str(tmp_path / "table.csv"),), no_header=True, delimiter=";", text_column="2",
+                          label_column="1")  # fmt: skip
+    assert len(load_corpus(config, seed=0)[0]) == 28  # less a fifth for test, and a tenth of the rest for validation
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1e"])
+def test_only_newlines_separate_the_texts_of_a_txt_file(tmp_path, mark: str):
+    (tmp_path / "texts.txt").write_bytes((f"one{mark}two{mark}three\r\n" * 25).encode())
+    assert load_corpus(CorpusConfig(data=(str(tmp_path / "texts.txt"),)), 0)[0] == [f"one{mark}two{mark}three"] * 25
+
+
+def test_a_txt_file_may_be_utf_16_and_gzipped(tmp_path):
+    (tmp_path / "texts.txt.gz").write_bytes(gzip.compress("caf\u00e9\nfilm\n".encode("utf-16")))
+    assert load_corpus(CorpusConfig(data=(str(tmp_path / "texts.txt.gz"),)), 0)[0] == ["caf\u00e9", "film"]

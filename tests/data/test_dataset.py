@@ -232,10 +232,27 @@ def test_other_labels_are_sorted_by_name():
     assert names_of("10", "2", "none") == ("10", "2", "none")
 
 
-def test_whole_numbers_of_equal_value_have_one_order():
-    """A set's order changes with Python's hash seed; labels must not change with it."""
-    written = ["1", "01", "001", "0001", "00001", "000001"]
-    assert names_of(*written) == tuple(sorted(written))
+@pytest.mark.parametrize("pair", [("1", "1.0"), ("1", "true"), ("0", "false"), ("01", "1"), ("2.50", "2.5")])
+def test_two_labels_of_one_number_are_an_error_that_names_both(pair: tuple[str, str]):
+    with pytest.raises(UserError, match=f"labels '{min(pair)}' and '{max(pair)}' are the same number"):
+        names_of("other", *pair)
+
+
+@pytest.mark.parametrize("labels", [("true", "false"), ("0", "1"), ("nan", "0"), ("1", "one", "1st")])
+def test_labels_of_different_values_are_classes(labels: tuple[str, ...]):
+    assert set(names_of(*labels)) == set(labels)
+
+
+def test_a_test_label_that_writes_a_number_of_train_differently_is_an_error(tmp_path: Path):
+    path = write(tmp_path / "all.jsonl", [("a", "0", "train"), ("b", "1", "train"), ("c", "1.0", "test")])
+    with pytest.raises(UserError, match=r"all\.jsonl:3: label '1\.0' is the number '1' of train; write them alike"):
+        split(path)
+
+
+def test_a_json_column_of_numbers_and_truth_values_is_an_error(tmp_path: Path):
+    path = write(tmp_path / "all.jsonl", [("a", 1, "train"), ("b", 1.0, "train"), ("c", True, "train")])
+    with pytest.raises(UserError, match="are the same number"):
+        split(path)
 
 
 def test_a_label_that_only_looks_like_a_number_is_a_name():
@@ -276,6 +293,21 @@ def test_a_label_that_is_not_in_train_is_an_error_with_its_row(tmp_path: Path, p
 def test_a_fraction_outside_0_and_1_is_an_error(name: str, fraction: float):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be strictly between 0 and 1 .got {fraction}"):
         DataConfig(**{name: fraction})
+
+
+@pytest.mark.parametrize("options", [{"delimiter": ";;"}, {"delimiter": '"'}, {"delimiter": ""}, {"encoding": "utf-9"}])
+def test_an_unknown_format_is_an_error_before_data_are_read(options: dict[str, str]):
+    with pytest.raises(UserError, match="--delimiter must be one character|--encoding utf-9: not an encoding"):
+        DataConfig(data="nowhere", **options)
+
+
+def test_the_format_options_apply_to_all_files(tmp_path: Path):
+    for name, rows in (("train", "pos\tsch\xf6n\nneg\tschlecht\n" * 4), ("test", "pos\tgro\xdf\n")):
+        (tmp_path / f"{name}.data").write_bytes(rows.encode("latin-1"))
+    options = {"no_header": True, "delimiter": "tab", "encoding": "latin-1", "text_column": "2", "label_column": "1"}
+    splits = split(str(tmp_path / "train.data"), test_data=str(tmp_path / "test.data"), **options)
+    assert splits.test.texts == ["gro\xdf"]
+    assert set(splits.train.texts) == {"sch\xf6n", "schlecht"}
 
 
 @pytest.mark.parametrize("fraction", [(0.0, 1.0), (1.0, 1.5), (float("nan"), 1.0)])
@@ -320,7 +352,7 @@ def test_a_lone_surrogate_from_json_has_a_fingerprint(tmp_path: Path):
     path = tmp_path / "all.jsonl"
     rows = [("a", "pos", "train"), ("b", "neg", "train"), ("c", "pos", "dev"), ("\ud83d", "neg", "test")]
     splits = split(write(path, rows))
-    assert splits.test.texts == ["\ud83d"]
+    assert splits.test.texts == ["\ufffd"]
     assert len(splits.test.fingerprint()) == 64
 
 

@@ -54,6 +54,14 @@ def test_duplicates_are_counted_per_pair_of_splits_in_the_later_one():
     assert duplicated == [True, True, False]
 
 
+def test_invisible_characters_and_composed_letters_make_no_difference():
+    assert count(["caf\u00e9"], [], ["\ufeffcafe\u0301", "ca\u00adf\u00e9"])[0]["train/test"] == 2
+
+
+def test_a_lone_surrogate_is_compared_like_any_other_character():
+    assert count(["a \ud83d"], [], ["a \ud83d", "a \ud83e"])[0]["train/test"] == 1
+
+
 def test_repeats_within_one_split_are_not_counted():
     assert count(["again", "again"], ["b"], ["c", "c"]) == (NONE, [False, False])
 

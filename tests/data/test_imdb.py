@@ -109,13 +109,13 @@ def test_an_archive_that_is_cut_short_is_an_error(tmp_path: Path, kept: float):
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     message = error_of(path)
     assert str(path) in message
-    assert "not a complete tar.gz archive" in message
+    assert "damaged or cut short" in message
 
 
 def test_an_archive_without_its_checksum_is_an_error(tmp_path: Path):
     path = archive(tmp_path / "aclImdb_v1.tar.gz", MEMBERS)
     path.write_bytes(path.read_bytes()[:-8])  # gzip ends with a CRC-32 and a length, 4 bytes each
-    assert "not a complete tar.gz archive" in error_of(path)
+    assert "damaged or cut short" in error_of(path)
 
 
 def test_a_link_in_the_archive_is_not_followed(tmp_path: Path):
@@ -132,7 +132,8 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path: Path):
 def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes):
     path = tmp_path / "aclImdb_v1.tar.gz"
     path.write_bytes(content)
-    assert "not a complete tar.gz archive" in error_of(path)
+    message = error_of(path)
+    assert "not a complete tar.gz archive" in message or "damaged or cut short (Not a gzipped file" in message
 
 
 def test_an_archive_without_reviews_is_an_error(tmp_path: Path):
@@ -145,6 +146,41 @@ def test_a_review_that_is_not_utf_8_is_an_error_that_names_its_member(tmp_path: 
     message = error_of(path)
     assert "train/pos/1_9.txt" in message
     assert "UTF-8" in message
+
+
+def test_a_member_that_claims_more_than_a_text_has_is_an_error(tmp_path: Path):
+    entry = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
+    entry.size = 8 << 30
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    path.write_bytes(gzip.compress(entry.tobuf() + bytes(10_240)))
+    assert "train/pos/1_9.txt: claims 8,589,934,592 bytes, a text has at most 16,777,216" in error_of(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_a_member_that_is_no_file_is_not_read(tmp_path: Path, kind: bytes):
+    with tarfile.open(tmp_path / "aclImdb_v1.tar.gz", "w:gz") as tar:
+        entry = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
+        entry.type, entry.linkname = kind, "/etc/hostname"
+        tar.addfile(entry)
+    assert "has no labeled text" in error_of(tmp_path / "aclImdb_v1.tar.gz")
+
+
+def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path):
+    entry = tarfile.TarInfo("aclImdb/README")
+    entry.size = 1 << 28
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    path.write_bytes(gzip.compress(entry.tobuf() + bytes(entry.size), 1))
+    assert "unpacks to more than 100 times its size" in error_of(path)
+
+
+@pytest.mark.parametrize("place", [124, 148, 100, 156])  # of a header: size, checksum, mode, type
+def test_a_damaged_header_is_an_error_or_no_review(tmp_path: Path, place: int):
+    data = bytearray(gzip.decompress(archive(tmp_path / "whole.tar.gz", {"train/pos/1_9.txt": "good"}).read_bytes()))
+    data[place : place + 4] = b"\xff\xfezz"
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    path.write_bytes(gzip.compress(bytes(data)))
+    with pytest.raises(UserError, match="not a complete tar.gz archive|has no labeled text|damaged|claims"):
+        read_rows(str(path))
 
 
 @pytest.mark.parametrize(

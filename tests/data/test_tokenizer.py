@@ -272,3 +272,10 @@ def test_a_tokenizer_comes_from_the_hub(tmp_path):
 def test_padding_shorter_than_the_maximum_length_is_refused():
     with pytest.raises(UserError, match="--pad-to 8 is less than --max-length 16"):
         TokenizerConfig(max_length=16, pad_to=8)
+
+
+@pytest.mark.parametrize("letters", ["a", "abcdefghij"])
+def test_a_word_of_millions_of_letters_does_not_change_the_vocabulary(letters: str):
+    texts = ["a good film", "a bad film"] * 3
+    expected = train_tokenizer(texts, 60).get_vocab()
+    assert train_tokenizer([*texts, letters * 300_000], 60).get_vocab() == expected

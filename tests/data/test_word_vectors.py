@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,31 @@ def test_blocks_of_any_size_give_the_same_table(tmp_path, monkeypatch, lines: in
     assert_same(load_word_vectors(write(tmp_path / "v.txt", b"3 2\r\n" + TEXT.replace(b"\n", b"\r\n"))))
 
 
+@pytest.mark.parametrize("space", [b"\t", b"  ", b" \t "])
+@pytest.mark.parametrize("header", [b"", b"3 2\n", b"3\t2\n"])
+def test_any_spaces_and_tabs_separate_a_word_and_its_numbers(tmp_path, space: bytes, header: bytes):
+    after_the_word = re.sub(rb"(?m)^(\w+) ", lambda match: match[1] + space, TEXT)
+    for content in (after_the_word, TEXT.replace(b" ", space)):
+        path = write(tmp_path / "v.txt", header + content)
+        assert_same(load_word_vectors(path))
+        assert_same(load_word_vectors(path, WORDS))
+
+
+def test_unicode_line_separators_and_vertical_tabs_end_no_line(tmp_path):
+    for mark in ("\u2028", "\x85", "\v", "\f"):
+        word = f"a{mark}b"
+        assert load_word_vectors(write(tmp_path / "v.txt", f"2 2\n{word} 1 2\nc 3 4\n".encode())).words == [word, "c"]
+
+
+@pytest.mark.parametrize("name", ["v.vec", "folder/x.vec", "v.bin.txt"])
+def test_the_only_file_of_a_zip_may_have_another_suffix(tmp_path, name: str):
+    with zipfile.ZipFile(tmp_path / "x.vec.zip", "w") as archive:
+        archive.writestr(name, TEXT)
+        archive.writestr("__MACOSX/._v.vec", b"\0")
+        archive.writestr("folder/", b"")
+    assert_same(load_word_vectors(tmp_path / "x.vec.zip"))
+
+
 # Numbers
 
 # sign, up to 20 digits with a dot anywhere or nowhere, and perhaps an exponent
@@ -187,8 +213,8 @@ def test_unusual_forms_of_a_number_are_exact(number: str):
         (b"b 3 1.2.3", "'1.2.3' is not a number"),
         (b"b 3 \xe9", "'\ufffd' is not a number"),
         (b"b 3 ", "expected a word and 2 numbers, found 1"),
-        (b"b  3", "'' is not a number"),
-        (b"b 3\t4 5", "is not a number"),
+        (b"b  3", "expected a word and 2 numbers, found 1"),
+        (b"b\t3", "expected a word and 2 numbers, found 1"),
         (b"b nan 3", "NaN or infinity"),
         (b"b 3 inf", "NaN or infinity"),
         (b"b -Infinity 3", "NaN or infinity"),
@@ -292,6 +318,114 @@ def test_a_gzipped_file_that_is_cut_short_is_an_error(tmp_path):
     content = gzip.compress(b"".join(b"w%d %d\n" % (i, i) for i in range(1000)))
     with pytest.raises(UserError, match=r"v\.gz.*cut short"):
         load_word_vectors(write(tmp_path / "v.gz", content[:-20]))
+
+
+@pytest.mark.parametrize("header", [b"3 1000000000000", b"3 " + b"9" * 5000, b"3 200000", b"3 0", b"9 " + b"9" * 18])
+def test_a_header_with_an_impossible_dimension_is_an_error(tmp_path, header: bytes):
+    with pytest.raises(UserError, match=r"^v\.txt, line 1: the dimension is .*, expected 1 to 16,384"):
+        load_word_vectors(write(tmp_path / "v.txt", header + b"\n" + TEXT))
+
+
+def test_rows_with_too_many_columns_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"^v\.txt, line 1: the dimension is 200,000, expected 1 to 16,384"):
+        load_word_vectors(write(tmp_path / "v.txt", (b"a" + b" 1" * 200_000 + b"\n") * 2))
+
+
+@pytest.mark.parametrize("count", [b"1", b"7", b"9" * 5000])
+def test_a_header_with_another_number_of_vectors_is_reported(tmp_path, capsys, count: bytes):
+    path = write(tmp_path / "v.txt", count + b" 2\n" + TEXT)
+    assert_same(load_word_vectors(path))
+    assert "the file has 3; it may be cut short" in capsys.readouterr().err
+    load_word_vectors(path, ["cat"])  # the other lines are counted as well
+    assert "the file has 3" in capsys.readouterr().err
+    load_word_vectors(write(tmp_path / "v.txt", b"3 2\n" + TEXT))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["v.bin", "v.txt"])
+def test_word2vecs_binary_format_is_an_error_that_says_how_to_convert_it(tmp_path, name: str):
+    table = np.random.default_rng(0).normal(size=(20, 50)).astype("<f4")
+    rows = b"".join(b"w%d " % i + row.tobytes() + b"\n" for i, row in enumerate(table))
+    for content in (b"20 50\n" + rows, b"20 50\n" + rows.replace(b"\0", b"\1"), b"\xba\x16\x4f\x2f\x0c\0\0\0"):
+        with pytest.raises(UserError, match="is binary, .* convert it to text: gensim"):
+            load_word_vectors(write(tmp_path / name, content))
+
+
+def test_text_may_be_named_bin(tmp_path):
+    assert_same(load_word_vectors(write(tmp_path / "v.bin", TEXT)))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_line_without_end_is_refused_while_it_is_read(tmp_path, suffix: str):
+    content = b"the " + b"0" * 50_000_000
+    path = write(tmp_path / f"v.txt{suffix}", gzip.compress(content, 1) if suffix else content)
+    with pytest.raises(UserError, match=r"line 1: longer than 1,048,576 bytes"):
+        load_word_vectors(path)
+
+
+def damaged_zip(path: Path, method: int, change: Callable[[bytearray], None]) -> Path:
+    """A zip file with one member, packed by `method`, whose bytes are changed."""
+    numbers = np.random.default_rng(0).normal(size=2000)
+    text = b"".join(b"w%d %f\n" % (i, value) for i, value in enumerate(numbers))
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("v.txt", text)
+    data = bytearray(path.read_bytes())
+    change(data)
+    return write(path, bytes(data))
+
+
+def overwrite(place: int, value: bytes) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        data[place : place + len(value)] = value
+
+    return change
+
+
+def set_in_directory(offset: int, value: bytes) -> Callable[[bytearray], None]:
+    """Change a field of the member's entry in the central directory."""
+
+    def change(data: bytearray) -> None:
+        start = data.index(b"PK\x01\x02") + offset
+        data[start : start + len(value)] = value
+
+    return change
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("place", [35, 45, 1000])  # the start of the packed bytes, and inside
+def test_a_damaged_member_of_a_zip_is_an_error(tmp_path, method: int, place: int):
+    path = damaged_zip(tmp_path / "v.zip", method, overwrite(place, b"\xff" * 40))
+    with pytest.raises(UserError, match=r"v\.zip: damaged"):
+        load_word_vectors(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_in_directory(8, b"\1\0"), "v.txt is encrypted; unpack it with its password"),
+        (set_in_directory(10, b"\x63\0"), "damaged, or packed by a method that Python lacks"),
+        (set_in_directory(42, b"\xff\xff\xff\x7f"), "damaged"),  # where the member begins
+        (lambda data: data.__delitem__(slice(-10, None)), "damaged"),
+    ],
+    ids=["encrypted", "unknown method", "offset", "cut short"],
+)
+def test_a_zip_that_cannot_be_unpacked_is_an_error(tmp_path, change: Callable[[bytearray], None], message: str):
+    with pytest.raises(UserError, match=message):
+        load_word_vectors(damaged_zip(tmp_path / "v.zip", zipfile.ZIP_DEFLATED, change))
+
+
+@pytest.mark.parametrize("name", ["v.zip", "v.txt.gz"])
+def test_a_bomb_is_refused(tmp_path, name: str):
+    content = b"word 1\n" * 10_000_000
+    path = write_zip(tmp_path / name, v=content) if name == "v.zip" else write(tmp_path / name, gzip.compress(content))
+    with pytest.raises(UserError, match="unpacks to more than 100 times its size"):
+        load_word_vectors(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "v.txt")
+    with pytest.raises(UserError, match="is a pipe"):
+        load_word_vectors(tmp_path / "v.txt")
 
 
 def test_a_missing_file_is_an_error_that_lists_the_published_names(tmp_path):

@@ -1,5 +1,6 @@
 """Texts are split into words in any script with any punctuation, and look-up sees the same words as `words`."""
 
+import string
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitext.data.words import UNKNOWN, distinct_words, word_ids, word_ids_in_chunks, words
+from minitext.data.words import UNKNOWN, distinct_words, without_long_words, word_ids, word_ids_in_chunks, words
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,13 @@ from minitext.data.words import UNKNOWN, distinct_words, word_ids, word_ids_in_c
         "\u043c\u0438\u0440"]), ("\u826f\u3044\u3001\u6620\u753b\u3002", ["\u826f\u3044", "\u6620\u753b"]),
         ("great\U0001f600film", ["great", "film"]),  # an emoji is a symbol
         ("tab\tline\nsep\u2028nbsp\u00a0end", ["tab", "line", "sep", "nbsp", "end"]),
-        ("cafe\u0301", ["cafe\u0301"]),  # a combining mark belongs to its letter
+        ("cafe\u0301 E\u0301te\u0301", ["caf\u00e9", "\u00e9t\u00e9"]),  # a letter and its mark are composed (NFC)
+        ("\u0938\u0930\u094d", ["\u0938\u0930\u094d"]),  # a mark without a composed letter stays with its letter
+        ("\ufeffgood film\ufeff", ["good", "film"]),  # a byte-order mark
+        ("ki\u00adno-\u00adbe\u00adsuch", ["kino", "besuch"]),  # soft hyphens
+        ("good\u200bfilm \u200etrue\u200f \u2060", ["goodfilm", "true"]),  # zero-width and direction marks
+        ("e\u200b\u0301", ["\u00e9"]),
+        ("good\x85film\x96bad\x92s", ["good", "film", "bad", "s"]),  # C1 controls: cp1252 read as latin-1
         ("10/10 would", ["10", "10", "would"]),
     ],
 )  # fmt: skip
@@ -102,3 +109,21 @@ def test_word_ids_in_chunks_take_one_chunk_of_a_stream_at_a_time():
 
 def test_no_texts_give_no_chunks():
     assert list(word_ids_in_chunks([], {}, 4)) == []
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=30))
+def test_ascii_words_are_those_of_lower_case_without_marks(text: str):
+    """The bundled word vectors were trained with this tokenization."""
+    kept = "".join(" " if c in string.punctuation and c != "'" else c for c in text.lower())
+    assert words(text) == kept.replace("'", "").split()
+
+
+@pytest.mark.parametrize("length", [1, 1000])
+def test_texts_with_ordinary_words_are_unchanged_by_leaving_out_long_ones(length: int):
+    texts = ["a" * length, f"a {'b' * length}, c" * 3, "caf\u00e9 " * 500]
+    assert without_long_words(texts) == texts
+
+
+@pytest.mark.parametrize("word", ["a" * 1001, "ab" * 600, "\u00e9" * 20_000_000])
+def test_a_word_of_more_letters_than_any_word_has_is_left_out(word: str):
+    assert without_long_words([f"a {word} b", f"({word})"]) == ["a   b", "( )"]

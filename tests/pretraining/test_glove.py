@@ -162,7 +162,7 @@ def test_texts_without_cooccurring_words_are_rejected(tmp_path):
     (tmp_path / "texts.txt").write_text("")
     with pytest.raises(UserError, match="0 texts"):
         train(tmp_path, tmp_path / "texts.txt")
-    with pytest.raises(FileNotFoundError, match="missing.txt"):
+    with pytest.raises(UserError, match="missing.txt: no such file"):
         train(tmp_path, tmp_path / "missing.txt")
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minitext.data.duplicates import text_key
+from minitext.data.duplicates import words_digest
 from minitext.data.word_vectors import WordVectors
 from minitext.models.bert import BertConfig
 from minitext.models.hf_checkpoint import load_classifier
@@ -354,7 +354,7 @@ def test_each_text_is_either_trained_on_or_held_out(texts):
 def test_no_words_are_both_trained_on_and_held_out(texts):
     repeated = [*texts, *(text.upper() + "!" for text in texts[:60])]
     train, valid = split_texts(repeated, 0.2, seed=0)
-    assert len(valid) == 36 and not {text_key(text) for text in train} & {text_key(text) for text in valid}
+    assert len(valid) == 36 and not {words_digest(text) for text in train} & {words_digest(text) for text in valid}
     with pytest.raises(UserError, match="every text has the same words as one that is held out"):
         split_texts(["the same"] * 40, 0.2, seed=0)
 
