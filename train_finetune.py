@@ -38,7 +38,7 @@ from minitext.training.loop import class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
-from minitext.utils.errors import UserError, exit_status
+from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
@@ -124,7 +124,8 @@ def main() -> None:
     for seed_config in for_each_seed(config):
         train_one_seed(seed_config, device, distributed)
     if config.run.num_seeds > 1 and distributed.rank == 0:
-        log(summarize(config), config.run.quiet)
+        with after_training("the summary of the seeds", f"minitext compare {config.run.out}"):
+            log(summarize(config), config.run.quiet)
     destroy(distributed)
 
 
@@ -198,7 +199,8 @@ def show_results(
     notes.print(f"  label: {test.class_names[test.labels[0]]}")
     notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
     if config.push_to_hub:
-        notes.print(f"\nuploaded to {push(run.out, config.push_to_hub)}")
+        with after_training("the upload", f"hf upload {config.push_to_hub} {run.out}"):
+            notes.print(f"\nuploaded to {push(run.out, config.push_to_hub)}")
 
 
 def build_model(config: ModelConfig, checkpoint: Path, class_names: tuple[str, ...], notes: Notes) -> BertClassifier:

@@ -174,7 +174,8 @@ def test_output_file_is_summarized(run_cli, folder, source, tmp_path):
 def test_resumed_rows_are_in_the_summary(run_cli, monkeypatch, folder, source, tmp_path):
     monkeypatch.setattr("minitext.evaluation.predict_file.CHUNK", 2)
     output = tmp_path / "out.jsonl"
-    output.with_name("out.jsonl.partial").write_bytes(b"{}\n" * 4)
+    row = dict.fromkeys(("line", "predicted", "p(neg)", "p(pos)", "note"), 1)
+    output.with_name("out.jsonl.partial").write_text((json.dumps(row) + "\n") * 4)
     _, out, _ = run_cli("predict", folder, "--input", source, "--output", output, "--resume")
     assert out == f"{output}: 7 rows: 2 predicted, 0 below the threshold, 1 without text, 4 resumed\n"
 

@@ -32,7 +32,15 @@ RUN_FILES = {"settings.json", "metrics.jsonl", "scores.json", "predictions.csv",
 FILES = (
     MODEL_FILES
     | RUN_FILES
-    | {"curves.png", "confusion.png", "probabilities.png", "reliability.png", "mistakes.csv", "costs.json"}
+    | {
+        "curves.png",
+        "confusion.png",
+        "probabilities.png",
+        "reliability.png",
+        "mistakes.csv",
+        "costs.json",
+        "notes.json",
+    }
 )
 
 

@@ -17,7 +17,8 @@ from minitext.utils.errors import exit_status
 
 FILES = [
     "config.json", "confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "model.safetensors",
-    "predictions.csv", "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json", "words.txt",
+    "notes.json", "predictions.csv", "probabilities.png", "reliability.png", "report.md", "scores.json",
+    "settings.json", "words.txt",
 ]  # fmt: skip
 SCORES = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "roc_auc", "log_loss"]
 TOPICS = ["sea", "sky", "city"]

@@ -69,16 +69,17 @@ class Predictor:
         torch_device = pick_device(device)
         try:
             class_names, model, tokens = load_model(folder, read_json(folder / "config.json"))
+            if tokens is None:
+                torch_device = torch.device("cpu")
+            model.to(torch_device).eval()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
+        except PermissionError as error:
+            raise UserError(f"{error.filename or folder}: no permission to read it; change its permissions") from error
         # a file is missing or not JSON; a setting or tensor is missing or has another type or shape
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
-        if tokens is None:
-            torch_device = torch.device("cpu")
-        try:
-            model.to(torch_device).eval()
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
         return cls(class_names, model, torch_device, tokens)
 
     def predict_logits(self, texts: Sequence[str]) -> Tensor:

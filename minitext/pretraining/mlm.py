@@ -29,8 +29,8 @@ from minitext.training.device import pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option, require
-from minitext.utils.errors import UserError
-from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, log, run_settings
+from minitext.utils.errors import UserError, after_training
+from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, already_finished, log, run_settings
 
 MIN_TEXTS = 20  # texts; fewer cannot be split into training and evaluation
 EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from those of all training epochs
@@ -97,7 +97,7 @@ class Config:
 def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path:
     """Pretrain and write the checkpoint to `config.run.out`, complete or not at all; returns that folder.
 
-    `draw` may add figures to the folder before it is complete.
+    `draw` may add figures to the folder before it is complete; if it fails, they are left out.
     """
     seed, device = config.run.seed, pick_device(config.run.device)
     dtype = pick_dtype(config.loop.precision, device)
@@ -105,6 +105,10 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
     if (Path(config.run.out) / "scores.json").exists():
         raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+    if already_finished(config, [Path(config.run.out)], METRICS_FILE):
+        log(f"{config.run.out}: finished already, with these settings", quiet)
+        destroy(distributed)
+        return Path(config.run.out)
     run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     texts, note = load_corpus(config.data, seed)
     log(note, quiet)
@@ -147,7 +151,8 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
             model.half()
         save_model(model, tokenizer, run.folder, hub_config, track="pretrain", updates=state.updates)
         if draw is not None:
-            draw(run.folder)
+            with after_training("drawing the figure", f"minitext plot {run.out}"):
+                draw(run.folder)
         run.commit()
     log(f"{run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)

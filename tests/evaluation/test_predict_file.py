@@ -274,9 +274,10 @@ def test_partial_output_with_other_columns_is_refused_and_kept(run, source, tmp_
 def test_partial_output_is_cut_at_a_multiple_of_the_chunk(tmp_path, monkeypatch, rows: int, kept: int):
     monkeypatch.setattr(module, "CHUNK", 2)
     partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(b'{"note": "\\""}\n' * rows)
-    assert start_partial(partial, ".jsonl", ["note"], resume=True) == kept
-    assert partial.read_bytes() == b'{"note": "\\""}\n' * kept
+    line = b'{"line": 2, "note": "\\""}\n'
+    partial.write_bytes(line * rows)
+    assert start_partial(partial, ".jsonl", ["line", "note"], resume=True) == kept
+    assert partial.read_bytes() == line * kept
 
 
 def test_ctrl_c_names_the_partial_output(run, source, tmp_path, monkeypatch):
