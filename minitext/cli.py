@@ -21,7 +21,7 @@ from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.reporting.report import write_report
-from minitext.reporting.saved_run import read_notes, read_run
+from minitext.reporting.saved_run import corrupt, read_notes, read_run
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import check_output, lock_output, write_text
@@ -118,7 +118,9 @@ def plot(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """Write the report of a finished run again, from its saved numbers."""
     folder = Path(arguments.run)
-    write_report(folder, read_run(folder).name, read_notes(folder))
+    run, notes = read_run(folder), read_notes(folder)
+    with corrupt(folder):  # the report also shows scores that `read_run` does not check
+        write_report(folder, run.name, notes)
 
 
 def use_utf8() -> None:
