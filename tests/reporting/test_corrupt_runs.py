@@ -84,6 +84,15 @@ def test_an_intact_run_is_read_by_every_command(attack):
     assert attack() == {0}
 
 
+def test_report_writes_the_report_of_the_training_again(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "mlp")
+    before = (tmp_path / "mlp" / "report.md").read_bytes()
+    (tmp_path / "mlp" / "report.md").unlink()
+    monkeypatch.setattr("sys.argv", ["minitext", "report", str(tmp_path / "mlp")])
+    assert cli.main() == 0
+    assert (tmp_path / "mlp" / "report.md").read_bytes() == before
+
+
 JSON_FILES = ("settings.json", "scores.json", "costs.json", "notes.json", "config.json")
 FILES = (*JSON_FILES, "metrics.jsonl", "predictions.csv", "mistakes.csv", "model.safetensors", "words.txt")
 CONTENTS = {

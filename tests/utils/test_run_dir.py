@@ -1,5 +1,7 @@
 """Run directory: complete or absent, replaced only on request and only at the end; settings; notes."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -499,6 +501,21 @@ def test_a_quiet_log_prints_nothing(capsys):
     log("texts: 3", quiet=True)
     log("texts: 4")
     assert capsys.readouterr().out == "texts: 4\n"
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_output_that_cannot_be_written_ends_no_training(monkeypatch, code: int):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(code, "closed")
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    log("epoch 1")
+
+
+def test_escape_sequences_of_names_do_not_reach_the_terminal(capsys):
+    log("class \x1b[31mred\x9b\nnext\tcell")
+    assert capsys.readouterr().out == "class \\x1b[31mred\\x9b\nnext\tcell\n"
 
 
 def test_a_note_is_recorded_and_printed(capsys):
