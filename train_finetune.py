@@ -48,7 +48,7 @@ from minitext.training.loop import TrainPlan, class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
-from minitext.utils.errors import UserError, exit_status
+from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
@@ -146,9 +146,12 @@ def main() -> None:
         train_one_seed(seed_config, device, distributed)
     destroy(distributed)
     if config.run.num_seeds > 1 and is_main:
-        log(summarize(config), config.run.quiet)
+        with after_training("the summary of the seeds", f"minitext compare {config.run.out}"):
+            log(summarize(config), config.run.quiet)
     if config.model.push_to_hub and is_main:  # an upload may take longer than the other processes would wait
-        log(f"\nuploaded to {push(config.run.folder(), config.model.push_to_hub)}", config.run.quiet)
+        folder, repository = config.run.folder(), config.model.push_to_hub
+        with after_training("the upload", f"hf upload {repository} {folder}"):
+            log(f"\nuploaded to {push(folder, repository)}", config.run.quiet)
 
 
 def train_one_seed(config: Config, device: torch.device, distributed: Distributed) -> None:

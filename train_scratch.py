@@ -39,7 +39,7 @@ from minitext.training.distributed import refuse_torchrun
 from minitext.training.loop import TrainConfig, class_weights_of, fit, plan_steps
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
-from minitext.utils.errors import UserError, exit_status
+from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import write_text
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
@@ -90,7 +90,8 @@ def main() -> None:
     for seed_config in for_each_seed(config):
         train_one_seed(seed_config)
     if config.run.num_seeds > 1:
-        log(summarize(config), config.run.quiet)
+        with after_training("the summary of the seeds", f"minitext compare {config.run.out}"):
+            log(summarize(config), config.run.quiet)
 
 
 def train_one_seed(config: Config) -> None:

@@ -26,7 +26,7 @@ from minitext.training.distributed import refuse_torchrun
 from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, fit_logistic, fit_mlp
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
-from minitext.utils.errors import UserError, exit_status
+from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
@@ -69,7 +69,8 @@ def main() -> None:
     for seed_config in for_each_seed(config, RUNS):
         train_one_seed(seed_config)
     for name in RUNS if config.run.num_seeds > 1 else ():
-        log(summarize(config, name), config.run.quiet)
+        with after_training("the summary of the seeds", f"minitext compare {config.run.out}/{name}"):
+            log(summarize(config, name), config.run.quiet)
 
 
 def train_one_seed(config: Config) -> None:
@@ -91,6 +92,9 @@ def train_one_seed(config: Config) -> None:
     encoding_seconds = time.perf_counter() - start
 
     # Training: the penalty and the epoch are selected by the validation loss.
+    settings = run_settings(config, splits.summary(), splits.train.class_names)
+    for run in runs.values():
+        run.start(settings)
     train, valid, _ = encoded
     fits = {"logistic": fit_logistic(train, valid, num_classes, config.logistic)}
     notes.add("logistic regression", fits["logistic"].describe())
@@ -98,9 +102,7 @@ def train_one_seed(config: Config) -> None:
     notes.add("MLP", fits["mlp"].describe())
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
-    settings = run_settings(config, splits.summary(), splits.train.class_names)
     for name, fit in fits.items():
-        runs[name].start(settings)
         model = StaticClassifier(encoder, fit.model, splits.train.class_names)
         evaluate(model, fit, runs[name], splits, encoded, encoding_seconds, notes)
 

@@ -1,4 +1,4 @@
-"""The `minitext` command: predict, explain, compare, plot, pretrain, vectors."""
+"""The `minitext` command: predict, explain, compare, plot, report, pretrain, vectors."""
 
 import argparse
 import json
@@ -20,11 +20,15 @@ from minitext.evaluation.predictor import Predictor, format_prediction, json_pre
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting.attribution_view import format_attribution, json_attribution
+from minitext.reporting.report import write_report
+from minitext.reporting.saved_run import corrupt, read_notes, read_run
 from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
-from minitext.utils.io import write_text
+from minitext.utils.io import check_output, lock_output, write_text
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE, check_finished
+from minitext.utils.run_dir import METRICS_FILE, log
+from minitext.utils.run_folders import is_complete
+from minitext.utils.terminal import printable
 
 CHUNK = 256  # texts predicted at once
 Handler = Callable[[argparse.Namespace], None]
@@ -40,9 +44,11 @@ def predict(arguments: argparse.Namespace) -> None:
             raise UserError("--json is for printed predictions; for a file, pass an --output that ends in .jsonl")
         counts = predict_file(arguments.run, config, arguments.device)
         found = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count or outcome != "resumed")
-        print(f"{config.output}: {counts.total():,} rows: {found}")
+        log(f"{config.output}: {counts.total():,} rows: {found}")
         return
     predictor = Predictor.load(arguments.run, arguments.device)
+    if arguments.json:
+        use_utf8()
     with open(config.input, "rb") if config.input else nullcontext() as file:
         if config.input:
             rows = stream_texts(Path(config.input), file, config.text_column, table_format=config.table_format())
@@ -63,7 +69,7 @@ def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: 
                 line = f"line {row.line}: {row.note}"
                 if as_json:
                     line = json.dumps({"text": "", "class": None, "probabilities": None, "note": line})
-            print(line, flush=True)
+            print(line if as_json else printable(line, "\n\t"), flush=True)
 
 
 def explain_texts(arguments: argparse.Namespace) -> None:
@@ -73,6 +79,8 @@ def explain_texts(arguments: argparse.Namespace) -> None:
     if name is not None and name not in names:
         raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {', '.join(names)}")
     target = None if name is None else names.index(name)
+    if arguments.json:
+        use_utf8()
     for row in line_rows(arguments.texts):
         if row.note:
             raise UserError(f"text {row.line}: {row.note}; pass at least one word")
@@ -89,22 +97,41 @@ def compare(arguments: argparse.Namespace) -> None:
     """
     from minitext.reporting import comparison, html, paired_seeds  # here: slow to import
 
+    out = Path(arguments.out)
+    check_output("--out", out, arguments.overwrite, arguments.runs)
     if over_seeds := paired_seeds.compare_seeds(arguments.runs):
         text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
     else:
         compared = comparison.compare(arguments.runs, arguments.device)
         text, page = comparison.show_comparison(compared), html.page(compared)
-    print(text)
-    write_text(Path(arguments.out), page)
-    print(f"\npage: {arguments.out}")
+    log(text)
+    with lock_output(out):
+        write_text(out, page)
+    log(f"\npage: {out}")
 
 
 def plot(arguments: argparse.Namespace) -> None:
     """Draw the figures of a finished run again, from its saved numbers."""
     from minitext.reporting.plots import draw  # here: matplotlib is slow to import
 
-    check_finished(Path(arguments.run))
-    draw(Path(arguments.run))
+    folder = Path(arguments.run)
+    if not (folder / "scores.json").exists() and is_complete(folder, METRICS_FILE):  # of `minitext pretrain`
+        draw_curves(folder)
+    else:
+        draw(folder)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the report of a finished run again, from its saved numbers."""
+    folder = Path(arguments.run)
+    run, notes = read_run(folder), read_notes(folder)
+    with corrupt(folder):  # the report also shows scores that `read_run` does not check
+        write_report(folder, run.name, notes)
+
+
+def use_utf8() -> None:
+    """Print JSON in UTF-8, whatever the encoding of the terminal (RFC 8259, section 8.1)."""
+    sys.stdout.reconfigure(encoding="utf-8")
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -130,7 +157,7 @@ def nearest_words(arguments: argparse.Namespace) -> None:
     if arguments.k < 1:
         raise UserError(f"-k must be >= 1 (got {arguments.k})")
     for word, similarity in load_word_vectors(arguments.vectors).nearest(arguments.word, arguments.k):
-        print(f"{similarity:.3f}  {word}")
+        print(f"{similarity:.3f}  {printable(word)}")
 
 
 def add_command(commands: Any, name: str, handler: Handler, **settings: Any) -> argparse.ArgumentParser:
@@ -164,8 +191,10 @@ def build_parser() -> argparse.ArgumentParser:
     command = add_command(commands, "compare", compare, help="compare several runs", parents=[device])
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")
     command.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing --out")
 
     add_command(commands, "plot", plot, help="draw the figures of a run again", parents=[run])
+    add_command(commands, "report", report, help="write the report of a run again", parents=[run])
 
     command = add_command(commands, "pretrain", pretrain, help="train a BERT on unlabeled texts")
     for group in fields(mlm.Config):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def classes(out: str) -> list[str]:
 
 
 def test_every_sub_command_has_help(capsys, monkeypatch):
-    for command in (["predict"], ["explain"], ["compare"], ["plot"], ["pretrain"], ["vectors", "train"],
+    for command in (["predict"], ["explain"], ["compare"], ["plot"], ["report"], ["pretrain"], ["vectors", "train"],
                     ["vectors", "nearest"]):  # fmt: skip
         monkeypatch.setattr("sys.argv", ["minitext", *command, "--help"])
         with pytest.raises(SystemExit) as exit:
@@ -174,7 +175,8 @@ def test_output_file_is_summarized(run_cli, folder, source, tmp_path):
 def test_resumed_rows_are_in_the_summary(run_cli, monkeypatch, folder, source, tmp_path):
     monkeypatch.setattr("minitext.evaluation.predict_file.CHUNK", 2)
     output = tmp_path / "out.jsonl"
-    output.with_name("out.jsonl.partial").write_bytes(b"{}\n" * 4)
+    row = dict.fromkeys(("line", "predicted", "p(neg)", "p(pos)", "note"), 1)
+    output.with_name("out.jsonl.partial").write_text((json.dumps(row) + "\n") * 4)
     _, out, _ = run_cli("predict", folder, "--input", source, "--output", output, "--resume")
     assert out == f"{output}: 7 rows: 2 predicted, 0 below the threshold, 1 without text, 4 resumed\n"
 
@@ -279,7 +281,53 @@ def test_explain_refuses_in_one_line(run_cli, three_classes, arguments, message:
     assert re.fullmatch(f"error: {message}\n", error)
 
 
-# plot, vectors
+# What reaches a terminal
+
+
+@pytest.mark.parametrize("text", ["good \x1b[31mred", "good \x9b1m", "good \u202egnp"])
+def test_control_characters_of_texts_are_escaped_for_a_terminal_but_not_in_json(run_cli, folder, text: str):
+    for command in ("predict", "explain"):
+        _, out, _ = run_cli(command, folder, text)
+        assert not set(out) & set("\x1b\x9b\u202e")
+        _, out, _ = run_cli(command, folder, text, "--json")
+        assert json.loads(out)["text"] == text
+
+
+def test_control_characters_of_a_file_name_are_escaped_in_errors(run_cli, folder):
+    _, _, error = run_cli("predict", folder, "--input", "\x1b[31mno\nwhere.txt")
+    assert error == "error: \\x1b[31mno\\nwhere.txt: no such file\n"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii"])
+def test_json_is_utf_8_on_every_console(folder, encoding: str):
+    command = [sys.executable, "-m", "minitext", "predict", folder, "good 良い é \U0001f408", "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert json.loads(done.stdout.decode("utf-8"))["text"] == "good 良い é \U0001f408"
+    done = subprocess.run(command[:-1], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert (done.stderr, b"pos" in done.stdout) == (b"", True)
+
+
+# compare, plot, report, vectors
+
+
+def test_compare_does_not_replace_a_file(run_cli, folder, tmp_path):
+    (tmp_path / "page.html").write_text("precious")
+    status, _, error = run_cli("compare", folder, "--out", tmp_path / "page.html")
+    assert status == 2
+    assert_one_line(error)
+    assert "page.html: already exists; pass another file, or --overwrite" in error
+    assert (tmp_path / "page.html").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["scores.json", "predictions.csv", "model.safetensors"])
+def test_compare_does_not_replace_a_file_of_a_run(run_cli, folder, name: str):
+    (folder / name).touch()
+    before = (folder / name).read_bytes()
+    status, _, error = run_cli("compare", folder, "--out", folder / name, "--overwrite")
+    assert status == 2
+    assert "is the input, or a file of it" in error
+    assert (folder / name).read_bytes() == before
 
 
 def test_plot_refuses_a_folder_without_a_run(run_cli, tmp_path):

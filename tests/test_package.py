@@ -1,5 +1,6 @@
 """Tests of the package: the public API, what importing it costs, and the Python snippet of the README."""
 
+import ast
 import os
 import re
 import subprocess
@@ -53,3 +54,31 @@ def test_the_python_snippet_of_the_readme_runs(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     names, probabilities, words = done.stdout.strip().split("\n", 2)
     assert names.startswith("(") and probabilities.startswith("[[") and "WordAttribution" in words
+
+
+# Other systems
+
+SOURCES = [*(ROOT / "minitext").rglob("*.py"), *ROOT.glob("train_*.py")]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_files_are_opened_with_their_encoding(source: Path):
+    """The default is that of the system, on Windows not UTF-8; and a text file that is written ends its lines alike."""
+    for call in (
+        node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ):
+        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+        keywords = {keyword.arg for keyword in call.keywords}
+        if name == "open" and isinstance(call.func, ast.Name):
+            mode = call.args[1].value if len(call.args) > 1 else "r"
+            needed = set() if "b" in mode else {"encoding"} if mode == "r" else {"encoding", "newline"}
+        else:
+            needed = {"read_text": {"encoding"}, "write_text": {"encoding", "newline"}}.get(name, set())
+        if name in ("read_text", "write_text") and isinstance(call.func, ast.Name):
+            continue  # functions of minitext
+        assert needed <= keywords, f"{source.name}, line {call.lineno}"
+
+
+@pytest.mark.parametrize("name", ["os.fork", "/dev/shm", "multiprocessing", "SIGKILL"])
+def test_nothing_is_used_that_other_systems_lack(name: str):
+    assert [source.name for source in SOURCES if name in source.read_text(encoding="utf-8")] == []

@@ -34,7 +34,15 @@ RUN_FILES = {"settings.json", "metrics.jsonl", "scores.json", "predictions.csv",
 FILES = (
     MODEL_FILES
     | RUN_FILES
-    | {"curves.png", "confusion.png", "probabilities.png", "reliability.png", "mistakes.csv", "costs.json"}
+    | {
+        "curves.png",
+        "confusion.png",
+        "probabilities.png",
+        "reliability.png",
+        "mistakes.csv",
+        "costs.json",
+        "notes.json",
+    }
 )
 
 
@@ -508,3 +516,27 @@ def test_several_seeds_cannot_be_uploaded(train, capsys):
     status, folder = train("--num-seeds", "2", "--push-to-hub", "user/name")
     assert (status, folder.exists()) == (2, False)
     assert "--push-to-hub uploads one run, but --num-seeds makes several" in capsys.readouterr().err
+
+
+def test_an_upload_that_fails_costs_no_run(train, monkeypatch, capsys):
+    def fail(*_):
+        raise UserError("user/name: request to the Hub failed (503)")
+
+    monkeypatch.setattr(train_finetune, "open_repository", lambda repository: None)
+    monkeypatch.setattr(train_finetune, "push", fail)
+    status, folder = train("--push-to-hub", "user/name")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 1
+    assert line.startswith("error: the upload failed (user/name: request to the Hub failed (503)); ")
+    assert line.endswith(f"repeat it with: hf upload user/name {folder}")
+    assert Predictor.load(folder).class_names == ("neg", "pos")
+
+
+def test_a_finished_run_is_not_trained_again_with_resume(train, capsys):
+    _, folder = train()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert train("--resume") == (0, folder)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    status, _ = train("--resume", "--lr", "0.5")
+    assert status == 2
+    assert "other settings (loop.lr: 0.001 → 0.5)" in capsys.readouterr().err

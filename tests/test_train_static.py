@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +17,16 @@ import pytest
 
 import train_static
 from minitext.evaluation.predictor import Predictor
+from minitext.reporting import plots
 from minitext.utils.errors import exit_status
+from minitext.utils.io import lock_output
+
+ROOT = Path(__file__).parents[1]
 
 FILES = [
     "config.json", "confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "model.safetensors",
-    "predictions.csv", "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json", "words.txt",
+    "notes.json", "predictions.csv", "probabilities.png", "reliability.png", "report.md", "scores.json",
+    "settings.json", "words.txt",
 ]  # fmt: skip
 SCORES = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "roc_auc", "log_loss"]
 TOPICS = ["sea", "sky", "city"]
@@ -264,6 +273,67 @@ def test_bad_vectors_are_refused_before_a_folder_exists(tmp_path, refused, topic
     assert "bad.txt" in error
     assert message in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--weight-decay", "-5"), ("--weight-decay", "inf"),
+        ("--iterations", "0"), ("--l2", "nan"), ("--l2", "-1"), ("--l2", "inf"), ("--seed", "18446744073709551616"),
+        ("--seed", "-1"), ("--dropout", "nan"), ("--patience", "0"), ("--valid-fraction", "nan"), ("--num-seeds", "0"),
+        ("--out", ""), ("--out", "."), ("--out", ".."), ("--out", "/"), ("--out", "x" * 300),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_before_any_work(tmp_path, monkeypatch, refused, topics, option, value):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert option in refused(*topics, f"{option}={value}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_mlp_that_diverges_is_refused(tmp_path, refused, topics):
+    error = refused(*topics, "--lr", "1e30", "--epochs", "9", "--out", tmp_path / "run")
+    assert re.search(r"MLP, epoch \d+: the loss on (train|valid) is (nan|inf); lower --lr \(now 1e\+30\)", error)
+    assert not (tmp_path / "run" / "mlp").exists()
+
+
+def test_figures_that_fail_cost_no_run_and_no_seed(tmp_path, monkeypatch, call, topics):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(plots, "draw", fail)
+    done = call(*topics, "--num-seeds", "2", "--out", tmp_path / "run")
+    assert done.code == 1
+    folders = [tmp_path / "run" / name / f"seed{seed}" for seed in range(2) for name in ("logistic", "mlp")]
+    assert done.err.splitlines() == [
+        "error: drawing the figures failed (RuntimeError: no font); model, scores and predictions are saved; "
+        f"repeat it with: minitext plot {folder}"
+        for folder in folders
+    ]
+    for folder in folders:
+        assert set(names(folder)) == {name for name in FILES if not name.endswith(".png")}
+    assert (tmp_path / "run" / "mlp" / "seeds.json").exists()
+
+
+def test_a_second_process_on_the_same_folder_is_refused_before_the_training(tmp_path, monkeypatch, refused, topics):
+    monkeypatch.setattr(train_static, "fit_logistic", None)  # would fail
+    with lock_output(tmp_path / "run" / "logistic"):
+        assert "another process is writing it" in refused(*topics, "--out", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii"])
+def test_a_console_that_lacks_characters_costs_no_run(tmp_path, topics, encoding: str):
+    data = tmp_path / "topics.csv"
+    data.write_text(data.read_text(encoding="utf-8").replace("sea", "mer é海\U0001f40b"), encoding="utf-8")
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [sys.executable, ROOT / "train_static.py", *topics, "--num-seeds", "2", "--out", tmp_path / "run"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    for seed in range(2):
+        assert names(tmp_path / "run" / "mlp" / f"seed{seed}") == FILES
+    report = (tmp_path / "run" / "mlp" / "seed0" / "report.md").read_text(encoding="utf-8")
+    assert "mer é海\U0001f40b" in report
 
 
 def test_torchrun_is_refused(tmp_path, monkeypatch, refused, topics):

@@ -20,8 +20,9 @@ from minitext.data.readers import TextRow, stream_texts
 from minitext.data.tables import TABLE_DELIMITERS, TABLE_KINDS, TableFormat
 from minitext.data.text_input import check_regular
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
+from minitext.utils.io import check_output, lock_output, sync_folder
 
 CHUNK = 1024  # rows predicted and written at once
 
@@ -46,8 +47,7 @@ class PredictConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(f"--threshold must be in [0, 1] (got {self.threshold})")
+        require(self, lambda value: 0 <= value <= 1, "in [0, 1]", "threshold")
         self.table_format()
         for name in ("text_column", "no_header", "delimiter"):
             if getattr(self, name) and not self.input:
@@ -63,12 +63,7 @@ class PredictConfig:
         output = Path(self.output)
         if output.suffix.lower() not in TABLE_KINDS:
             raise UserError(f"{output}: unsupported file type {output.suffix!r}; supported: {', '.join(TABLE_KINDS)}")
-        if not output.parent.is_dir():
-            raise UserError(f"{output}: the folder {output.parent} does not exist; create it first")
-        if output.is_dir() or (output.exists() and output.samefile(self.input)):
-            raise UserError(f"{output}: is {'a folder' if output.is_dir() else 'the input'}; pass another --output")
-        if output.exists() and not self.overwrite:
-            raise UserError(f"{output}: already exists; pass another --output, or --overwrite to replace it")
+        check_output("--output", output, self.overwrite, [self.input])
 
     def table_format(self) -> TableFormat:
         """How --input differs from what its suffix says. Raises UserError for an unknown encoding or delimiter."""
@@ -82,9 +77,18 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
     `p(<class>)` for each class, and `note`. The note is empty, or says why `predicted` is empty: "below threshold", or,
     without probabilities, "empty text", "no text", "not a JSON object", "5 fields for 4 columns".
 
-    Returns the number of rows by outcome. Raises UserError if the run, a column or the device cannot be used, or if the
-    end of an input row cannot be found; the rows before it are kept in `<output>.partial`.
+    Returns the number of rows by outcome. Raises UserError if the run, a column or the device cannot be used, if
+    another process writes the output, or if the end of an input row cannot be found; the rows before it are kept in
+    `<output>.partial`.
     """
+    with lock_output(Path(config.output)):
+        # again, as another process may have written it since
+        check_output("--output", Path(config.output), config.overwrite, [config.input, folder])
+        return write_predictions(folder, config, device)
+
+
+def write_predictions(folder: str | Path, config: PredictConfig, device: str) -> Counter[str]:
+    """`predict_file` without the lock."""
     source, output, keep = Path(config.input), Path(config.output), config.keep_columns or ()
     predictor = Predictor.load(folder, device)
     names = predictor.class_names
@@ -114,12 +118,13 @@ def predict_file(folder: str | Path, config: PredictConfig, device: str = "auto"
             os.fsync(out.fileno())
     except KeyboardInterrupt:
         raise KeyboardInterrupt(hint) from None
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a full disk
         if not counts.total():  # no row to resume from
             partial.unlink()
             raise
         raise UserError(f"{error}; {hint}") from error
     os.replace(partial, output)
+    sync_folder(output.parent)
     return counts
 
 
@@ -127,12 +132,22 @@ def start_partial(partial: Path, kind: str, columns: Sequence[str], resume: bool
     """Write the header to a new partial file, or cut an existing one after its last complete chunk.
 
     A resumed file is cut at a multiple of CHUNK rows, so that it is predicted in the same batches as an uninterrupted
-    one and gets the same bytes. Returns the number of rows that are kept.
+    one and gets the same bytes. Returns the number of rows that are kept. Raises UserError if the file has other
+    columns, or if it is not one of predictions, so that no other file is ever replaced.
     """
-    header = b"" if kind == ".jsonl" else format_rows(kind, columns, [columns]).encode()
+    header = b"" if kind == ".jsonl" else format_rows(kind, columns, [columns]).encode("utf-8", "replace")
+    beginning = b'{"line": ' if kind == ".jsonl" else header[: len("line,")]
+    if partial.is_symlink() or (partial.exists() and not partial.is_file()):
+        raise UserError(f"{partial}: not a file; move it away")
+    with open(partial, "rb") if partial.exists() else io.BytesIO() as file:
+        first = file.readline()
+    if not beginning.startswith(first[: len(beginning)]):
+        raise UserError(f"{partial}: not unfinished predictions; move it away, or pass another --output")
     if not (resume and partial.exists() and partial.stat().st_size > len(header)):
         partial.write_bytes(header)
         return 0
+    if kind == ".jsonl" and first.endswith(b"\n") and columns_of(first) != list(columns):
+        raise UserError(f"{partial}: cannot resume: its columns differ; restore the options or drop --resume")
     with open(partial, "rb+") as file:
         if file.read(len(header)) != header:
             raise UserError(f"{partial}: cannot resume: its columns differ; restore the options or drop --resume")
@@ -146,6 +161,14 @@ def start_partial(partial: Path, kind: str, columns: Sequence[str], resume: bool
                     kept, size = rows, file.tell()
         file.truncate(size)
     return kept
+
+
+def columns_of(line: bytes) -> list[str]:
+    """The keys of a JSON object; none if it is something else."""
+    try:
+        return list(json.loads(line).keys())
+    except (ValueError, RecursionError, AttributeError):
+        return []
 
 
 def output_row(row: TextRow, values: Sequence[float], names: Sequence[str], threshold: float) -> tuple:

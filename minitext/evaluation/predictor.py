@@ -34,6 +34,7 @@ BATCH_SIZE = 32  # texts per forward pass
 EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
 BAR_WIDTH = 30  # characters of the bar of probability 1
 TEXT_WIDTH = 100  # characters of a text that a terminal shows
+TRACKS = ("static", "scratch", "finetune")
 BELOW_THRESHOLD = "below threshold"  # the note of a text without a predicted class
 
 
@@ -70,17 +71,27 @@ class Predictor:
         torch_device = pick_device(device)
         try:
             class_names, model, tokens = load_model(folder, read_json(folder / "config.json"))
+            if tokens is None:
+                torch_device = torch.device("cpu")
+            predictor = cls(class_names, model.to(torch_device).eval(), torch_device, tokens)
+            predictor.check()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
+        except PermissionError as error:
+            raise UserError(f"{error.filename or folder}: no permission to read it; change its permissions") from error
         # a file is missing or not JSON; a setting or tensor is missing or has another type or shape
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
-        if tokens is None:
-            torch_device = torch.device("cpu")
-        try:
-            model.to(torch_device).eval()
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
-        return cls(class_names, model, torch_device, tokens)
+        return predictor
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError unless the settings of a loaded model fit it: one text is predicted."""
+        names = self.class_names
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise TypeError("config.json: class names must be different texts")
+        if (found := self.predict_logits(["a text"]).shape[1]) != len(names):
+            raise ValueError(f"config.json has {len(names)} class names, the model {found} classes")
 
     def predict_logits(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, C)` float32 logits on the CPU."""
@@ -104,6 +115,8 @@ class Predictor:
 
 def load_model(folder: Path, config: dict) -> tuple[tuple[str, ...], nn.Module, TokenSettings | None]:
     settings = config.get("minitext", config)
+    if settings["track"] not in TRACKS:
+        raise ValueError(f"config.json, track: expected one of {', '.join(TRACKS)}, found {settings['track']!r:.40}")
     if settings["track"] == "static":
         model = StaticClassifier.load(folder)
         return model.class_names, model, None

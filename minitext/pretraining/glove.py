@@ -20,8 +20,9 @@ from minitext.data.corpus import CorpusConfig, load_corpus
 from minitext.data.word_vectors import WordVectors
 from minitext.data.words import word_ids, words
 from minitext.pretraining.cooccurrence import Pairs, count_pairs
-from minitext.utils.config import option
+from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
+from minitext.utils.io import check_output, lock_output
 from minitext.utils.run_dir import log
 
 
@@ -30,6 +31,7 @@ class GloveConfig:
     """word vectors"""
 
     out: str = option("vectors.txt.gz", "output file, .txt or .txt.gz")
+    overwrite: bool = option(False, "replace an existing --out")
     embedding_dim: int = option(100, "dimension of the vectors")
     window: int = option(10, "context words on either side")
     min_count: int = option(5, "minimum number of occurrences of a word")
@@ -46,9 +48,10 @@ class GloveConfig:
     def __post_init__(self) -> None:
         if not self.out.endswith((".txt", ".txt.gz")):
             raise UserError(f"--out must end in .txt or .txt.gz (got {self.out})")
-        for name, value in asdict(self).items():
-            if type(value) in (int, float) and name != "seed" and not value > 0:  # "not" rejects NaN as well
-                raise UserError(f"--{name.replace('_', '-')} must be > 0 (got {value})")
+        numbers = [name for name, value in asdict(self).items() if type(value) in (int, float) and name != "seed"]
+        require(self, lambda value: value > 0, "> 0", *numbers)
+        require(self, lambda value: value >= 0, ">= 0", "seed")
+        check_output("--out", Path(self.out), self.overwrite)
 
 
 class State(NamedTuple):
@@ -65,11 +68,19 @@ class State(NamedTuple):
 def train_vectors(config: GloveConfig, data: CorpusConfig) -> WordVectors:
     """Count pairs, train, write `config.out`, and return the vectors.
 
-    Raises UserError if no two words co-occur, or the loss is not finite.
+    Raises UserError if no two words co-occur, the loss is not finite, or another process writes `config.out`.
     """
     out = Path(config.out)
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: no such folder {out.parent}; create it first")
+    with lock_output(out):
+        check_output("--out", out, config.overwrite, data.data)
+        vectors = train(config, data)
+        check_output("--out", out, config.overwrite)  # again: it may have been created since
+        vectors.write(out, config.digits)
+    return vectors
+
+
+def train(config: GloveConfig, data: CorpusConfig) -> WordVectors:
+    """The vectors of the words in the texts."""
     texts, note = load_corpus(data, config.seed)
     log(note, config.quiet)
     vocab = frequent_words(texts, config.min_count, config.vocab_size)
@@ -80,9 +91,7 @@ def train_vectors(config: GloveConfig, data: CorpusConfig) -> WordVectors:
         raise UserError(f"{', '.join(data.data)}: {problem}; give more texts or lower --min-count")
     log(f"{len(texts):,} texts, {len(ids):,} words, {len(vocab):,} vectors, {len(pairs.counts):,} pairs", config.quiet)
     state = fit(pairs, len(vocab), config)
-    vectors = WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
-    vectors.write(out, config.digits)
-    return vectors
+    return WordVectors(vocab, (state.word + state.context)[:, : config.embedding_dim].contiguous())  # section 4.2
 
 
 def frequent_words(texts: Sequence[str], min_count: int, vocab_size: int) -> list[str]:

@@ -29,8 +29,8 @@ from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed
 from minitext.training.loop import LoopConfig, fit, plan_steps
 from minitext.utils.config import option, require
-from minitext.utils.errors import UserError
-from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, log, run_settings
+from minitext.utils.errors import UserError, after_training
+from minitext.utils.run_dir import METRICS_FILE, OutputConfig, RunDir, already_finished, log, run_settings
 
 MIN_TEXTS = 20  # texts; fewer cannot be split into training and evaluation
 EVAL_EPOCH = 1 << 30  # each evaluation masks the same tokens, which differ from those of all training epochs
@@ -97,14 +97,17 @@ class Config:
 def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path:
     """Pretrain and write the checkpoint to `config.run.out`, complete or not at all; returns that folder.
 
-    `draw` may add figures to the folder before it is complete. Of several processes, rank 0 alone has that folder.
+    `draw` may add figures to the folder before it is complete; if it fails, they are left out. Of several processes,
+    rank 0 alone has that folder.
     """
     seed, device = config.run.seed, pick_device(config.run.device)
     distributed = init_distributed(device)
     is_main, quiet = distributed.rank == 0, config.run.quiet or distributed.rank > 0
+    if distributed.broadcast(is_main and is_finished(config)):
+        log(f"{config.run.out}: finished already, with these settings", quiet)
+        destroy(distributed)
+        return Path(config.run.out)
     if is_main:
-        if (Path(config.run.out) / "scores.json").exists():
-            raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
         run = RunDir(config.run.out, config.run.overwrite, config.run.resume, final_file=METRICS_FILE)
     texts, note = load_corpus(config.data, seed)
     log(note, quiet)
@@ -149,11 +152,19 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
             model.half()
         save_model(model, tokenizer, run.folder, hub_config, track="pretrain", updates=state.updates)
         if draw is not None:
-            draw(run.folder)
+            with after_training("drawing the figure", f"minitext plot {run.out}"):
+                draw(run.folder)
         run.commit()
     log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
     destroy(distributed)
     return Path(config.run.out)
+
+
+def is_finished(config: Config) -> bool:
+    """Whether `--resume` finds a finished run with these settings. Raises UserError for the folder of a classifier."""
+    if (Path(config.run.out) / "scores.json").exists():
+        raise UserError(f"{config.run.out}: contains a classifier; pass another --out")
+    return already_finished(config, [Path(config.run.out)], METRICS_FILE)
 
 
 def split_texts(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:

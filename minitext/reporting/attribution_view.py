@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from minitext.evaluation.attribution import Attribution, WordAttribution
 from minitext.evaluation.integrated_gradients import MAX_ERROR
+from minitext.utils.terminal import printable
 
 TABLE_WORDS = 10
 GREEN, PINK = 28, 127  # of a terminal's 256 colors: distinct for color-blind readers, legible on black and on white
 # the least fraction of the largest contribution: the style. Bold on a colored background, the same not bold, colored
 STYLES = ((0.75, "1;97;48;5;{}"), (0.4, "97;48;5;{}"), (0.15, "38;5;{}"))
-CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def segments(attribution: Attribution) -> Iterator[tuple[str, WordAttribution | None, float]]:
@@ -50,7 +50,7 @@ def format_attribution(attribution: Attribution) -> str:
 
     Colors are left out where stdout is no terminal or NO_COLOR is set (no-color.org).
     """
-    names = attribution.class_names
+    names = [printable(name) for name in attribution.class_names]
     ranked = sorted(zip(attribution.probabilities, names, strict=True), key=lambda row: -row[0])
     lines = [" · ".join(f"{name} {probability:.1%}" for probability, name in ranked)]
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
@@ -75,7 +75,7 @@ def colored_text(attribution: Attribution) -> str:
         style = next((style.format(color) for least, style in STYLES if abs(strength) >= least), "")
         if word and not word.seen:
             style = "2"  # dim
-        piece = piece.translate(CONTROL_CHARACTERS)
+        piece = printable(piece, "\n\t")
         pieces.append(f"\x1b[{style}m{piece}\x1b[0m" if style else piece)
     return "".join(pieces)
 
@@ -85,8 +85,8 @@ def word_table(attribution: Attribution) -> list[str]:
     found: dict[str, list[float]] = {}
     for word in attribution.words:
         if word.seen:
-            text = attribution.text[word.start : word.end].lower().translate(CONTROL_CHARACTERS)
-            found.setdefault(text, []).append(word.contribution)
+            text = attribution.text[word.start : word.end].lower()
+            found.setdefault(printable(text), []).append(word.contribution)
     ranked = sorted(((sum(values), len(values), text) for text, values in found.items()), key=lambda row: -abs(row[0]))
     lines = []
     for total, count, text in ranked[:TABLE_WORDS]:

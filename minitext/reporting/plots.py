@@ -6,20 +6,32 @@ Colors: the palette of Okabe & Ito 2008, which color-blind readers can tell apar
 """
 
 import io
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # no pyplot: it would look for a display and keep every figure alive
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
 from minitext.reporting.saved_run import read_run
 from minitext.utils.io import atomic
+
+# Figures need no backend, but matplotlib cannot be imported where MPLBACKEND names one that is not installed, as the
+# shell of a notebook does
+backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # no pyplot: it would look for a display and keep every figure alive
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+if backend is not None:
+    os.environ["MPLBACKEND"] = backend
+    with suppress(ValueError):
+        matplotlib.rcParams["backend"] = backend
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 DPI = 160

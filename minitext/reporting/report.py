@@ -1,11 +1,13 @@
 """Markdown report of a run, and the files of a finished run.
 
 Inputs: a run directory with settings and metrics, the logits of the three parts. Outputs: `scores.json`, `costs.json`,
-`predictions.csv`, `mistakes.csv`, figures, `report.md`; short tables for the terminal. Shapes: B test texts, C classes.
+`notes.json`, `predictions.csv`, `mistakes.csv`, figures, `report.md`; short tables for the terminal. Shapes: B test
+texts, C classes.
 """
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from minitext.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
+from minitext.utils.errors import after_training
 from minitext.utils.io import atomic, read_json, write_json, write_text
 from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, Cost, RunDir
@@ -42,6 +45,7 @@ TEMPERATURE = (
     "the saved weights. T = 1 is kept if the gain is within its standard error."
 )
 SMALL_RISE = 0.05  # of the validation loss after the best evaluation
+MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "|": "&#124;"})
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
 
@@ -50,18 +54,22 @@ def finish_run(
 ) -> dict[str, dict[str, Any]]:
     """Score a run that holds its saved model and metrics, write its result files and report, and commit its directory.
 
-    `logits`: (B, C) float32 of the three parts, on the CPU, before the temperature. Returns the scores.
+    `logits`: (B, C) float32 of the three parts, on the CPU, before the temperature. Returns the scores. Figures or a
+    report that fail are reported; the run is committed without them.
     """
-    from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and training need not wait for it
-
     scores = score_run(splits, logits, temperature, read_json(run.folder / "settings.json")["run"]["seed"])
     write_json(run.folder / "scores.json", scores)
     write_json(run.folder / "costs.json", cost._asdict())
     predicted, calibrated = logits[-1].argmax(dim=1).numpy(), probabilities(logits[-1].double() / temperature)
     write_predictions(run.folder / "predictions.csv", splits.test, predicted, calibrated)
     write_mistakes(run.folder / "mistakes.csv", splits.test, predicted, calibrated)
-    draw(run.folder)
-    write_report(run.folder, run.out.name, notes)
+    write_json(run.folder / "notes.json", notes)
+    with after_training("drawing the figures", f"minitext plot {run.out}"):
+        from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and training need not wait
+
+        draw(run.folder)
+    with after_training("the report", f"minitext report {run.out}"):
+        write_report(run.folder, run.out.name, notes)
     run.commit()
     return scores
 
@@ -84,9 +92,9 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
     test, evaluations = scores["test"], MetricsLog(folder / METRICS_FILE).evaluations()
     sections = [
-        f"# {name}",
+        f"# {escape(name)}",
         f"**Accuracy on test: {format_score(test['accuracy'], True)}**",
-        f"`{settings['command']}`",
+        code(settings["command"]),
         f"{settings['started']}, {settings['machine']}, torch {settings['versions']['torch']}",
         "## Scores",
         markdown_table(score_rows(scores)),
@@ -111,7 +119,7 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "Brackets: 95 % Wilson intervals. Lengths and fractions of words in quartiles of the texts.",
         "`mistakes.csv` has the most confident errors, with their texts: errors of the model or of the labels.",
         "## Notes",
-        "\n".join(f"- {key}: {value}" for key, value in notes.items()),
+        "\n".join(f"- {escape(key)}: {escape(value)}" for key, value in notes.items()),
         "## Settings",
         "```json\n" + json.dumps(settings, indent=2, ensure_ascii=False) + "\n```",
     ]
@@ -215,8 +223,20 @@ def format_mean(mean: float, std: float, percent: bool) -> str:
 
 def markdown_table(rows: list[list[str]]) -> str:
     """The rows as a Markdown table; the first is its header."""
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+    escaped = [[escape(cell) for cell in row] for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def escape(text: str) -> str:
+    """Text as one line of Markdown that cannot hold HTML, code, links or the end of a table's cell."""
+    return " ".join(text.splitlines()).translate(MARKDOWN).replace("](", "]&#40;")
+
+
+def code(text: str) -> str:
+    """Text as one line of code in Markdown, between more backticks than it holds."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{' '.join(text.splitlines())}{space}{fence}"
 
 
 def text_table(rows: list[list[str]]) -> str:

@@ -5,9 +5,11 @@ Shapes: N test texts, C classes.
 """
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +20,37 @@ from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, Cost, check_finished
 
 COMPARED = ("accuracy", "macro_f1", "log_loss", "ece")
-# of the scores on test
-REQUIRED = {*COMPARED, "ece_if_calibrated", "count", "confusion", "before_temperature", "generalization_gap"}
+
+
+def is_number(value: Any) -> bool:
+    """A finite number. JSON as Python reads it also has NaN and infinity, and true is an integer."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_score(value: Any) -> bool:
+    """`{"value": 0.5, "low": 0.4, "high": 0.6}`; the limits may be missing or None."""
+    return (
+        isinstance(value, dict)
+        and is_number(value.get("value"))
+        and all(value.get(key) is None or is_number(value[key]) for key in ("low", "high"))
+    )
+
+
+TEXT = ("text", lambda value: isinstance(value, str))
+NUMBER = ("a finite number", is_number)
+POSITIVE = ("a number above 0", lambda value: is_number(value) and value > 0)
+COUNT = ("a number of texts", lambda value: type(value) is int and 0 <= value < 2**53)
+SETTINGS = {
+    "classes": [TEXT], "command": TEXT, "started": TEXT, "machine": TEXT, "versions": {"torch": TEXT},
+    "data": {"data": TEXT}, "run": {"seed": COUNT}, "data_found": {"test": {"fingerprint": TEXT}},
+}  # fmt: skip
+TEST_SCORES = {
+    **dict.fromkeys(COMPARED, ("a score", is_score)),
+    "count": COUNT, "confusion": [[COUNT]], "before_temperature": {"temperature": POSITIVE},
+    "ece_if_calibrated": {"mean": NUMBER, "percentile_95": NUMBER, "verdict": TEXT},
+    "generalization_gap": {"value": NUMBER, "low": NUMBER, "high": NUMBER},
+}  # fmt: skip
+COSTS = {"parameters": COUNT, "train_seconds": NUMBER, "predict_seconds": POSITIVE, "texts": COUNT}
 
 
 class SavedRun(NamedTuple):
@@ -76,34 +107,104 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def read_run(folder: Path, name: str = "") -> SavedRun:
     """Read and check one run. Raises UserError, naming the file, when it is unfinished or corrupt."""
     check_finished(folder)
-    try:
+    with corrupt(folder):
         settings, scores, costs = (read_json(folder / f"{part}.json") for part in ("settings", "scores", "costs"))
-        if missing := REQUIRED - scores["test"].keys():
-            raise ValueError(f"scores.json has no {min(missing)} on test")
-        csv.field_size_limit(MAX_TEXT)  # the default refuses texts over 128 KiB
-        with open(folder / "mistakes.csv", encoding="utf-8", newline="") as file:
-            mistakes = {row["id"]: row["text"] for row in csv.DictReader(file)}
+        conform(settings, SETTINGS, "settings.json")
+        names = settings["classes"]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError("settings.json, classes: expected two or more different names")
+        conform(scores, {"test": TEST_SCORES}, "scores.json")
+        if {len(names)} != {len(scores["test"]["confusion"]), *map(len, scores["test"]["confusion"])}:
+            raise ValueError(f"scores.json, test, confusion: expected {len(names)} rows and columns")
+        conform(costs, COSTS, "costs.json")
+        evaluations = MetricsLog(folder / METRICS_FILE).evaluations()
+        if not evaluations:
+            raise ValueError(f"{METRICS_FILE}: expected evaluations with loss and accuracy")
+        conform_evaluations(evaluations)
         run = SavedRun(
             folder=folder,
-            name=name or folder.name,
-            class_names=tuple(settings["classes"]),
+            name=name or folder.resolve().name,
+            class_names=tuple(names),
             settings=settings,
             fingerprint=settings["data_found"]["test"]["fingerprint"],
             scores=scores["test"],
-            evaluations=MetricsLog(folder / METRICS_FILE).evaluations(),
-            cost=Cost(**costs),
-            mistakes=mistakes,
-            **read_predictions(folder / "predictions.csv", settings["classes"]),
+            evaluations=evaluations,
+            cost=Cost(**{field: costs[field] for field in Cost._fields}),
+            mistakes=read_mistakes(folder / "mistakes.csv"),
+            **read_predictions(folder / "predictions.csv", names),
         )
-        if not run.evaluations or not all({"loss", "accuracy"} <= row["valid"].keys() for row in run.evaluations):
-            raise ValueError(f"{METRICS_FILE}: expected evaluations with loss and accuracy")
         if len(run.labels) != run.scores["count"]:
             raise ValueError(f"predictions.csv has {len(run.labels)} rows for {run.scores['count']} texts")
         return run
-    # a missing file, a file that is not JSON, a missing key, a cell that is not a number
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+
+
+def read_notes(folder: Path) -> dict[str, str]:
+    """The notes of a run for its report. Raises UserError when they are missing or corrupt."""
+    with corrupt(folder):
+        notes = read_json(folder / "notes.json")
+        conform(notes, dict.fromkeys(notes, TEXT), "notes.json")
+        return notes
+
+
+@contextmanager
+def corrupt(folder: Path) -> Iterator[None]:
+    """Turn the errors of reading a run's files into one line with the file and the remedy."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: corrupt ({Path(error.filename).name} is missing); re-train the model") from error
+    except OSError as error:  # no permission, a folder in place of the file, a disk that fails
+        reason = error.strerror or first_line(error)
+        raise UserError(f"{error.filename or folder}: cannot be read ({reason}); fix that and repeat") from error
+    # bytes that are not UTF-8, a missing key, a cell that is not a number
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+
+
+def conform(value: Any, form: Any, place: str) -> None:
+    """Raise ValueError or TypeError, naming the place, unless a JSON value has this form.
+
+    A form is a dict of the keys that an object must have, with their forms; a list of the one form of all items; or
+    what is expected in words and a function that tells it.
+    """
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            raise TypeError(f"{place}: expected an object, found {type(value).__name__}")
+        for key, inner in form.items():
+            if key not in value:
+                raise ValueError(f"{place} has no {key}")
+            conform(value[key], inner, f"{place}, {key}")
+    elif isinstance(form, list):
+        if not isinstance(value, list):
+            raise TypeError(f"{place}: expected a list, found {type(value).__name__}")
+        for item in value:
+            conform(item, form[0], place)
+    elif not form[1](value):
+        raise ValueError(f"{place}: expected {form[0]}, found {str(value)[:40]!r}")
+
+
+def conform_evaluations(rows: Sequence[dict]) -> None:
+    """Raise ValueError unless every row has losses and accuracies, and all count in the same unit."""
+    unit = "epoch" if "epoch" in rows[0] else "iteration"
+    for row in rows:
+        parts = {part: {"loss": NUMBER, "accuracy": NUMBER} for part in ("train", "valid") if part in row}
+        conform(row, {unit: NUMBER, **parts}, METRICS_FILE)
+
+
+def read_mistakes(path: Path) -> dict[str, str]:
+    """Text by id. Raises ValueError with the line that is wrong."""
+    csv.field_size_limit(MAX_TEXT)  # the default refuses texts over 128 KiB
+    found = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if missing := {"id", "text"} - set(rows.fieldnames or ()):
+            raise ValueError(f"{path.name} has no column {min(missing)}")
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"{path.name} line {rows.line_num}: not a row of this run")
+            found[row["id"]] = row["text"]
+    return found
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> dict:
@@ -119,9 +220,11 @@ def read_predictions(path: Path, names: Sequence[str]) -> dict:
             if None in row or None in row.values() or row["label"] not in index or row["predicted"] not in index:
                 raise ValueError(f"{path.name} line {rows.line_num}: not a row of this run")
             values = [float(row[column]) for column in columns]
-            if not abs(sum(values) - 1) < 1e-3:  # NaN is not below either
+            if min(values) < 0 or not abs(sum(values) - 1) < 1e-3:  # NaN is not below either
                 raise ValueError(f"{path.name} line {rows.line_num}: probabilities do not add up to 1")
             found.append((row["id"], row.get("tag", ""), index[row["label"]], index[row["predicted"]], values))
+    if not found:
+        raise ValueError(f"{path.name} has no rows")
     ids, tags, *numbers = zip(*found, strict=True)
     labels, predicted, probabilities = map(np.array, numbers)
     tags = list(tags) if any(tags) else None

@@ -14,7 +14,7 @@ from minitext.reporting.report import IF_CALIBRATED, IN_PERCENT, METRIC_LABELS, 
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json, write_json
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE
+from minitext.utils.run_dir import METRICS_FILE, already_finished, log
 
 Config = TypeVar("Config")  # a frozen dataclass with a field `run: RunConfig`
 
@@ -22,18 +22,20 @@ Config = TypeVar("Config")  # a frozen dataclass with a field `run: RunConfig`
 def for_each_seed(config: Config, names: Sequence[str] = ("",)) -> Iterator[Config]:
     """Yield `config` once for each of `--num-seeds` seeds; `names` are the runs that the script writes for a seed.
 
-    With `--resume`, seeds whose runs are all finished are skipped. Raises UserError if a run of a single seed already
-    exists where the runs of several seeds would be written.
+    With `--resume`, seeds whose runs are all finished are skipped, and it is said. Raises UserError if
+    they have other settings, or if a run of a single seed exists where those of several seeds would be written.
     """
     run = config.run
     for name in names if run.num_seeds > 1 else ():
         if (Path(run.out) / name / "scores.json").exists():
             raise UserError(f"{Path(run.out) / name}: contains a run of a single seed; pass another --out")
     for seed in range(run.seed, run.seed + run.num_seeds):
-        seed_options = replace(run, seed=seed)
-        finished = all((seed_options.folder(name) / "scores.json").exists() for name in names)
-        if not (run.num_seeds > 1 and finished and getattr(run, "resume", False)):
-            yield replace(config, run=seed_options)
+        seed_config = replace(config, run=replace(run, seed=seed))
+        folders = [seed_config.run.folder(name) for name in names]
+        if not already_finished(seed_config, folders):
+            yield seed_config
+        else:
+            log(f"{', '.join(map(str, folders))}: finished already, with these settings", run.quiet)
 
 
 def summarize(config: Any, name: str = "") -> str:

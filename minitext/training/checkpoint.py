@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from minitext.training.distributed import SINGLE, Distributed
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import atomic
-from minitext.utils.run_dir import CHECKPOINT_FILE
+from minitext.utils.run_folders import CHECKPOINT_FILE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -99,6 +99,7 @@ def minimize_logistic(
         layer.weight.copy_(parameters[:, :-1])
         layer.bias.copy_(parameters[:, -1])
         history.append({"iteration": iteration, "l2": l2} | losses(model, train, valid))
+        check_finite(f"logistic regression, iteration {iteration}", history[-1], "check the word vectors")
         converged = gradient.abs().max().item() <= tolerance
         if converged:
             break
@@ -148,6 +149,7 @@ def fit_mlp(
                 loss.backward()
                 optimizer.step()
             history.append({"epoch": epoch} | losses(model, train, valid))
+            check_finite(f"MLP, epoch {epoch}", history[-1], f"lower --lr (now {config.lr:g})")
             if not best_epoch or history[-1]["valid"]["loss"] < history[best_epoch - 1]["valid"]["loss"]:
                 best_epoch = epoch
                 best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -157,6 +159,13 @@ def fit_mlp(
     model.load_state_dict(best_weights)
     history[best_epoch - 1]["best"] = True
     return FitResult(model, history, best_epoch, converged, time.perf_counter() - began)
+
+
+def check_finite(place: str, row: dict, remedy: str) -> None:
+    """Raise UserError if a loss is NaN or infinite."""
+    for part in ("train", "valid"):
+        if not math.isfinite(row[part]["loss"]):
+            raise UserError(f"{place}: the loss on {part} is {row[part]['loss']}; {remedy}")
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Inputs: a dataclass whose fields are groups, dataclasses with fields made by `op
 """
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from minitext.utils.errors import UserError
 
 Settings = TypeVar("Settings")
+MAX_INTEGER = 2**63 - 1
 
 
 def option(default: Any, help: str, **argparse_settings: Any) -> Any:
@@ -21,11 +23,22 @@ def option(default: Any, help: str, **argparse_settings: Any) -> Any:
 
 
 def require(config: Any, condition: Callable[[Any], bool], expected: str, *names: str) -> None:
-    """Raise UserError unless the fields `names` meet a condition: "--lr must be > 0 (got -1)". None is not checked."""
+    """Raise UserError unless the fields `names` meet a condition: "--lr must be > 0 (got -1)". None is not checked.
+
+    A field with several values meets it if each of them does. No number may be NaN, infinite, or too large for torch.
+    """
     for name in names:
-        value = getattr(config, name)
-        if value is not None and not condition(value):
-            raise UserError(f"--{name.replace('_', '-')} must be {expected} (got {value})")
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and not (is_usable(value) and condition(value)):
+                raise UserError(f"--{name.replace('_', '-')} must be {expected} (got {value})")
+
+
+def is_usable(value: Any) -> bool:
+    """False for NaN, infinity, and integers that torch's 64 bits cannot hold."""
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def parse(
@@ -84,6 +97,8 @@ def add_group(parser: argparse.ArgumentParser, settings: type) -> None:
 
 
 def fill(settings: type[Settings], given: argparse.Namespace) -> Settings:
-    """An instance of one dataclass from parsed arguments."""
+    """An instance of one dataclass from parsed arguments. Raises UserError for a number that is not usable."""
     values = {entry.name: getattr(given, entry.name) for entry in fields(settings)}
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    filled = settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    require(filled, is_usable, "a finite number of at most 64 bits", *values)
+    return filled

@@ -7,9 +7,9 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +19,24 @@ import numpy as np
 import torch
 
 import minitext
-from minitext.utils.config import option, require
+from minitext.utils.config import MAX_INTEGER, option, require
 from minitext.utils.errors import UserError
-from minitext.utils.io import read_json, sync_folder, write_json
+from minitext.utils.io import check_place, lock_output, read_json, remove_temporaries, write_json
 from minitext.utils.metrics_log import MetricsLog
+from minitext.utils.run_folders import (
+    REPLACED,
+    UNFINISHED,
+    delete_marked,
+    is_complete,
+    is_marked,
+    old_of,
+    partial_of,
+    refuse_links,
+    rename_finished,
+    repair,
+)
+from minitext.utils.terminal import printable
 
-CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
 # settings that may differ when a run is resumed, because they do not change its result, or only its rounding and the
 # dropout masks: the devices. `precision` is the one in use, `loop.precision` the option, which may be "auto".
@@ -46,6 +58,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         require(self, lambda value: value >= 0, ">= 0", "seed")
+        check_place("--out", Path(self.out))
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class RunConfig(OutputConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "num_seeds")
+        require(self, lambda value: value <= MAX_INTEGER - self.seed, "less: the last seed is too large", "num_seeds")
 
     def folder(self, name: str = "") -> Path:
         """The directory of run `name` with this seed."""
@@ -73,9 +87,10 @@ class Cost(NamedTuple):
 
 
 def log(message: str = "", quiet: bool = False) -> None:
-    """Print and flush, unless `quiet`."""
+    """Print and flush, unless `quiet`. Output that nobody reads any more, or a full disk below it, ends no training."""
     if not quiet:
-        print(message, flush=True)
+        with suppress(OSError):
+            print(printable(message, "\n\t"), flush=True)
 
 
 class Notes(dict[str, str]):
@@ -99,49 +114,102 @@ class RunDir:
     """A run in progress, written to `folder` until `commit`; `resumes`: whether `start` continues an unfinished run."""
 
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False, final_file: str = "scores.json"):
-        """Raises UserError if `out` is a finished run (unless `overwrite`), or is not a run: has no `final_file`."""
-        self.out = Path(out)
-        self.folder = self.out.with_name(self.out.name + ".partial")
+        """Raises UserError if `out` is a finished run (unless `overwrite`), or something else; creates nothing."""
+        self.out, self.overwrite, self.final_file = Path(out), overwrite, final_file
+        check_place("--out", self.out)
+        self.folder, self.old = partial_of(self.out), old_of(self.out)
         self.log = MetricsLog(self.folder / METRICS_FILE)
-        self.resumes = resume and (self.folder / "settings.json").exists()
-        if self.out.exists() and not (self.out / final_file).exists():
+        self.held = ExitStack()  # the lock, from `start` to `commit` or the end of the process
+        repair(self.out, final_file)
+        self.resumes = resume and (self.folder / UNFINISHED).exists() and (self.folder / "settings.json").exists()
+        if self.resumes:  # `overwrite` need not be given again
+            before = read_json(self.folder / "settings.json").get("run")
+            self.overwrite |= isinstance(before, dict) and before.get("overwrite") is True
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError, naming the folder, if the run would have to delete or to change what is not minitext's."""
+        refuse_links(self.out)
+        if self.folder.exists() and not is_marked(self.folder, UNFINISHED):
+            raise UserError(f"{self.folder}: not an unfinished run of minitext; move it away, or pass another --out")
+        if not self.out.exists():
+            return
+        if not is_complete(self.out, self.final_file):
             raise UserError(f"{self.out}: exists and is not a finished run; pass another --out")
-        if self.out.exists() and not overwrite:
+        if not self.overwrite:
             raise UserError(f"{self.out}: contains a finished run; pass another --out, or --overwrite to replace it")
+        if self.old.exists() and not is_marked(self.old, REPLACED):
+            raise UserError(f"{self.old}: not made by --overwrite, which needs the name; move it away")
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Create the folder with `settings.json`, or resume one. Raises UserError if it has other settings."""
-        if self.resumes:
-            before = read_json(self.folder / "settings.json")
-            if changed := "; ".join(changed_settings(before, json.loads(json.dumps(settings)))):
-                problem = f"cannot resume: settings changed ({changed})"
-                raise UserError(f"{self.folder}: {problem}; restore them or drop --resume")
-            return
-        if self.folder.exists():  # an unfinished run that is not resumed
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
-        write_json(self.folder / "settings.json", settings)
+        """Create the folder with `settings.json`, or resume one; lock it until `commit` or the end of the process.
+
+        Raises UserError if an unfinished run has other settings, or if another process is writing the run.
+        """
+        with ExitStack() as held:
+            held.enter_context(lock_output(self.out))
+            self.check()  # again: another process may have written here since
+            if self.resumes:
+                before = read_json(self.folder / "settings.json")
+                if changed := "; ".join(changed_settings(before, json.loads(json.dumps(settings)))):
+                    problem = f"cannot resume: settings changed ({changed})"
+                    raise UserError(f"{self.folder}: {problem}; restore them or drop --resume")
+                remove_temporaries(self.folder)
+            else:
+                delete_marked(self.folder, UNFINISHED)  # an unfinished run that is not resumed
+                self.folder.mkdir()
+                (self.folder / UNFINISHED).touch()
+                write_json(self.folder / "settings.json", settings)
+            self.held = held.pop_all()
 
     def commit(self) -> None:
         """Rename the folder to `out`, then delete the run that it replaces and the checkpoint."""
-        old = self.out.with_name(self.out.name + ".old")
-        if self.out.exists():
-            shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed in the lines below
-            self.out.rename(old)
-        self.folder.rename(self.out)
-        sync_folder(self.out.parent)
-        shutil.rmtree(old, ignore_errors=True)
-        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)  # last: a run that is killed before can be resumed
+        self.check()
+        remove_temporaries(self.folder)
+        rename_finished(self.out)
+        self.held.close()
 
 
 def check_finished(folder: Path) -> None:
-    """Raises UserError unless `folder` is a finished run; suggests a finished run inside it, if there is one."""
+    """Raises UserError unless `folder` is a finished run; says what to do where a run is unfinished or inside it."""
     if (folder / "scores.json").exists():
         return
+    new, old = partial_of(folder), old_of(folder)
+    if not folder.exists() and (old / REPLACED).exists():
+        remedy = f"repeat its command with --resume, or rename {new} (the new run) or {old} to {folder}"
+        raise UserError(f"{folder}: a run was killed while it replaced this one; {remedy}")
     state = "unfinished run" if (folder / "settings.json").exists() else "not a finished run"
     inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
     hint = f"did you mean {folder / inside[0]}?" if inside else "pass the --out of a training script"
+    if not folder.exists() and (new / UNFINISHED).exists():
+        state, hint = "unfinished run", "repeat its command with --resume"
     raise UserError(f"{folder}: {state}; {hint}")
+
+
+def already_finished(config: Any, folders: Sequence[Path], final_file: str = "scores.json") -> bool:
+    """With --resume: whether `folders` are finished runs with these options, and no unfinished run could be resumed.
+
+    `config` is a dataclass of groups of options, with a `run: RunConfig`. Raises UserError if a finished run has other
+    options, which are named, and may not be replaced. The texts themselves are not compared.
+    """
+    if not getattr(config.run, "resume", False):
+        return False
+    for folder in folders:
+        check_place("--out", folder)
+        repair(folder, final_file)
+    if any((partial_of(folder) / UNFINISHED).exists() for folder in folders):
+        return False
+    if not all(is_complete(folder, final_file) for folder in folders):
+        return False
+    options = json.loads(json.dumps(asdict(config)))
+    for folder in folders:
+        before = read_json(folder / "settings.json")
+        if changed := "; ".join(changed_settings({name: before.get(name) for name in options}, options)):
+            if config.run.overwrite:
+                return False
+            problem = f"contains a finished run with other settings ({changed})"
+            raise UserError(f"{folder}: {problem}; restore them, pass another --out, or add --overwrite")
+    return True
 
 
 def run_settings(config: Any, data_found: Mapping, class_names: Sequence[str], **more: object) -> dict[str, Any]:
@@ -155,8 +223,13 @@ def run_settings(config: Any, data_found: Mapping, class_names: Sequence[str], *
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions | {"python": platform.python_version()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {usable_cores()} cores, {platform.system()}",
     }
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; a job or a container has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def changed_settings(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[str]:

@@ -25,6 +25,7 @@ from minitext.evaluation import predict_file as module
 from minitext.evaluation.predict_file import PredictConfig, format_rows, predict_file, start_partial
 from minitext.evaluation.predictor import Predictor
 from minitext.utils.errors import UserError
+from minitext.utils.io import lock_output
 
 ROOT = Path(__file__).parents[2]
 TABLE = 'id,text\na,good\nb,bad\nc,\nd,"good, good\nbad"\ne,bad film\nf,so,so\ng,good bad\n'
@@ -276,9 +277,10 @@ def test_partial_output_with_other_columns_is_refused_and_kept(run, source, tmp_
 def test_partial_output_is_cut_at_a_multiple_of_the_chunk(tmp_path, monkeypatch, rows: int, kept: int):
     monkeypatch.setattr(module, "CHUNK", 2)
     partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(b'{"note": "\\""}\n' * rows)
-    assert start_partial(partial, ".jsonl", ["note"], resume=True) == kept
-    assert partial.read_bytes() == b'{"note": "\\""}\n' * kept
+    line = b'{"line": 2, "note": "\\""}\n'
+    partial.write_bytes(line * rows)
+    assert start_partial(partial, ".jsonl", ["line", "note"], resume=True) == kept
+    assert partial.read_bytes() == line * kept
 
 
 def test_ctrl_c_names_the_partial_output(run, source, tmp_path, monkeypatch):
@@ -288,6 +290,72 @@ def test_ctrl_c_names_the_partial_output(run, source, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "predict_proba", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"finished rows are in .*out.csv.partial; add --resume to continue"):
         write(run, source, tmp_path / "out.csv")
+
+
+# Other files and processes
+
+
+def test_a_second_process_on_the_same_output_is_refused(run, source, tmp_path):
+    with lock_output(tmp_path / "out.csv"):
+        with pytest.raises(UserError, match="out.csv: another process is writing it"):
+            write(run, source, tmp_path / "out.csv")
+        write(run, source, tmp_path / "other.csv")
+    write(run, source, tmp_path / "out.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "in.csv", "out.csv", "other.csv"}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("content", ["my notes\n", "line of a poem\n", '{"id": 1}\n', "\0\0"])
+def test_a_partial_file_that_is_not_of_predictions_is_never_replaced(run, source, tmp_path, kind, content, resume):
+    partial = tmp_path / f"out{kind}.partial"
+    partial.write_text(content)
+    with pytest.raises(UserError, match=r"partial: not unfinished predictions; move it away"):
+        write(run, source, tmp_path / f"out{kind}", resume=resume)
+    assert partial.read_text() == content
+
+
+def test_partial_json_lines_with_other_columns_are_refused_and_kept(run, source, tmp_path):
+    partial, content = tmp_path / "out.jsonl.partial", '{"line": 2, "predicted": "pos", "note": ""}\n'
+    partial.write_text(content)
+    with pytest.raises(UserError, match="cannot resume: its columns differ"):
+        write(run, source, tmp_path / "out.jsonl", resume=True)
+    assert partial.read_text() == content
+
+
+def test_a_file_of_the_run_is_an_input(run, source):
+    (run / "predictions.csv").write_text("precious")
+    with pytest.raises(UserError, match="is the input, or a file of it"):
+        write(run, source, run / "predictions.csv", overwrite=True)
+    assert (run / "predictions.csv").read_text() == "precious"
+
+
+def test_a_full_disk_keeps_the_finished_rows(run, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+    whole, real, calls = write(run, source, tmp_path / "whole.csv"), module.format_rows, []
+
+    def full(*arguments: object) -> str:
+        calls.append(arguments)
+        if len(calls) == 4:  # the header and two chunks are written
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"No space left.*out.csv.partial; add --resume"),
+    ):
+        patch.setattr(module, "format_rows", full)
+        write(run, source, tmp_path / "out.csv")
+    assert write(run, source, tmp_path / "out.csv", resume=True) == whole
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0"])
+def test_cells_that_a_spreadsheet_would_evaluate_are_written_as_they_are(run, tmp_path, cell: str):
+    """A prefix would change the data of every program that is no spreadsheet; the documentation warns."""
+    with open(tmp_path / "in.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), (cell, "good")])
+    write(run, tmp_path / "in.csv", tmp_path / "out.csv", keep_columns=("id",))
+    assert read(tmp_path / "out.csv")[0]["id"] == cell
 
 
 # Killed processes

@@ -14,6 +14,7 @@ from minitext.pretraining import glove
 from minitext.pretraining.cooccurrence import Pairs
 from minitext.pretraining.glove import GloveConfig, State, frequent_words, initial_state, train_vectors
 from minitext.utils.errors import UserError
+from minitext.utils.io import lock_output
 
 
 def zoo(path: Path) -> Path:
@@ -131,7 +132,7 @@ def test_the_written_file_has_the_returned_vectors_by_frequency(tmp_path):
 def test_the_file_is_a_function_of_the_seed(tmp_path):
     contents = []
     for seed in (3, 3, 4):
-        train(tmp_path, seed=seed)
+        train(tmp_path, seed=seed, overwrite=True)
         contents.append((tmp_path / "vectors.txt").read_bytes())
     assert contents[0] == contents[1] != contents[2]
 
@@ -147,12 +148,48 @@ def test_the_file_is_a_function_of_the_seed(tmp_path):
         {"epochs": 0},
         {"lr": -0.1},
         {"lr": math.nan},
+        {"lr": math.inf},
+        {"seed": -1},
+        {"seed": 2**64},
         {"batch_size": 0},
     ],
 )
 def test_an_impossible_setting_is_rejected_by_name(changes):
     with pytest.raises(UserError, match=f"--{next(iter(changes)).replace('_', '-')} must"):
         GloveConfig(**changes)
+
+
+def test_an_existing_file_is_replaced_with_overwrite_only(tmp_path):
+    (tmp_path / "vectors.txt").write_text("precious")
+    with pytest.raises(UserError, match="--out .*vectors.txt: already exists; pass another file, or --overwrite"):
+        config(tmp_path)
+    config(tmp_path, overwrite=True)
+
+
+def test_a_file_that_appears_during_the_training_is_not_replaced(tmp_path, monkeypatch):
+    def appear(*arguments: object) -> list[str]:
+        (tmp_path / "vectors.txt").write_text("precious")
+        return frequent_words(*arguments)
+
+    monkeypatch.setattr(glove, "frequent_words", appear)
+    with pytest.raises(UserError, match="already exists"):
+        train(tmp_path)
+    assert (tmp_path / "vectors.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["zoo.txt", "folder/../zoo.txt", "texts/pos/a.txt"])
+def test_an_input_is_never_replaced(tmp_path, out: str):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "texts" / "pos").mkdir(parents=True)
+    (tmp_path / "texts" / "pos" / "a.txt").write_text("precious")
+    data = CorpusConfig(data=(str(zoo(tmp_path / "zoo.txt")), str(tmp_path / "texts")))
+    with pytest.raises(UserError, match="is the input, or a file of it; pass another file"):
+        train_vectors(config(tmp_path, out=str(tmp_path / out), overwrite=True), data)
+
+
+def test_a_second_training_of_the_same_file_is_refused(tmp_path):
+    with lock_output(tmp_path / "vectors.txt"), pytest.raises(UserError, match="another process is writing it"):
+        train(tmp_path)
 
 
 def test_texts_without_cooccurring_words_are_rejected(tmp_path):

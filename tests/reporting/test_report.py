@@ -16,7 +16,9 @@ from minitext.reporting import plots, report
 from minitext.reporting.report import (
     METRIC_LABELS,
     class_rows,
+    code,
     describe_overfitting,
+    escape,
     finish_run,
     format_points,
     format_score,
@@ -26,6 +28,7 @@ from minitext.reporting.report import (
     write_predictions,
     write_report,
 )
+from minitext.utils.errors import exit_status
 from minitext.utils.run_dir import Cost, RunDir
 
 SETTINGS = {
@@ -36,7 +39,7 @@ SETTINGS = {
     "command": "train_static.py --data réviews.csv",
     "started": "2026-11-24T10:00:00+00:00",
     "machine": "x86_64, 2 cores, Linux",
-    "versions": {"torch": "2.8.0"},
+    "versions": {"minitext": "0.2.0", "torch": "2.8.0"},
 }
 
 
@@ -124,7 +127,38 @@ def test_a_markdown_table_has_a_line_below_its_head():
 
 def test_a_bar_in_a_class_name_does_not_open_a_column():
     table = markdown_table([["class", "texts"], ["neg|pos", "1"]])
-    assert table.splitlines()[2].replace("\\|", "").count("|") == 3
+    assert table.splitlines()[2].count("|") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("a|b", "a&#124;b"),
+        ("`rm`", "&#96;rm&#96;"),
+        ("![](http://host/x.png)", "![]&#40;http://host/x.png)"),
+        ("two\nlines\r\n# title", "two lines # title"),
+        ("R&D \\<b>", "R&amp;D \\&lt;b&gt;"),
+    ],
+)
+def test_names_and_notes_cannot_hold_markup(text: str, shown: str):
+    assert escape(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"), [("a.py --out é", "`a.py --out é`"), ("a.py '`b``c'", "``` a.py '`b``c' ```")]
+)
+def test_a_command_is_code_whatever_backticks_it_holds(command: str, shown: str):
+    assert code(command) == shown
+
+
+def test_a_report_of_hostile_names_holds_no_html(tmp_path):
+    name = "<script>|`x`"
+    scores = json.loads(json.dumps(SCORES).replace('"neg"', json.dumps(name)).replace("irony", name))
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    write_report(tmp_path, name, {name: name})
+    assert "<script>" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_text_table_aligns_its_columns():
@@ -215,7 +249,7 @@ PREDICTED = LOGITS.argmax(dim=1).numpy()
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]])
 COST = Cost(parameters=7, train_seconds=1.5, predict_seconds=0.5, texts=9)
 ROWS = [{"epoch": i, "train": {"loss": 0.5, "accuracy": 1.0}, "valid": {"loss": 0.6, "accuracy": 0.5}} for i in (1, 2)]
-FILES = ["confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "predictions.csv",
+FILES = ["confusion.png", "costs.json", "curves.png", "metrics.jsonl", "mistakes.csv", "notes.json", "predictions.csv",
          "probabilities.png", "reliability.png", "report.md", "scores.json", "settings.json"]  # fmt: skip
 
 
@@ -289,6 +323,21 @@ def test_figures_can_be_drawn_again(tmp_path, fast):
         figure.unlink()
     plots.draw(tmp_path / "mlp")
     assert contents(tmp_path / "mlp") == first
+
+
+@pytest.mark.parametrize("step", ["draw", "write_report"])
+def test_a_figure_or_report_that_fails_costs_no_run(tmp_path, monkeypatch, fast, capsys, step: str):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(plots if step == "draw" else report, step, fail)
+    with monkeypatch.context() as arguments:
+        arguments.setattr("sys.argv", ["train.py"])
+        assert exit_status(lambda: finish(start(tmp_path / "mlp"))) == 1
+    command = {"draw": "plot", "write_report": "report"}[step]
+    assert capsys.readouterr().err.endswith(f"repeat it with: minitext {command} {tmp_path / 'mlp'}\n")
+    lost = {"report.md"} if step == "write_report" else {name for name in FILES if name.endswith(".png")}
+    assert contents(tmp_path / "mlp").keys() == set(FILES) - lost
 
 
 @pytest.mark.parametrize("step", ["score_run", "draw", "write_report", "write_predictions"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,10 @@ def write_run(folder: Path, value: float, epochs: int = 2) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_settings(folder: Path, settings: Config) -> None:
+    (folder / "settings.json").write_text(json.dumps(asdict(settings) | {"versions": {"minitext": "0.2.0"}}))
+
+
 def test_one_seed_has_no_folder_of_its_own(tmp_path):
     (single,) = for_each_seed(config(tmp_path / "a", seed=4))
     assert (single.run.seed, single.run.folder(), single.data) == (4, tmp_path / "a", "the data")
@@ -60,8 +64,27 @@ def test_several_seeds_are_consecutive_and_have_a_folder_each(tmp_path):
 
 def test_resume_skips_the_seeds_that_are_finished(tmp_path):
     write_run(tmp_path / "a" / "seed0", 0.5)
+    write_settings(tmp_path / "a" / "seed0", config(tmp_path / "b", seed=0))
     assert [each.run.seed for each in for_each_seed(config(tmp_path / "a", resume=True, num_seeds=3))] == [1, 2]
     assert [each.run.seed for each in for_each_seed(config(tmp_path / "a", num_seeds=3))] == [0, 1, 2]
+
+
+def test_one_finished_seed_is_not_trained_again_with_resume(tmp_path, capsys):
+    write_run(tmp_path / "a", 0.5)
+    write_settings(tmp_path / "a", config(tmp_path / "a"))
+    assert list(for_each_seed(config(tmp_path / "a", resume=True))) == []
+    assert capsys.readouterr().out == f"{tmp_path / 'a'}: finished already, with these settings\n"
+
+
+def test_finished_seeds_with_other_settings_are_refused_by_name_or_replaced(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / "a" / f"seed{seed}", 0.5)
+        other = replace(config(tmp_path / "a", seed=seed), data="other data" if seed else "the data")
+        write_settings(tmp_path / "a" / f"seed{seed}", other)
+    with pytest.raises(UserError, match=r"seed1: .* other settings \(data: other data → the data\)"):
+        list(for_each_seed(config(tmp_path / "a", resume=True, num_seeds=3)))
+    again = for_each_seed(config(tmp_path / "a", resume=True, overwrite=True, num_seeds=3))
+    assert [each.run.seed for each in again] == [1, 2]
 
 
 def test_a_run_of_one_seed_is_not_mixed_with_several(tmp_path):

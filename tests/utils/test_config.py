@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 import pytest
 
 from minitext.data.dataset import DataConfig
-from minitext.utils.config import option, parse
+from minitext.utils.config import option, parse, require
 from minitext.utils.errors import UserError
 
 
@@ -185,3 +185,35 @@ def test_each_script_has_the_preset_of_the_course_report(script, monkeypatch):
     values = {entry.name: getattr(group, entry.name) for group in groups for entry in fields(group)}
     assert module.COURSE_REPORT.items() <= values.items()
     assert (values["data"], values["subset"]) == ("imdb", (0.04, 0.02))
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lr", "nan"],
+        ["--lr", "inf"],
+        ["--lr=-inf"],
+        ["--penalties", "0.1", "nan"],
+        ["--fractions", "1", "inf"],
+        ["--steps", str(2**64)],
+        ["--max-length", "9" * 400],
+    ],
+)
+def test_a_number_that_is_not_finite_or_too_large_is_refused_for_every_option(arguments: list[str]):
+    name = arguments[0].partition("=")[0]
+    with pytest.raises(UserError, match=f"{name} must be a finite number of at most 64 bits"):
+        parsed(*arguments)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**63, -(2**70)])
+def test_a_condition_is_not_met_by_a_number_that_is_not_usable(value: float):
+    with pytest.raises(UserError, match=r"--lr must be any number \(got "):
+        require(TrainConfig(lr=value), lambda _: True, "any number", "lr")
+
+
+def test_each_value_of_a_field_has_to_meet_the_condition():
+    with pytest.raises(UserError, match=r"--penalties must be > 0 \(got -1\)"):
+        require(TrainConfig(penalties=(0.1, -1)), lambda value: value > 0, "> 0", "penalties")

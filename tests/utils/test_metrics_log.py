@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
 
 
@@ -43,3 +46,19 @@ def test_evaluations_are_the_rows_with_validation_scores(tmp_path: Path):
     log.write({"update": 1, "loss": 0.5})
     log.write({"epoch": 1, "valid": {"loss": 0.6}})
     assert log.evaluations() == [{"epoch": 1, "valid": {"loss": 0.6}}]
+
+
+def test_a_log_that_is_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write({"update": 1})
+    with pytest.raises(UserError, match=r"metrics.jsonl: shorter than .*start again without --resume"):
+        log.truncate(1000)
+    assert log.rows() == [{"update": 1}]
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", '{"update": 2', "[" * 100_000, "\ufeff{}"])
+def test_a_line_that_is_no_json_object_is_named(tmp_path: Path, line: str):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.path.write_text(f'{{"update": 1}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: .*; re-train the model"):
+        log.rows()

@@ -1,27 +1,36 @@
 """Run directory: complete or absent, replaced only on request and only at the end; settings; notes."""
 
+import errno
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from minitext.utils import run_dir
+from minitext.utils import run_folders
 from minitext.utils.errors import UserError
 from minitext.utils.run_dir import (
-    CHECKPOINT_FILE,
     Notes,
     OutputConfig,
     RunConfig,
     RunDir,
+    already_finished,
     changed_settings,
     check_finished,
     log,
     run_settings,
 )
+from minitext.utils.run_folders import CHECKPOINT_FILE, REPLACED
 
-SETTINGS = {"run": {"seed": 3}, "loop": {"lr": 0.1}, "command": "train.py --out é"}
+ROOT = Path(__file__).parents[2]
+
+SETTINGS = {"run": {"seed": 3}, "loop": {"lr": 0.1}, "command": "train.py --out é", "versions": {"minitext": "0.2.0"}}
 
 
 def start(out: Path, overwrite: bool = False, **settings) -> RunDir:
@@ -32,6 +41,11 @@ def start(out: Path, overwrite: bool = False, **settings) -> RunDir:
     for name in (CHECKPOINT_FILE, "scores.json"):
         (run.folder / name).write_text("{}")
     return run
+
+
+def kill(run: RunDir) -> None:
+    """What the end of the process does to a run."""
+    run.held.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,11 +90,242 @@ def test_a_kill_while_committing_loses_no_run(tmp_path, monkeypatch, killed_at: 
             raise KeyboardInterrupt
         return rename(path, *target)
 
-    monkeypatch.setattr(*((Path, "rename") if killed_at == "rename" else (run_dir, "sync_folder")), killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*((Path, "rename") if killed_at == "rename" else (run_folders, "sync_folder")), killed)
         run.commit()
-    rounds = {json.loads(path.read_text())["round"] for path in tmp_path.glob("*/settings.json")}
-    assert rounds == {"first", "second"}
+    assert {round_of(path.parent) for path in tmp_path.glob("*/settings.json")} == {"first", "second"}
+    kill(run)
+    with pytest.raises(UserError, match="contains a finished run"):  # the next command completes the commit
+        RunDir(tmp_path / "mlp")
+    assert round_of(tmp_path / "mlp") == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+    assert sorted(contents(tmp_path / "mlp")) == ["metrics.jsonl", "scores.json", "settings.json"]
+
+
+def round_of(folder: Path) -> str:
+    return json.loads((folder / "settings.json").read_text())["round"]
+
+
+def test_a_reader_says_what_to_do_about_a_run_killed_between_the_two_renames(tmp_path):
+    start(tmp_path / "mlp").commit()
+    start(tmp_path / "mlp", overwrite=True)
+    (tmp_path / "mlp" / REPLACED).touch()
+    (tmp_path / "mlp").rename(tmp_path / "mlp.old")
+    expected = (
+        r"mlp: a run was killed while it replaced this one; repeat its command with --resume, or rename .*partial"
+    )
+    with pytest.raises(UserError, match=expected):
+        check_finished(tmp_path / "mlp")
+
+
+@pytest.mark.parametrize("damage", ["no partial folder", "no scores", "other settings"])
+def test_a_replaced_run_comes_back_where_the_new_one_is_not_complete(tmp_path, damage: str):
+    start(tmp_path / "mlp", round="first").commit()
+    (tmp_path / "mlp" / REPLACED).touch()
+    (tmp_path / "mlp").rename(tmp_path / "mlp.old")
+    if damage != "no partial folder":
+        kill(start(tmp_path / "new", round="second"))
+        (tmp_path / "new.partial").rename(tmp_path / "mlp.partial")
+        broken = tmp_path / "mlp.partial" / ("scores.json" if damage == "no scores" else "settings.json")
+        broken.unlink() if damage == "no scores" else broken.write_text('{"versions": 3}')
+    with pytest.raises(UserError, match="contains a finished run"):
+        RunDir(tmp_path / "mlp")
+    assert round_of(tmp_path / "mlp") == "first"
+
+
+# What is never deleted
+
+
+@pytest.mark.parametrize("name", ["mlp.old", "mlp.partial"])
+@pytest.mark.parametrize("content", ["a finished run", "notes.txt", "a file"])
+def test_a_folder_that_no_run_has_made_is_never_deleted(tmp_path, name: str, content: str):
+    """`mv runs/mlp runs/mlp.old` makes a backup."""
+    backup = tmp_path / name
+    if content == "a finished run":
+        start(tmp_path / "other", round="backup").commit()
+        (tmp_path / "other").rename(backup)
+    elif content == "notes.txt":
+        backup.mkdir()
+        (backup / content).write_text("precious")
+    else:
+        backup.write_text("precious")
+    before = backup.read_bytes() if content == "a file" else contents(backup)
+    if name == "mlp.old":
+        start(tmp_path / "mlp").commit()  # does not need the name
+        with pytest.raises(UserError, match=r"mlp.old: not made by --overwrite.*move it away"):
+            RunDir(tmp_path / "mlp", overwrite=True)
+    else:
+        with pytest.raises(UserError, match=r"mlp.partial: not an unfinished run of minitext; move it away"):
+            RunDir(tmp_path / "mlp", overwrite=True, resume=True)
+    assert (backup.read_bytes() if content == "a file" else contents(backup)) == before
+
+
+def test_a_backup_that_appears_during_the_training_is_not_deleted(tmp_path):
+    start(tmp_path / "mlp", round="first").commit()
+    run = start(tmp_path / "mlp", overwrite=True, round="second")
+    (tmp_path / "mlp.old").mkdir()
+    (tmp_path / "mlp.old" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"mlp.old: not made by --overwrite"):
+        run.commit()
+    assert contents(tmp_path / "mlp.old") == {"thesis.tex": b"precious"}
+    assert CHECKPOINT_FILE in contents(run.folder)  # so that the run can be resumed
+
+
+@pytest.mark.parametrize("settings", ["{}", '{"versions": {"torch": "2.8"}}', "[1]", "", None])
+def test_overwrite_deletes_complete_runs_of_minitext_only(tmp_path, settings: str | None):
+    (tmp_path / "mlp").mkdir()
+    (tmp_path / "mlp" / "scores.json").write_text("{}")
+    if settings is not None:
+        (tmp_path / "mlp" / "settings.json").write_text(settings)
+    before = contents(tmp_path / "mlp")
+    with pytest.raises(UserError, match="mlp: exists and is not a finished run"):
+        RunDir(tmp_path / "mlp", overwrite=True)
+    assert contents(tmp_path / "mlp") == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+@pytest.mark.parametrize("name", ["mlp", "mlp.partial", "mlp.old"])
+@pytest.mark.parametrize("target", ["a run", "nothing"])
+def test_a_symbolic_link_is_refused(tmp_path, name: str, target: str):
+    start(tmp_path / "target", round="target").commit()
+    (tmp_path / "target" / REPLACED).touch()
+    (tmp_path / name).symlink_to(tmp_path / ("target" if target == "a run" else "nowhere"))
+    with pytest.raises(UserError, match=rf"{name}: a symbolic link to .*(target|nowhere)"):
+        RunDir(tmp_path / "mlp", overwrite=True)
+    assert round_of(tmp_path / "target") == "target"
+    assert (tmp_path / name).is_symlink()
+
+
+def test_temporary_files_of_killed_processes_do_not_get_into_the_finished_run(tmp_path):
+    run = start(tmp_path / "mlp")
+    for name in (".checkpoint.pt.123.tmp", ".model.safetensors.9.tmp", ".scores.json.77.tmp"):
+        (run.folder / name).write_text("half")
+    (run.folder / "notes.tmp").write_text("not one of them")
+    kill(run)
+    run = RunDir(tmp_path / "mlp", resume=True)
+    run.start(SETTINGS)
+    assert sorted(path.name for path in run.folder.glob("*.tmp")) == ["notes.tmp"]
+    (run.folder / ".curves.png.5.tmp").write_text("half")
+    run.commit()
+    assert sorted(contents(tmp_path / "mlp")) == ["metrics.jsonl", "notes.tmp", "scores.json", "settings.json"]
+
+
+# Locks
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
+    run = start(tmp_path / "mlp", round="first")
+    second = RunDir(tmp_path / "mlp")
+    with pytest.raises(UserError, match=r"mlp: another process is writing it; wait for it, or pass another path"):
+        second.start(SETTINGS)
+    assert round_of(run.folder) == "first"
+    run.commit()
+    with pytest.raises(UserError, match="contains a finished run"):  # not seen when `second` was made
+        second.start(SETTINGS)
+
+
+def test_the_lock_ends_with_its_process(tmp_path):
+    code = f"""import os, signal
+from minitext.utils.run_dir import RunDir
+run = RunDir({str(tmp_path / "mlp")!r})
+run.start({SETTINGS!r})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert process.returncode == -signal.SIGKILL
+    start(tmp_path / "mlp").commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+
+
+# Names
+
+
+@pytest.mark.parametrize("out", ["", ".", "..", "/", "runs/..", "a\0b", "n" * 300, "a/" + "n" * 300 + "/b", "é" * 200])
+def test_an_out_that_is_no_name_is_refused_before_any_work(tmp_path, monkeypatch, out: str):
+    monkeypatch.chdir(tmp_path)
+    for make in (OutputConfig, RunDir):
+        with pytest.raises(UserError, match="^--out .*; pass a") as error:
+            make(out=out)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match=r"file is not a folder; pass another path"):
+        RunConfig(out=str(tmp_path / "file" / "a" / "b"))
+
+
+def test_an_out_where_nothing_may_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=rf"--out .*: no permission to write in {tmp_path}; pass another path"):
+        RunConfig(out=str(tmp_path / "a" / "b"))
+
+
+# Finished runs and --resume
+
+
+@dataclass(frozen=True)
+class ResumeConfig(RunConfig):
+    resume: bool = True
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class ScriptConfig:
+    run: ResumeConfig
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def finished(tmp_path: Path, lr: float = 0.1) -> Path:
+    run = RunDir(tmp_path / "mlp")
+    run.start(run_settings(ScriptConfig(ResumeConfig(out="elsewhere"), LoopConfig(lr)), {}, ()))
+    (run.folder / "scores.json").write_text("{}")
+    run.commit()
+    return run.out
+
+
+def resumed(out: Path, **options) -> bool:
+    return already_finished(ScriptConfig(ResumeConfig(out=str(out), **options)), [out])
+
+
+def test_a_finished_run_with_the_same_settings_is_not_trained_again(tmp_path):
+    out = finished(tmp_path)
+    assert resumed(out)
+    assert resumed(out, overwrite=True)
+    assert not resumed(out, resume=False)
+    assert not resumed(tmp_path / "other")
+
+
+def test_a_finished_run_with_other_settings_is_refused_by_their_names_or_replaced(tmp_path):
+    out = finished(tmp_path, lr=0.2)
+    with pytest.raises(UserError, match=r"mlp: .*other settings \(loop.lr: 0.2 → 0.1\); restore them, .*--overwrite"):
+        resumed(out)
+    assert not resumed(out, overwrite=True)
+
+
+def test_an_unfinished_run_is_resumed_before_a_finished_one_counts(tmp_path):
+    """It was started with --overwrite, which need not be given again."""
+    out = finished(tmp_path)
+    kill(start(out, overwrite=True, run={"seed": 3, "overwrite": True}))
+    assert not resumed(out)
+    run = RunDir(out, resume=True)
+    run.start(SETTINGS)
+    run.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+
+
+@pytest.mark.parametrize("settings", ["", "[]", '{"run": 3}', '{"run": {"overwrite": "yes"}, "versions": []}'])
+def test_a_resumed_run_with_damaged_settings_is_refused(tmp_path, settings: str):
+    run = start(tmp_path / "mlp")
+    (run.folder / "settings.json").write_text(settings)
+    kill(run)
+    with pytest.raises(UserError):
+        RunDir(tmp_path / "mlp", resume=True).start(SETTINGS)
 
 
 # An existing run
@@ -116,21 +361,16 @@ def test_an_unfinished_run_has_no_folder_of_its_name(tmp_path):
 def test_an_unfinished_run_that_is_not_resumed_is_deleted(tmp_path):
     run = start(tmp_path / "mlp")
     (run.folder / "left.txt").write_text("from the first try")
+    kill(run)
     start(tmp_path / "mlp").commit()
     assert sorted(contents(tmp_path / "mlp")) == ["metrics.jsonl", "scores.json", "settings.json"]
     assert (tmp_path / "mlp" / "metrics.jsonl").read_text() == '{"update": 1}\n'
 
 
-def test_a_kill_between_the_two_renames_does_not_block_the_next_run(tmp_path):
-    start(tmp_path / "mlp").commit()
-    (tmp_path / "mlp").rename(tmp_path / "mlp.old")
-    start(tmp_path / "mlp").commit()
-    assert (tmp_path / "mlp" / "scores.json").exists()
-
-
 def test_a_kill_after_the_renames_does_not_block_the_next_run(tmp_path):
     for name in ("mlp", "mlp.old"):
         start(tmp_path / name).commit()
+    (tmp_path / "mlp.old" / REPLACED).touch()
     start(tmp_path / "mlp", overwrite=True, round="third").commit()
     assert json.loads((tmp_path / "mlp" / "settings.json").read_text())["round"] == "third"
     assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
@@ -271,6 +511,21 @@ def test_a_quiet_log_prints_nothing(capsys):
     log("texts: 3", quiet=True)
     log("texts: 4")
     assert capsys.readouterr().out == "texts: 4\n"
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_output_that_cannot_be_written_ends_no_training(monkeypatch, code: int):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(code, "closed")
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    log("epoch 1")
+
+
+def test_escape_sequences_of_names_do_not_reach_the_terminal(capsys):
+    log("class \x1b[31mred\x9b\nnext\tcell")
+    assert capsys.readouterr().out == "class \\x1b[31mred\\x9b\nnext\tcell\n"
 
 
 def test_a_note_is_recorded_and_printed(capsys):
