@@ -27,18 +27,25 @@ def download(url: str, path: Path, sha256: str) -> Path:
     """
     if path.exists():
         return path
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
     try:
-        with lock(path.with_name(f"{path.name}.lock")):
+        with lock(path.with_name(f"{path.name}.lock")), limited_silence():
             if not path.exists():
                 download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
     except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: the SHA-256 is another one
         remedy = f"try again, or put the file at {path}"
         raise UserError(f"{url}: cannot be downloaded ({first_line(error)}); {remedy}") from error
+    return path
+
+
+@contextmanager
+def limited_silence() -> Iterator[None]:
+    """Give up connections in the block after SILENCE; `download_url_to_file` has no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)
-    return path
 
 
 def limit_silence(request: Any) -> None:

@@ -157,6 +157,7 @@ def test_a_report_of_hostile_names_holds_no_html(tmp_path):
     scores = json.loads(json.dumps(SCORES).replace('"neg"', json.dumps(name)).replace("irony", name))
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EVALUATIONS))
     write_report(tmp_path, name, {name: name})
     assert "<script>" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
