@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_the_order_shows_neither_label_nor_split(records):
     """Two neighbours are alike as often as two random reviews are, within four standard errors."""
     splits = Counter(record["split"] for record in records)
     for key, chance in (("label", 0.5), ("split", sum((count / 1600) ** 2 for count in splits.values()))):
-        alike = sum(one[key] == other[key] for one, other in zip(records, records[1:], strict=False)) / 1599
+        alike = sum(one[key] == other[key] for one, other in pairwise(records)) / 1599
         assert abs(alike - chance) < 4 * (chance * (1 - chance) / 1599) ** 0.5
 
 
