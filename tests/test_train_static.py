@@ -126,7 +126,7 @@ def test_the_sample_gives_two_complete_runs(tmp_path, call):
         for part in scores.values():
             for name in SCORES:
                 assert part[name]["low"] <= part[name]["value"] <= part[name]["high"]
-    # of 500 texts, half of them positive, chance is above 0.55 in one of 70 draws
+    # of 500 texts, half of them positive, chance is above 0.55 in one of 89 draws
     assert min(accuracy(tmp_path / "run").values()) > 0.55
 
 
