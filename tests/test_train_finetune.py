@@ -487,7 +487,7 @@ def test_the_defaults_are_the_bundled_sample_and_the_bundled_bert(tmp_path, monk
     assert exit_status(train_finetune.main) == 0
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == "using the bundled sample; for real data: --data imdb --model google-bert/bert-base-uncased"
-    assert second.startswith("data: sample; train 404, valid 46, test 150")
+    assert second.startswith("data: sample; train 1,000, valid 100, test 500")
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["loop"]["lr"] is None  # by the encoder's width
 
 

@@ -122,12 +122,12 @@ def test_the_sample_gives_two_complete_runs(tmp_path, call):
     for kind in ("logistic", "mlp"):
         assert names(tmp_path / "run" / kind) == FILES
         scores = read_scores(tmp_path / "run" / kind)
-        assert {part: values["count"] for part, values in scores.items()} == {"train": 404, "valid": 46, "test": 150}
+        assert {part: values["count"] for part, values in scores.items()} == {"train": 1000, "valid": 100, "test": 500}
         for part in scores.values():
             for name in SCORES:
                 assert part[name]["low"] <= part[name]["value"] <= part[name]["high"]
-    # of 150 texts, half of them positive, chance is above 0.58 in one of 40 draws
-    assert min(accuracy(tmp_path / "run").values()) > 0.58
+    # of 500 texts, half of them positive, chance is above 0.55 in one of 89 draws
+    assert min(accuracy(tmp_path / "run").values()) > 0.55
 
 
 def test_three_classes_with_own_data_and_vectors(tmp_path, call, topics):

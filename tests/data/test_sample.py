@@ -1,8 +1,9 @@
-"""The bundled sample: 600 reviews, half of them positive, no two the same; word vectors and a BERT that fit it."""
+"""The bundled sample: 1,600 reviews, half of them positive, no two alike; word vectors and a BERT that fit it."""
 
 import gzip
 import json
 from collections import Counter
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -32,25 +33,47 @@ def texts(records) -> list[str]:
     return [record["text"] for record in records]
 
 
-def test_600_reviews_half_of_them_positive(records):
-    assert Counter(record["label"] for record in records) == {"pos": 300, "neg": 300}
+def phrases(text: str, length: int) -> set[tuple[str, ...]]:
+    """All runs of `length` words."""
+    found = words(text)
+    return {tuple(found[start : start + length]) for start in range(len(found) - length + 1)}
 
 
-def test_a_review_has_25_to_120_words(texts):
-    assert [text for text in texts if not 25 <= len(text.split()) <= 120] == []
+def test_1600_reviews_half_of_them_positive(records):
+    assert Counter(record["label"] for record in records) == {"pos": 800, "neg": 800}
 
 
-def test_there_are_six_tags_and_each_has_both_labels(records):
-    found = {(record["tag"], record["label"]) for record in records}
-    assert len({tag for tag, _ in found}) == 6
-    assert len(found) == 12
+def test_a_review_has_25_to_150_words(texts):
+    assert [text for text in texts if not 25 <= len(text.split()) <= 150] == []
+
+
+def test_each_tag_has_as_many_positive_as_negative_reviews_in_every_split(records):
+    counts = Counter((record["split"], record["tag"], record["label"]) for record in records)
+    special = ("negation", "mixed", "irony", "comparison", "expectation")
+    sizes = {"train": (365, 27), "valid": (35, 3), "test": (200, 10)}  # of each label: plain, each other tag
+    expected = {
+        (split, tag, label): plain if tag == "plain" else other
+        for split, (plain, other) in sizes.items()
+        for tag in ("plain", *special)
+        for label in ("neg", "pos")
+    }
+    assert counts == expected
+
+
+def test_the_order_shows_neither_label_nor_split(records):
+    """Two neighbours are alike as often as two random reviews are, within four standard errors."""
+    splits = Counter(record["split"] for record in records)
+    for key, chance in (("label", 0.5), ("split", sum((count / 1600) ** 2 for count in splits.values()))):
+        alike = sum(one[key] == other[key] for one, other in pairwise(records)) / 1599
+        assert abs(alike - chance) < 4 * (chance * (1 - chance) / 1599) ** 0.5
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_test_split_is_fixed_and_validation_is_split_off_from_train(records, seed: int):
+def test_the_splits_are_fixed(records, seed: int):
     splits = load_dataset(DataConfig(data="sample"), seed)
-    assert [len(part) for part in splits] == [404, 46, 150]
-    assert splits.test.texts == [record["text"] for record in records if record["split"] == "test"]
+    assert [len(part) for part in splits] == [1000, 100, 500]
+    for part, name in zip(splits, ("train", "valid", "test"), strict=True):
+        assert part.texts == [record["text"] for record in records if record["split"] == name]
 
 
 def test_half_of_every_split_is_positive():
@@ -58,13 +81,26 @@ def test_half_of_every_split_is_positive():
         assert np.bincount(part.labels).tolist() == [len(part) // 2] * 2
 
 
-def test_no_review_occurs_twice(texts):
-    assert len({tuple(words(text)) for text in texts}) == 600
+@pytest.mark.parametrize(("length", "most"), [(2, 8), (5, 1)])
+def test_few_reviews_start_with_the_same_words(texts, length: int, most: int):
+    openings = Counter(tuple(words(text)[:length]) for text in texts)
+    assert [opening for opening, count in openings.items() if count > most] == []
 
 
-def test_no_two_reviews_start_with_the_same_six_words(texts):
-    openings = Counter(tuple(words(text)[:6]) for text in texts)
-    assert [opening for opening, count in openings.items() if count > 1] == []
+def test_no_two_reviews_share_eight_words_in_a_row(texts):
+    counts = Counter(phrase for text in texts for phrase in phrases(text, 8))
+    assert [phrase for phrase, count in counts.items() if count > 1] == []
+
+
+def test_no_two_reviews_share_a_tenth_of_their_phrases_of_three_words(texts):
+    sets = [phrases(text, 3) for text in texts]
+    holders: dict[tuple[str, ...], list[int]] = {}
+    for number, found in enumerate(sets):
+        for phrase in found:
+            holders.setdefault(phrase, []).append(number)
+    shared = Counter(pair for numbers in holders.values() for pair in combinations(numbers, 2))
+    near = [(i, j) for (i, j), count in shared.items() if count >= 0.1 * len(sets[i] | sets[j])]
+    assert near == []
 
 
 def test_there_are_20000_vectors_of_100_numbers():
@@ -92,10 +128,10 @@ def test_vectors_are_trained_on_the_train_part_of_the_sample_only(records):
 # The small BERT
 
 
-def test_the_bundled_files_fit_into_12_megabytes():
+def test_the_bundled_files_fit_into_13_megabytes():
     files = [path for path in SAMPLE.parent.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"reviews.jsonl", "vectors.txt.gz", "model.safetensors", "tokenizer.json"}
-    assert sum(path.stat().st_size for path in files) <= 12_000_000
+    assert sum(path.stat().st_size for path in files) <= 13_000_000
 
 
 def test_the_bert_has_3_to_5_million_parameters_in_half_precision():
