@@ -9,8 +9,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 
@@ -55,8 +56,16 @@ def draw(folder: Path) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG file."""
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, ignore_missing_glyphs():
         figure.savefig(temporary, dpi=DPI, format="png")
+
+
+@contextmanager
+def ignore_missing_glyphs() -> Iterator[None]:
+    """No warning for a class name in a script that the font lacks: the figure has a box for each character."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")
+        yield
 
 
 def to_svg(figure: Figure, title: str) -> str:
@@ -65,7 +74,7 @@ def to_svg(figure: Figure, title: str) -> str:
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # the salt makes the ids the same in each call, and different in each figure of a page
     settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.sans-serif": ["DejaVu Sans", "Arial"]}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), ignore_missing_glyphs():
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = re.sub(r"<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)  # it would apply to the whole page
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # such ids occur in every figure and nothing refers to them
