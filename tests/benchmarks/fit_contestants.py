@@ -77,8 +77,7 @@ def fit_minitext(
     loop = TrainConfig(epochs=1, batch_size=contestant.batch_size, optimizer="adamw", lr=3e-5, weight_decay=0.01)
     model = BertClassifier(replace(config, attention_dropout=contestant.attention_dropout), NUM_CLASSES).to(device)
     if contestant.compiled:
-        for layer in model.encoder.layers:
-            layer.compile(dynamic=True)
+        model.encoder.compile_layers()
     lengths, class_weights = data.data.lengths().numpy(), torch.ones(NUM_CLASSES, device=device)
     plan = plan_steps(lengths, loop, seed=0)
     optimizers = build_optimizers(model, loop.optimizer, loop.lr, loop.weight_decay)
