@@ -63,7 +63,7 @@ def pick_dtype(name: str, device: torch.device, hidden_size: int = 0) -> torch.d
 def has_amx() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in tiles (Intel's AMX), as far as Linux tells; elsewhere False."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
         return False
     return flags is not None and "amx_bf16" in flags[1].split() and torch.backends.mkldnn.is_available()

@@ -68,7 +68,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_the_same_update_and_nothing_le
     limit((eight.reserved + whole.reserved) // 2)
     found = train(device, 64, lines.append)
     assert 8 <= found.max_texts < 64
-    assert lines[0] == "out of GPU memory: continuing with --micro-batch-size 32 (same update)"
+    assert lines[0] == "out of memory: continuing with --micro-batch-size 32 (same update)"
     assert found.remaining <= eight.remaining + 2**20
     assert_same_change(found.weights, whole.weights, weights_of(classifier(torch.device("cpu"), **LARGE)))
 
