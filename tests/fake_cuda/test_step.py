@@ -151,7 +151,7 @@ def test_an_update_from_micro_batches_waits_once(on_fake_cuda, name: str, dtype:
 def test_an_update_of_bert_base_launches_at_most_700_kernels(on_fake_cuda):
     """Launches take the host about 5 us each; with as many as an update had at first, 1,150, the GPU waits for them."""
     for dtype in (torch.bfloat16, torch.float16):
-        assert on_fake_cuda(count_update, "BERT-base", dtype).launches <= 700  # 640 and 655
+        assert on_fake_cuda(count_update, "BERT-base", dtype).launches <= 700  # 650 and 665
 
 
 @each_case
