@@ -97,7 +97,7 @@ def main() -> None:
 def train_one_seed(config: Config) -> None:
     run, notes = RunDir(config.run.folder(), config.run.overwrite, config.run.resume), Notes(config.run.quiet)
     seed, quiet = config.run.seed, config.run.quiet
-    device = pick_device(config.run.device)
+    device = pick_device(config.run.device, auto_mps=False)
     dtype = pick_dtype(config.loop.precision, device)
     if config.init.vectors:
         locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read

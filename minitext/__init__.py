@@ -24,7 +24,7 @@ from minitext.models.bert import BertClassifier, BertConfig
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.models.static import MeanEncoder, StaticClassifier
 from minitext.training.loop import TrainConfig, fit
-from minitext.training.step import train_step
+from minitext.training.step import StepConfig, train_step
 from minitext.utils.errors import UserError
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Predictor",
     "Splits",
     "StaticClassifier",
+    "StepConfig",
     "TrainConfig",
     "UserError",
     "WordVectors",

@@ -1,4 +1,4 @@
-"""Shared fixtures: real data, and a cache of its own for every test. Only `-m gpu` lets tests see a GPU."""
+"""Shared fixtures: real data, and a cache of its own for every test. `-m gpu`, `gpus` or `mps` lets tests see a GPU."""
 
 import os
 import sys
@@ -27,12 +27,16 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests that need more GPUs than there are."""
-    count = torch.cuda.device_count()
-    found = "the GPU is hidden without -m gpu" if GPU_IS_HIDDEN else f"this machine has {count}"
+    cards, apple = torch.cuda.device_count(), int(torch.backends.mps.is_available())
     for item in items:
-        for mark, needed in (("gpu", 1), ("gpus", 2)):
+        for mark, needed, kind, count in (
+            ("gpu", 1, "CUDA", cards),
+            ("gpus", 2, "CUDA", cards),
+            ("mps", 1, "MPS", apple),
+        ):
             if item.get_closest_marker(mark) and count < needed:
-                item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA card(s); {found}"))
+                found = f"the GPU is hidden without -m {mark}" if GPU_IS_HIDDEN else f"this machine has {count}"
+                item.add_marker(pytest.mark.skip(reason=f"needs {needed} {kind} device(s); {found}"))
 
 
 def real_file(name: str) -> Path:

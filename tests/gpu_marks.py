@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+MARKS = ("gpu", "gpus", "mps")
+
 
 def selects_gpu_tests(arguments: Sequence[str]) -> bool:
     """Whether `-m` selects tests that need a GPU, and no others."""
     marks = [value for option, value in pairwise(arguments) if option == "-m"]
     words = marks[-1].split() if marks else [""]
-    return words[0] in ("gpu", "gpus") and ("or" not in words or set(words) <= {"gpu", "gpus", "or"})
+    return words[0] in MARKS and ("or" not in words or set(words) <= {*MARKS, "or"})

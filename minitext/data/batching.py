@@ -29,8 +29,12 @@ class Batch(NamedTuple):
     masked: Tensor | None = None  # (M,) int64, the tokens that a masked language model predicts
 
     def to(self, device: torch.device) -> "Batch":
-        """A copy on `device`, asynchronous from pinned memory."""
-        return Batch(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
+        """A copy on `device`, asynchronous from pinned memory to CUDA.
+
+        MPS would copy from memory that has been freed by then: silently wrong ids (pytorch#189690).
+        """
+        on_cuda = torch.device(device).type == "cuda"
+        return Batch(*(part.to(device, non_blocking=on_cuda) if isinstance(part, Tensor) else part for part in self))
 
     def split(self, max_texts: int) -> "list[Batch]":
         """Batches of at most `max_texts` texts."""

@@ -26,7 +26,7 @@ from minitext.models.hf_checkpoint import load_model as load_checkpoint
 from minitext.models.hf_names import family_of, read_config
 from minitext.models.static import StaticClassifier
 from minitext.training.device import one_thread, pick_device
-from minitext.utils.errors import UserError, first_line
+from minitext.utils.errors import UserError, first_line, is_out_of_memory
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import check_finished
 
@@ -62,7 +62,7 @@ class Predictor:
         Args:
             folder: the folder that a training script wrote (`--out`).
             device: "auto" (cuda, then mps, then cpu) or a device of torch, such as "cuda:1". Static models stay on the
-                CPU: looking up words takes most of their time.
+                CPU: looking up words takes most of their time. On a Mac, "auto" is the CPU for models from scratch too.
         Raises:
             UserError: the folder holds no finished run or a corrupt one, or the device is missing or too small.
         """
@@ -71,16 +71,18 @@ class Predictor:
         torch_device = pick_device(device)
         try:
             class_names, model, tokens = load_model(folder, read_json(folder / "config.json"))
-            if tokens is None:
+            gains_by_mps = device != "auto" or isinstance(model, BertClassifier)
+            if tokens is None or (torch_device.type == "mps" and not gains_by_mps):
                 torch_device = torch.device("cpu")
             predictor = cls(class_names, model.to(torch_device).eval(), torch_device, tokens)
             predictor.check()
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{folder}: too large for the memory of {torch_device}; pass --device cpu") from error
         except PermissionError as error:
             raise UserError(f"{error.filename or folder}: no permission to read it; change its permissions") from error
         # a file is missing or not JSON; a setting or tensor is missing or has another type or shape
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                remedy = "close other programs" if torch_device.type == "cpu" else "pass --device cpu"
+                raise UserError(f"{folder}: too large for the memory of {torch_device}; {remedy}") from error
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
         return predictor

@@ -18,6 +18,7 @@ if torch.cuda.is_available():  # only CUDA has the kernel, and the import takes 
     except ImportError:
         pass
 
+MAX_HEAD_WIDTH = 192  # the backward pass of wider heads fails on cards of the GeForce line (sm86, sm89, sm120)
 MAX_EXPLICIT_LENGTH = 256  # tokens; in longer texts the weights, (T, T) per head, take too much memory
 
 
@@ -71,7 +72,7 @@ def attend_equal_lengths(query: Tensor, key: Tensor, value: Tensor, dropout: flo
 
 def can_use_varlen(device: torch.device, head_width: int) -> bool:
     """Whether torch's variable-length kernel serves this call, see `mha_varlen_fwd` in pytorch's flash_api.cpp."""
-    if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > 256:
+    if device.type != "cuda" or varlen_attn is None or head_width % 8 or head_width > MAX_HEAD_WIDTH:
         return False
     half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.float16, torch.bfloat16)
     has_flash_attention = torch.backends.cuda.is_flash_attention_available()

@@ -180,7 +180,7 @@ class BertLayer(nn.Module):
 
     def forward(self, hidden: Tensor, sequence: SequenceInfo, first_only: bool = False) -> Tensor:
         """`(N, H)` to `(N, H)`, or to the first tokens' `(B, H)` with `first_only`."""
-        queries = hidden[sequence.cu_seqlens[:-1]] if first_only else hidden  # (B, H) or (N, H)
+        queries = hidden.index_select(0, sequence.cu_seqlens[:-1]) if first_only else hidden  # (B, H) or (N, H)
         attn = self.attention(queries, hidden, sequence)
         hidden = self.attention_norm(queries + F.dropout(attn, self.attention_dropout, self.training))
         return self.mlp_norm(hidden + F.dropout(self.mlp(hidden), self.dropout, self.training))

@@ -96,7 +96,7 @@ def load_checkpoint(
             random_module(kind).set_rng_state(content["random"][kind])
     state, scaling = distributed.broadcast((state, scaler.state_dict()))
     scaler.load_state_dict(scaling)
-    for optimizer in optimizers:
+    for optimizer in optimizers if state.step else ():  # a new run's moments are zero in all processes
         distributed.broadcast_optimizer(optimizer)
     return state, best_weights
 

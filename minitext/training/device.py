@@ -20,15 +20,16 @@ AMX_HIDDEN_SIZE = 384
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """The device with a name of torch's. `auto` is CUDA, else Apple's MPS, else the CPU.
+def pick_device(name: str, auto_mps: bool = True) -> torch.device:
+    """The device with a name of torch's. `auto` is CUDA, else Apple's MPS if `auto_mps`, else the CPU.
 
+    Small models gain nothing by MPS, which has no kernel for embedding bags before torch 2.10 (pytorch#162270).
     Under torchrun, `cuda` is the GPU of this process. A CUDA device with an index also becomes the current device.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     available = {"cuda": num_gpus > 0, "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, exists in available.items() if exists)
+        name = next(kind for kind, exists in available.items() if exists and (auto_mps or kind != "mps"))
     if name == "cuda" and num_gpus and "LOCAL_RANK" in os.environ:
         # some launchers show each process only its own GPU, which is then cuda:0
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % num_gpus}"
@@ -62,7 +63,7 @@ def pick_dtype(name: str, device: torch.device, hidden_size: int = 0) -> torch.d
 def has_amx() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in tiles (Intel's AMX), as far as Linux tells; elsewhere False."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
         return False
     return flags is not None and "amx_bf16" in flags[1].split() and torch.backends.mkldnn.is_available()

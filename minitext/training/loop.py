@@ -23,7 +23,7 @@ from minitext.training.checkpoint import DelayedInterrupt, TrainState, load_chec
 from minitext.training.distributed import SINGLE, Distributed
 from minitext.training.micro_batches import MicroBatches
 from minitext.training.optim import SCHEDULES, build_optimizers, lr_factor, set_lr, warmup_updates
-from minitext.training.step import StepResult, train_step
+from minitext.training.step import StepConfig, StepResult, train_step
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
@@ -133,9 +133,10 @@ def fit(
     micro_batches = MicroBatches(train, steps, epochs, max_texts or config.batch_size, device, distributed)
     interrupt = DelayedInterrupt()
     update = partial(
-        train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, dtype=dtype,
-        max_grad_norm=config.max_grad_norm, class_weights=class_weights.to(device),
-        label_smoothing=config.label_smoothing, distributed=distributed, interrupt=interrupt,
+        train_step, distributed.wrap(model), optimizers=optimizers, scaler=scaler, interrupt=interrupt,
+        config=StepConfig(
+            dtype, config.max_grad_norm, class_weights.to(device), config.label_smoothing, distributed
+        ),
     )  # fmt: skip
     last_save = time.perf_counter()
     bar = tqdm(micro_batches, "training", len(plan.steps), initial=state.step, leave=False, disable=quiet or None)

@@ -1,11 +1,10 @@
-"""The micro-batches of each update, on the device, and a second attempt in smaller ones when GPU memory runs out.
+"""The micro-batches of each update, on the device, and a second attempt in smaller ones when memory runs out.
 
 Inputs: a collator and a plan of steps. Outputs: for each step the list of this process's micro-batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ import torch
 from minitext.data.batching import Batch, Collator, load_batches
 from minitext.training.distributed import Distributed
 from minitext.training.step import IGNORE_INDEX, StepResult
-from minitext.utils.errors import UserError
+from minitext.utils.errors import UserError, is_out_of_memory
 
 
 @dataclass
 class MicroBatches:
-    """Iterates over steps. `max_texts` is the current micro-batch size; it is halved when memory runs out."""
+    """Iterates over steps. `max_texts` is the micro-batch size of the next step; it is halved when memory runs out."""
 
     collator: Collator
     steps: Sequence[np.ndarray]
@@ -28,13 +27,11 @@ class MicroBatches:
     distributed: Distributed
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        shards = [shard_indices(indices, self.distributed) for indices in self.steps]
-        size = self.max_texts
-        parts = [[shard[first : first + size] for first in range(0, len(shard), size)] for shard in shards]
-        epochs = [epoch for epoch, step in zip(self.epochs, parts, strict=True) for _ in step]
-        batches = load_batches(self.collator, list(chain(*parts)), epochs, pin=self.device.type == "cuda")
-        for indices, step in zip(self.steps, parts, strict=True):
-            micro_batches = [next(batches).to(self.device) for _ in step]
+        for indices, epoch in zip(self.steps, self.epochs, strict=True):
+            shard, size = shard_indices(indices, self.distributed), self.max_texts
+            parts = [shard[first : first + size] for first in range(0, len(shard), size)]
+            loaded = load_batches(self.collator, parts, [epoch] * len(parts), pin=self.device.type == "cuda")
+            micro_batches = [batch.to(self.device) for batch in loaded]
             if self.distributed.rank >= len(indices):  # fewer texts than processes: this one's text does not count
                 for batch in micro_batches:
                     batch.labels.fill_(IGNORE_INDEX)
@@ -43,18 +40,21 @@ class MicroBatches:
     def run(
         self, step: Callable[[list[Batch]], StepResult], micro_batches: list[Batch], log: Callable[[str], None]
     ) -> StepResult:
-        """`step(micro_batches)`; when GPU memory runs out, again in halves, with the same update."""
+        """`step(micro_batches)`; when memory runs out, again in halves, with the same update."""
         while True:
             try:
                 return step([part for batch in micro_batches for part in batch.split(self.max_texts)])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 largest = min(self.max_texts, max(len(batch.lengths) for batch in micro_batches))
                 if largest == 1 or self.distributed.world_size > 1:  # the other processes would not know
                     remedy = "lower --micro-batch-size or --max-length, or pass --gradient-checkpointing"
-                    raise UserError(f"out of GPU memory with {largest} texts per forward pass; {remedy}") from error
+                    raise UserError(f"out of memory with {largest} texts per forward pass; {remedy}") from error
             self.max_texts = largest // 2  # outside of `except`, whose error keeps the tensors that filled the memory
-            torch.cuda.empty_cache()
-            log(f"out of GPU memory: continuing with --micro-batch-size {self.max_texts} (same update)")
+            if self.device.type != "cpu":
+                torch.get_device_module(self.device).empty_cache()
+            log(f"out of memory: continuing with --micro-batch-size {self.max_texts} (same update)")
 
 
 def shard_indices(indices: np.ndarray, distributed: Distributed) -> np.ndarray:

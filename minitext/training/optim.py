@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minitext.training.sparse_adam import SparseRowAdam, merge_rows
-from minitext.utils.errors import UserError
+from minitext.utils.errors import UserError, is_out_of_memory
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -54,13 +54,20 @@ def build_optimizers(
     """`adam` or `adamw` for dense parameters, SparseRowAdam (without decay) for sparse embeddings.
 
     Adam's own weight decay is an L2 penalty in the gradient; AdamW's is decoupled (Loshchilov & Hutter 2019). The
-    sparse optimizer comes first: it alone needs memory in a step, so running out of memory changes no weight.
+    sparse optimizer comes first: it alone needs memory in a step, so running out of memory changes no weight. Raises
+    UserError if the moments do not fit into the memory of the model's device.
     """
     _, sparse = split_parameters(model)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     dense = kind(param_groups or decay_groups(model, weight_decay), lr=lr, fused=True)
-    init_moments(dense)
-    return [SparseRowAdam(sparse, lr=lr), dense] if sparse else [dense]
+    try:
+        init_moments(dense)
+        return [SparseRowAdam(sparse, lr=lr), dense] if sparse else [dense]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = "out of memory: the optimizer needs twice as much as the weights that are trained"
+        raise UserError(f"{problem}; take a smaller model, train fewer layers, or pass --device cpu") from error
 
 
 def init_moments(optimizer: Optimizer) -> None:

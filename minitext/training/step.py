@@ -7,6 +7,7 @@ Mixed precision: Micikevicius et al. 2018, "Mixed precision training".
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,17 @@ from minitext.training.distributed import SINGLE, Distributed
 from minitext.training.optim import clip_grad_norm
 
 IGNORE_INDEX = -100  # the label that does not count, torch's default
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What all updates of a run have in common."""
+
+    dtype: torch.dtype  # of autocast; none with float32
+    max_grad_norm: float
+    class_weights: Tensor  # (C,) float32, on the device of the model
+    label_smoothing: float = 0.0
+    distributed: Distributed = SINGLE
 
 
 class StepResult(NamedTuple):
@@ -40,24 +52,23 @@ def train_step(
     micro_batches: Sequence[Batch],
     optimizers: Sequence[Optimizer],
     scaler: GradScaler,
+    config: StepConfig,
     *,
-    dtype: torch.dtype,
-    max_grad_norm: float,
-    class_weights: Tensor,
-    label_smoothing: float = 0.0,
-    distributed: Distributed = SINGLE,
     num_texts: int | None = None,
     interrupt: DelayedInterrupt | None = None,
 ) -> StepResult:
     """One update from micro-batches, equal to one from a single batch of all their texts.
 
     The loss is summed over all micro-batches and divided by the weight of the whole update: the mean of the
-    micro-batches' means would weigh a short last one like a full one. `class_weights` is (C,) float32. Each process
-    gets its shard and returns the result of the whole update, which has `num_texts` texts (default: those given).
+    micro-batches' means would weigh a short last one like a full one. Each process gets its shard and returns the
+    result of the whole update, which has `num_texts` texts (default: those given; needed with several processes).
     Beside gradients, processes exchange one tensor. The weight of the update is a part of it, so the losses are first
     divided by `num_texts`, and the gradients are corrected when they are clipped. Raises FloatingPointError, before any
-    weight changes, if the loss or the gradient norm is not finite.
+    weight changes, if the loss or the gradient norm is not finite. After OutOfMemoryError the step can be repeated.
     """
+    distributed, class_weights = config.distributed, config.class_weights
+    if num_texts is None and distributed.world_size > 1:
+        raise ValueError("num_texts is needed: all processes have to divide by the same number")
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -67,10 +78,10 @@ def train_step(
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes
         with (
             nullcontext() if distributed.world_size == 1 or is_last else model.no_sync(),
-            torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32),
+            torch.autocast(batch.ids.device.type, config.dtype, enabled=config.dtype != torch.float32),
         ):
             logits = model(batch)  # (B, C), or (M, V)
-        loss, batch_sums = loss_sums(logits.float(), batch.labels, class_weights, label_smoothing)
+        loss, batch_sums = loss_sums(logits.float(), batch.labels, class_weights, config.label_smoothing)
         scaler.scale(loss * distributed.world_size / num_texts).backward()  # gradients are averaged over processes
         sums[:5] += batch_sums
     sums[5].fill_(interrupt is not None and interrupt.requested)
@@ -78,10 +89,10 @@ def train_step(
     total_weight = sums[4]
     sums[:2] /= total_weight
 
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
     try:
-        norm = clip_grad_norm(model.parameters(), max_grad_norm, num_texts / total_weight)
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+        norm = clip_grad_norm(model.parameters(), config.max_grad_norm, num_texts / total_weight)
         numbers = torch.cat((sums, norm.view(1))).tolist()  # the only wait for the device
         loss, smoothed_loss, correct, labels, _, interrupts, grad_norm = numbers
         if not math.isfinite(smoothed_loss):
@@ -92,8 +103,10 @@ def train_step(
         if not overflow:  # after an overflow no optimizer may step, not even one whose own gradients are finite
             for optimizer in optimizers:
                 optimizer.step()
-    finally:  # also when memory runs out: gradients can be unscaled again only after an update of the scale
-        scaler.update()  # a smaller scale after an overflow, a larger one from time to time
+    except Exception:  # such as OutOfMemoryError: only an update of the scale, to the same, allows to unscale again
+        scaler.update(scaler.get_scale())
+        raise
+    scaler.update()  # a smaller scale after an overflow, a larger one from time to time
     return StepResult(loss, smoothed_loss, int(correct), grad_norm, overflow, int(labels), interrupts > 0)
 
 

@@ -27,6 +27,14 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine was too small; only CUDA has a class of its own for that."""
+    messages = ("out of memory", "can't allocate memory")  # of MPS and of the CPU
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    )
+
+
 @contextmanager
 def after_training(step: str, remedy: str) -> Iterator[None]:
     """A step whose failure must not cost the training before it: it is reported, and the program continues.
@@ -70,7 +78,7 @@ def explain_error(error: Exception) -> tuple[int, str]:
         return 2, f"{error}; free some space and repeat the command (with --resume if it was training)"
     if isinstance(error, UserError | OSError):
         return 2, str(error) or type(error).__name__
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return 2, f"out of memory ({first_line(error)}); use smaller batches or less data, or another --device"
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents and frame.name != "exit_status"]

@@ -18,7 +18,7 @@ from minitext.training.distributed import SINGLE
 from minitext.training.loop import TrainConfig, plan_steps
 from minitext.training.micro_batches import MicroBatches
 from minitext.training.optim import build_optimizers, lr_factor, set_lr
-from minitext.training.step import train_step
+from minitext.training.step import StepConfig, train_step
 
 VOCAB_SIZE, NUM_CLASSES = 30522, 2
 CPU_MICRO_BATCH_SIZE = 8  # as in train_finetune.py
@@ -77,9 +77,9 @@ def fit_minitext(
     loop = TrainConfig(epochs=1, batch_size=contestant.batch_size, optimizer="adamw", lr=3e-5, weight_decay=0.01)
     model = BertClassifier(replace(config, attention_dropout=contestant.attention_dropout), NUM_CLASSES).to(device)
     if contestant.compiled:
-        for layer in model.encoder.layers:
-            layer.compile(dynamic=True)
-    lengths, class_weights = data.data.lengths().numpy(), torch.ones(NUM_CLASSES, device=device)
+        model.encoder.compile_layers()
+    lengths = data.data.lengths().numpy()
+    step = StepConfig(dtype, loop.max_grad_norm, torch.ones(NUM_CLASSES, device=device))
     plan = plan_steps(lengths, loop, seed=0)
     optimizers = build_optimizers(model, loop.optimizer, loop.lr, loop.weight_decay)
     scaler = GradScaler(device.type, enabled=dtype == torch.float16)
@@ -87,10 +87,7 @@ def fit_minitext(
     next(clock)
     for update, batches in enumerate(MicroBatches(data, plan.steps, plan.epochs, size, device, SINGLE)):
         set_lr(optimizers, loop.lr * lr_factor(update, len(plan.steps), plan.warmup, loop.schedule))
-        train_step(
-            model, batches, optimizers, scaler,
-            dtype=dtype, max_grad_norm=loop.max_grad_norm, class_weights=class_weights,
-        )  # fmt: skip
+        train_step(model, batches, optimizers, scaler, step)
         if not clock.send(lengths[plan.steps[update]].tolist()):
             break
     return lambda texts: predict_logits(model, texts, size, device, dtype)

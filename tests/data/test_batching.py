@@ -158,6 +158,15 @@ def test_a_batch_moves_to_a_device_with_all_its_tensors():
     assert all(part.is_meta for part in batch if isinstance(part, torch.Tensor))
 
 
+@pytest.mark.parametrize(("name", "asynchronous"), [("cuda:1", True), ("mps", False), ("cpu", False)])
+def test_only_copies_to_cuda_are_asynchronous(monkeypatch, name: str, asynchronous: bool):
+    """MPS would read memory that has been freed (pytorch#189690). No such device is needed: no tensor is copied."""
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda part, device, non_blocking: copies.append(non_blocking) or part)
+    pack([1, 2, 3], [4], masked=[0]).to(torch.device(name))
+    assert copies == [asynchronous] * 6
+
+
 # Loading
 
 

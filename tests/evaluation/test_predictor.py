@@ -13,6 +13,7 @@ from torch import nn
 
 from minitext.data.batching import PackCollator
 from minitext.data.tokenizer import TokenizedTexts, encode
+from minitext.evaluation import predictor as predictor_module
 from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.models.static import StaticClassifier
 from minitext.utils.errors import UserError
@@ -95,14 +96,43 @@ def test_finetuned_run_predicts_its_model_on_the_truncated_text(tmp_path, trunca
 # Loading
 
 
-def test_model_that_does_not_fit_on_the_device_is_not_reported_as_corrupt(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("device", "error", "remedy"),
+    [
+        ("cuda", torch.OutOfMemoryError("CUDA out of memory"), "cuda; pass --device cpu"),
+        ("mps", RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "mps; pass --device cpu"),
+        ("cpu", RuntimeError("DefaultCPUAllocator: can't allocate memory"), "cpu; close other programs"),
+    ],
+)
+def test_model_that_does_not_fit_on_the_device_is_not_reported_as_corrupt(
+    monkeypatch, tmp_path, device: str, error: RuntimeError, remedy: str
+):
     def to(*_arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     save_finetuned(tmp_path / "run")
+    monkeypatch.setattr(predictor_module, "pick_device", torch.device)
     monkeypatch.setattr(nn.Module, "to", to)
-    with pytest.raises(UserError, match="too large for the memory of cpu; pass --device cpu"):
-        Predictor.load(tmp_path / "run")
+    with pytest.raises(UserError, match=f"too large for the memory of {remedy}$"):
+        Predictor.load(tmp_path / "run", device)
+
+
+@pytest.mark.parametrize(
+    ("save", "named", "expected"),
+    [
+        (save_static, "auto", "cpu"),
+        (save_static, "mps", "cpu"),
+        (save_scratch, "auto", "cpu"),
+        (save_scratch, "mps", "mps"),
+        (save_finetuned, "auto", "mps"),
+    ],
+)
+def test_on_a_mac_auto_is_its_gpu_for_encoders_only(monkeypatch, tmp_path, save, named: str, expected: str):
+    save(tmp_path / "run")
+    monkeypatch.setattr(predictor_module, "pick_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr(nn.Module, "to", lambda model, device: model)  # this machine has no such device
+    monkeypatch.setattr(Predictor, "check", lambda predictor: None)
+    assert Predictor.load(tmp_path / "run", named).device == torch.device(expected)
 
 
 def test_unknown_device_is_refused(folder):

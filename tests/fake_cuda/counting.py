@@ -85,7 +85,7 @@ def check_kernel(name: str, args: tuple) -> None:
         raise RuntimeError(f"{name} of different dtypes: {dtypes}")
     if name == "_varlen_attn":  # mha_varlen_fwd in pytorch's flash_api.cpp
         query, key, value, query_starts, key_starts = tensors[:5]
-        fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+        fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 192
         fits = fits and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
         for starts in (query_starts, key_starts):
             fits = fits and starts.dtype == torch.int32 and starts.is_contiguous()

@@ -4,10 +4,6 @@ import pytest
 import torch
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "mps: needs an Apple GPU")
-
-
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """The card. Everything that a test computes on is created through this fixture."""

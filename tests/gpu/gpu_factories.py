@@ -13,7 +13,7 @@ from minitext.data.batching import Batch, PackCollator
 from minitext.data.tokenizer import TokenizedTexts
 from minitext.models.bert import BertClassifier, BertConfig
 from minitext.training.optim import build_optimizers
-from minitext.training.step import StepResult, train_step
+from minitext.training.step import StepConfig, StepResult, train_step
 
 VOCAB_SIZE = 200
 # weights large enough that attention is far from uniform, which would hide an error
@@ -67,10 +67,8 @@ def update(
     device = micro_batches[0].ids.device
     optimizers = build_optimizers(model, "adamw", 1e-3, 0.01) if optimizers is None else optimizers
     scaler = GradScaler(device.type, enabled=False) if scaler is None else scaler
-    return train_step(
-        model, micro_batches, optimizers, scaler, dtype=dtype, max_grad_norm=max_grad_norm,
-        class_weights=torch.ones(3, device=device),
-    )  # fmt: skip
+    config = StepConfig(dtype, max_grad_norm, torch.ones(3, device=device))
+    return train_step(model, micro_batches, optimizers, scaler, config)
 
 
 def assert_same_change(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]) -> None:

@@ -68,24 +68,30 @@ def test_a_batch_that_does_not_fit_is_halved_with_the_same_update_and_nothing_le
     limit((eight.reserved + whole.reserved) // 2)
     found = train(device, 64, lines.append)
     assert 8 <= found.max_texts < 64
-    assert lines[0] == "out of GPU memory: continuing with --micro-batch-size 32 (same update)"
+    assert lines[0] == "out of memory: continuing with --micro-batch-size 32 (same update)"
     assert found.remaining <= eight.remaining + 2**20
     assert_same_change(found.weights, whole.weights, weights_of(classifier(torch.device("cpu"), **LARGE)))
 
 
-def test_memory_that_ends_while_the_moments_are_made_does_not_end_the_run(device, limit, monkeypatch):
+def test_moments_that_do_not_fit_are_one_line(device, limit):
+    model = classifier(device, **LARGE)
+    limit(release() + sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
+    with pytest.raises(UserError, match="out of memory: the optimizer needs twice as much"):
+        build_optimizers(model, "adamw", 1e-3, 0.01)
+
+
+def test_memory_that_ends_in_the_step_of_the_optimizer_does_not_end_the_run(device, limit, monkeypatch):
     expected, step, attempts = train(device, 64), torch.optim.AdamW.step, []
 
     def step_on_a_full_card(optimizer: torch.optim.Optimizer) -> None:
         attempts.append(1)
-        if len(attempts) > 1:
-            return step(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        limit(release() + sum(parameter.numel() * parameter.element_size() for parameter in parameters))
-        try:
-            return step(optimizer)  # there are two moments per parameter
-        finally:
-            limit(UNLIMITED)
+        if len(attempts) == 1:
+            limit(release())
+            try:
+                torch.zeros(2**28, device=device)
+            finally:
+                limit(UNLIMITED)
+        step(optimizer)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step_on_a_full_card)
     found = train(device, 64)

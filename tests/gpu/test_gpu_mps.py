@@ -5,14 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
 FEW_TEXTS = ("--subset", "0.2", "0.2", "--quiet")
 
 
 @pytest.mark.mps
-@pytest.mark.skipif(not torch.backends.mps.is_built(), reason="needs an Apple GPU")
 def test_the_commands_end_with_status_0_on_an_apple_gpu(tmp_path):
     scripts = {
         "static": ("train_static.py",),

@@ -134,9 +134,9 @@ CUDA = torch.device("cuda")
     [
         (64, (8, 0), True, torch.bfloat16, True),
         (64, (9, 0), True, torch.float16, True),
-        (256, (8, 0), True, torch.bfloat16, True),
+        (192, (8, 0), True, torch.bfloat16, True),
         (10, (8, 0), True, torch.bfloat16, False),
-        (264, (8, 0), True, torch.bfloat16, False),
+        (200, (8, 0), True, torch.bfloat16, False),
         (64, (7, 5), True, torch.float16, False),
         (64, (8, 0), False, torch.bfloat16, False),
         (64, (8, 0), True, None, False),

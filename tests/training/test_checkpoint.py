@@ -15,7 +15,7 @@ from training_factories import CPU, NO_SCALING, batch_of, evaluator, network, ra
 from minitext.training import checkpoint, loop
 from minitext.training.checkpoint import DelayedInterrupt, TrainState, load_checkpoint, save_checkpoint
 from minitext.training.optim import build_optimizers
-from minitext.training.step import train_step
+from minitext.training.step import StepConfig, train_step
 from minitext.utils.errors import UserError
 from minitext.utils.metrics_log import MetricsLog
 
@@ -154,10 +154,8 @@ def test_the_seconds_of_all_parts_of_a_run_add_up(tmp_path, monkeypatch):
 def test_everything_that_the_next_step_depends_on_is_restored(tmp_path):
     model, scaler = network(dropout=0.5), GradScaler("cpu", enabled=True, init_scale=8.0)
     optimizers = build_optimizers(model, "adam", 0.1, 0.0)
-    train_step(
-        model, [batch_of(random_texts(4))], optimizers, NO_SCALING,
-        dtype=torch.float32, max_grad_norm=1.0, class_weights=torch.ones(2),
-    )  # fmt: skip
+    config = StepConfig(torch.float32, 1.0, torch.ones(2))
+    train_step(model, [batch_of(random_texts(4))], optimizers, NO_SCALING, config)
     state = TrainState(
         step=12, updates=11, loss_sum=0.1, num_correct=5, num_seen=8, best_score=0.5, best_epoch=2.5,
         evals_since_best=1, log_bytes=99, seconds=1.5,

@@ -34,6 +34,14 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(machine, num_gpus: int, mps: bo
     assert pick_device("auto") == torch.device(name)
 
 
+@pytest.mark.parametrize(("num_gpus", "mps", "name"), [(2, True, "cuda"), (0, True, "cpu"), (0, False, "cpu")])
+def test_auto_is_the_cpu_rather_than_mps_for_small_models(machine, num_gpus: int, mps: bool, name: str):
+    machine(num_gpus, mps)
+    assert pick_device("auto", auto_mps=False) == torch.device(name)
+    if mps:
+        assert pick_device("mps", auto_mps=False) == torch.device("mps")
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
 def test_a_named_device_is_used(machine, name: str):
     machine(2, mps=True)
@@ -94,19 +102,21 @@ def test_a_named_precision_is_used(name: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "hidden_size", "dtype"),
+    ("kind", "flags", "onednn", "hidden_size", "dtype"),
     [
-        ("cpu", "avx512f amx_bf16 amx_tile", 384, torch.bfloat16),
-        ("cpu", "avx512f amx_bf16 amx_tile", 383, torch.float32),
-        ("cpu", "avx512f amx_bf16 amx_tile", 0, torch.float32),
-        ("cpu", "avx512f avx512_bf16", 384, torch.float32),
-        ("cpu", None, 384, torch.float32),
-        ("mps", "avx512f amx_bf16 amx_tile", 384, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 384, torch.bfloat16),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 383, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 0, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", False, 384, torch.float32),
+        ("cpu", "avx512f avx512_bf16", True, 384, torch.float32),
+        ("cpu", None, True, 384, torch.float32),
+        ("mps", "avx512f amx_bf16 amx_tile", True, 384, torch.float32),
     ],
 )
 def test_without_cuda_the_automatic_precision_is_bfloat16_for_wide_encoders_on_cpus_with_amx(
-    tmp_path, monkeypatch, kind: str, flags: str | None, hidden_size: int, dtype: torch.dtype
+    tmp_path, monkeypatch, kind: str, flags: str | None, onednn: bool, hidden_size: int, dtype: torch.dtype
 ):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)  # whatever this build of torch has
     monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: amx_bf16\n")

@@ -21,7 +21,7 @@ from minitext.training.distributed import SINGLE, Distributed
 from minitext.training.micro_batches import MicroBatches, shard_indices
 from minitext.training.optim import build_optimizers
 from minitext.training.sparse_adam import SparseRowAdam
-from minitext.training.step import IGNORE_INDEX, StepResult, train_step
+from minitext.training.step import IGNORE_INDEX, StepConfig, StepResult, train_step
 from minitext.utils.errors import UserError
 
 DATA = random_texts(12)
@@ -35,17 +35,10 @@ def micro_batches(max_texts: int, distributed: Distributed = SINGLE) -> MicroBat
 def step_of(model: nn.Module, scaler: GradScaler = NO_SCALING, lr: float = 0.0):
     """An update of a model, as a function of its micro-batches."""
     optimizers = build_optimizers(model, "adam", lr, 0.0)
+    config = StepConfig(torch.float32, NO_CLIPPING, torch.ones(2))
 
     def step(parts: list[Batch]) -> StepResult:
-        return train_step(
-            model,
-            parts,
-            optimizers,
-            scaler,
-            dtype=torch.float32,
-            max_grad_norm=NO_CLIPPING,
-            class_weights=torch.ones(2),
-        )
+        return train_step(model, parts, optimizers, scaler, config)
 
     return step
 
@@ -53,14 +46,15 @@ def step_of(model: nn.Module, scaler: GradScaler = NO_SCALING, lr: float = 0.0):
 class LimitedMemory(nn.Module):
     """A network that runs out of memory in training with more than `max_texts` texts; it records the batch sizes."""
 
-    def __init__(self, max_texts: int) -> None:
+    def __init__(self, max_texts: int, error: Exception | None = None) -> None:
         super().__init__()
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
         self.network, self.max_texts, self.sizes = network().double(), max_texts, []
 
     def forward(self, batch: Batch) -> Tensor:
         self.sizes.append(len(batch.lengths))
         if len(batch.lengths) > self.max_texts:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.network(batch)
 
 
@@ -123,11 +117,20 @@ def test_micro_batches_keep_the_order_of_the_texts(max_texts: int):
 
 def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits():
     lines: list[str] = []
-    model, batches = LimitedMemory(3), MicroBatches(DATA, [np.arange(10)] * 2, [0, 1], 10, CPU, SINGLE)
+    model, batches, given = LimitedMemory(3), MicroBatches(DATA, [np.arange(10)] * 2, [0, 1], 10, CPU, SINGLE), []
     for parts in batches:
+        given.append([len(batch.lengths) for batch in parts])
         batches.run(step_of(model), parts, lines.append)
+    assert given == [[10], [2] * 5]  # to split a batch of a GPU, the host would have to wait
     assert model.sizes == [10, 5, *[2] * 5 * 2]  # found once, and kept for the next step
-    assert lines == [f"out of GPU memory: continuing with --micro-batch-size {size} (same update)" for size in (5, 2)]
+    assert lines == [f"out of memory: continuing with --micro-batch-size {size} (same update)" for size in (5, 2)]
+
+
+@pytest.mark.parametrize("message", ["MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory"])
+def test_the_memory_of_other_devices_is_known_by_its_message(message: str):
+    model, batches = LimitedMemory(5, RuntimeError(message)), micro_batches(8)
+    batches.run(step_of(model), [batch_of(DATA, range(8))], lambda line: None)
+    assert model.sizes == [8, 4, 4]
 
 
 def test_the_gradients_of_a_failed_attempt_are_discarded():
@@ -143,15 +146,17 @@ def test_the_gradients_of_a_failed_attempt_are_discarded():
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("where", ["clip_grad_norm", "optimizer"])
+@pytest.mark.parametrize("where", ["first unscale_", "second unscale_", "clip_grad_norm", "optimizer"])
 def test_memory_that_runs_out_after_the_backward_pass_is_retried(monkeypatch, scaled: bool, where: str):
-    """Clipping a sparse gradient sums its rows, and the first step of an optimizer creates its moments."""
-    model, plain, failures = network(), network(), []
-    step = step_of(model, GradScaler("cpu", init_scale=1024.0, enabled=scaled), lr=0.1)
+    """Clipping and unscaling a sparse gradient sums its rows, and the step of its optimizer needs copies of rows."""
+    model, plain, calls, failures = network(), network(), [], []
+    scaler = GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+    step = step_of(model, scaler, lr=0.1)
 
-    def fail_once(function):
+    def fail_once(function, call: int = 1):
         def wrapped(*arguments):
-            if not failures:
+            calls.append(1)
+            if len(calls) == call:
                 failures.append(where)
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return function(*arguments)
@@ -160,11 +165,14 @@ def test_memory_that_runs_out_after_the_backward_pass_is_retried(monkeypatch, sc
 
     if where == "optimizer":
         monkeypatch.setattr(SparseRowAdam, "step", fail_once(SparseRowAdam.step))
+    elif where.endswith("unscale_"):
+        monkeypatch.setattr(scaler, "unscale_", fail_once(scaler.unscale_, 2 if where.startswith("second") else 1))
     else:
         monkeypatch.setattr(step_module, "clip_grad_norm", fail_once(step_module.clip_grad_norm))
     batches = micro_batches(8)
     result = batches.run(step, [batch_of(DATA, range(8))], lambda line: None)
     assert (failures, result.skipped, batches.max_texts) == ([where], False, 4)
+    assert not scaled or scaler.get_scale() == 1024.0 and scaler.state_dict()["_growth_tracker"] == 1  # one update
     step_of(plain, lr=0.1)([batch_of(DATA, range(8))])
     for name, tensor in weights_of(plain).items():
         assert (model.state_dict()[name] - tensor).abs().max() < 1e-5, name  # float32 sums in another order

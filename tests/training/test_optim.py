@@ -69,6 +69,36 @@ def test_a_sparse_embedding_has_its_own_optimizer_which_steps_first():
     assert id(model.embedding.weight) not in ids_of(dense)
 
 
+@pytest.mark.parametrize("allocations", [0, 1, 7, 8, 9])  # two for each of four dense parameters, and a sparse one
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory")]
+)
+def test_memory_that_runs_out_while_the_moments_are_made_is_one_line(
+    monkeypatch, allocations: int, error: RuntimeError
+):
+    made, zeros_like = [], torch.zeros_like
+
+    def limited(tensor: Tensor) -> Tensor:
+        if len(made) == allocations:
+            raise error
+        made.append(zeros_like(tensor))
+        return made[-1]
+
+    model = embedding_bag()
+    monkeypatch.setattr(torch, "zeros_like", limited)
+    with pytest.raises(UserError, match="out of memory: the optimizer needs twice as much.*; take a smaller model"):
+        build_optimizers(model, "adam", 0.1, 0.0)
+
+
+def test_other_errors_of_the_moments_are_not_reported_as_missing_memory(monkeypatch):
+    def fail(tensor: Tensor) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(torch, "zeros_like", fail)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        build_optimizers(Tied(), "adam", 0.1, 0.0)
+
+
 def test_a_model_without_sparse_embeddings_has_one_optimizer():
     assert len(build_optimizers(Tied(), "adam", 0.1, 0.0)) == 1
 

@@ -23,8 +23,9 @@ from training_factories import (
 from minitext.data.batching import Batch
 from minitext.models.bert import BertConfig, BertMaskedLM
 from minitext.training.checkpoint import DelayedInterrupt
+from minitext.training.distributed import Distributed
 from minitext.training.optim import build_optimizers
-from minitext.training.step import IGNORE_INDEX, StepResult, train_step
+from minitext.training.step import IGNORE_INDEX, StepConfig, StepResult, train_step
 
 WEIGHTS = [torch.ones(3), torch.tensor([0.5, 1, 2])]
 
@@ -33,8 +34,16 @@ def step(
     model: nn.Module, micro_batches: Sequence[Batch], scaler: GradScaler = NO_SCALING, lr: float = 0.0, **settings
 ) -> StepResult:
     """One step with new optimizers; at a learning rate of zero it leaves the gradients and changes nothing."""
-    settings = {"max_grad_norm": NO_CLIPPING, "class_weights": torch.ones(2), "dtype": torch.float32} | settings
-    return train_step(model, micro_batches, build_optimizers(model, "adam", lr, 0.0), scaler, **settings)
+    of_step = {name: settings.pop(name) for name in ("num_texts", "interrupt") if name in settings}
+    optimizers = build_optimizers(model, "adam", lr, 0.0)
+    return train_step(model, micro_batches, optimizers, scaler, step_config(**settings), **of_step)
+
+
+def step_config(**settings) -> StepConfig:
+    """Two classes, in float32 and without clipping, but for `settings`."""
+    return StepConfig(
+        **({"max_grad_norm": NO_CLIPPING, "class_weights": torch.ones(2), "dtype": torch.float32} | settings)
+    )
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -108,6 +117,12 @@ def test_the_first_divisor_of_the_losses_cancels_out():
             torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-5, atol=1e-7)
 
 
+def test_several_processes_have_to_be_told_the_number_of_texts_of_all():
+    """Each one would divide by the number of its own: their gradients would be of different weight."""
+    with pytest.raises(ValueError, match="num_texts is needed"):
+        step(network(), [batch_of(random_texts(6))], distributed=Distributed(0, 2))
+
+
 def test_an_interrupt_is_a_part_of_the_result_and_changes_nothing_else():
     batch, interrupt = batch_of(random_texts(6)), DelayedInterrupt()
     expected = step(network(), [batch], interrupt=interrupt)
@@ -174,15 +189,7 @@ def test_the_result_is_read_from_the_device_once(monkeypatch):
         torch.ones(1).item()
         assert reads == ["aten::_local_scalar_dense"]  # the recorder works
         reads.clear()
-        result = train_step(
-            model,
-            batch.split(2),
-            optimizers,
-            scaler,
-            dtype=torch.float32,
-            max_grad_norm=1.0,
-            class_weights=torch.ones(2),
-        )
+        result = train_step(model, batch.split(2), optimizers, scaler, step_config(max_grad_norm=1.0))
     assert reads == []
     assert lists == [
         pytest.approx([result.loss, result.loss, result.num_correct, result.num_labels, 9, 0, result.grad_norm])
@@ -196,12 +203,12 @@ def make_gradient_infinite(parameter: Tensor) -> None:
 @pytest.mark.parametrize("layer", ["output", "hidden"])
 def test_an_overflow_changes_no_weight_and_halves_the_scale(layer: str):
     batch, model, scaler = batch_of(random_texts(8)), network(), GradScaler("cpu", init_scale=1024.0)
-    settings = {"dtype": torch.float32, "max_grad_norm": 1.0, "class_weights": torch.ones(2)}
+    config = step_config(max_grad_norm=1.0)
     optimizers = build_optimizers(model, "adam", 0.1, 0.0)
-    first = train_step(model, [batch], optimizers, scaler, **settings)  # creates the moments
+    first = train_step(model, [batch], optimizers, scaler, config)  # creates the moments
     before = weights_of(model)
     make_gradient_infinite(getattr(model, layer).bias)
-    second = train_step(model, [batch], optimizers, scaler, **settings)
+    second = train_step(model, [batch], optimizers, scaler, config)
     assert (first.skipped, second.skipped) == (False, True)
     assert same_bits(weights_of(model), before)
     assert scaler.get_scale() == 512

@@ -51,6 +51,11 @@ def test_success_is_status_0_without_output(capsys: pytest.CaptureFixture, monke
             "error: out of memory (CUDA out of memory.); use smaller batches or less data, or another --device",
         ),
         (
+            RuntimeError("MPS backend out of memory"),
+            2,
+            "error: out of memory (MPS backend out of memory); use smaller batches or less data, or another --device",
+        ),
+        (
             MemoryError(),
             2,
             "error: out of memory (MemoryError); use smaller batches or less data, or another --device",
@@ -62,6 +67,14 @@ def test_an_error_that_a_user_can_fix_is_one_line_on_stderr(
 ):
     assert status_of(error, monkeypatch) == status
     assert capsys.readouterr() == ("", line + "\n")
+
+
+def test_a_tensor_too_large_for_the_machine_is_one_line(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert exit_status(lambda: torch.empty(2**60, dtype=torch.int8)) == 2
+    assert re.fullmatch(
+        r"error: out of memory \(.*can't allocate memory.*\); use smaller .*\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("error", [UserError("bad"), OSError("bad"), ValueError("bad")])
