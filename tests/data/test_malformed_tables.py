@@ -48,7 +48,9 @@ def change_entry(folder: Path, data: st.DataObject) -> None:
         return
     if how == "rename":
         other = data.draw(st.sampled_from(NAMES), "name") + (b".txt" if path.is_file() else b"")
-        path.rename(path.parent.joinpath(os.fsdecode(other)))
+        new = path.parent / os.fsdecode(other)
+        if not os.path.lexists(new):
+            path.rename(new)
         return
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if how == "pipe":
