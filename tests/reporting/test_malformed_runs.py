@@ -1,5 +1,6 @@
 """Finished runs of the three tracks with damaged files: every command works, or gives one line and status 2."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_every_command_reads_an_intact_run(runs, tmp_path, monkeypatch, track: s
     for command in commands(runs[track], tmp_path / "page.html").values():
         monkeypatch.setattr("sys.argv", ["minitext", *command])
         assert error_of(cli.main) == ""
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "embedding_dim", "hidden_size", "buckets"])
+@pytest.mark.parametrize("size", [10**8, 10**12])
+def test_sizes_that_do_not_fit_the_weights_of_a_scratch_run_get_no_memory(runs, tmp_path, monkeypatch, key, size):
+    folder = shutil.copytree(runs["scratch"], tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    (config if key in config else config["network"])[key] = size
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("sys.argv", ["minitext", "predict", str(folder), "good"])
+    assert "corrupt (Error(s) in loading state_dict" in error_of(cli.main)
 
 
 @pytest.mark.slow
