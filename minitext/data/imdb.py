@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from minitext.data.text_input import MAX_TEXT, open_regular, unpack
+from minitext.data.text_input import MAX_RATIO, MAX_TEXT, MIN_BOUND, open_regular, unpack
 from minitext.utils.download import download
 from minitext.utils.errors import UserError
 from minitext.utils.io import cache_folder
@@ -33,17 +33,23 @@ def read_imdb(path: Path, labels: tuple[str, ...] = ("pos", "neg")) -> Iterator[
     """Yield (origin, text, label, split) of the reviews with these labels. Raises UserError for a damaged archive."""
     try:
         with open_regular(path) as file:
+            longest = max(MIN_BOUND, MAX_RATIO * path.stat().st_size)  # bytes that `unpack` allows
             stream = unpack(file, str(path), gzipped=True)
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     match = MEMBER.fullmatch(member.name)
                     if match and match[3] in labels and member.isfile():  # neither a link nor a device
                         yield match[1], clean_html(read_member(path, archive, member)), match[3], match[2]
+                    if (
+                        archive.offset > longest
+                    ):  # where the next header should be; tarfile would read on beyond the end
+                        raise tarfile.ReadError(f"{member.name} claims {member.size:,} bytes")
             while stream.read(1 << 20):  # to the end, where gzip has its checksum
                 pass
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, {member.name}: not UTF-8 ({error}); download the archive again") from error
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # ValueError: a header with a number that is none
+    # ValueError: a header with a number that is none; RecursionError: hundreds of headers for one member
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a complete tar.gz archive ({error}); download it again") from error
 
 

@@ -89,6 +89,9 @@ class EmbeddingBagClassifier(nn.Module):
         """The network that `save` wrote into `folder`."""
         config = read_json(folder / "config.json")
         network = NetworkConfig(**config["network"])
-        model = cls(config["vocab_size"], config["num_classes"], network, config["pad_id"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        sizes, tensors = (config["vocab_size"], config["num_classes"]), load_file(folder / "model.safetensors")
+        with torch.device("meta"):  # without memory: sizes that do not fit the weights are found before they get any
+            cls(*sizes, network, config["pad_id"]).load_state_dict(tensors, assign=True)
+        model = cls(*sizes, network, config["pad_id"])
+        model.load_state_dict(tensors)
         return model

@@ -166,11 +166,27 @@ def test_a_member_that_is_no_file_is_not_read(tmp_path: Path, kind: bytes):
 
 
 def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path):
-    entry = tarfile.TarInfo("aclImdb/README")
-    entry.size = 1 << 28
     path = tmp_path / "aclImdb_v1.tar.gz"
-    path.write_bytes(gzip.compress(entry.tobuf() + bytes(entry.size), 1))
+    path.write_bytes(gzip.compress(bytes(1 << 28), 1))
     assert "unpacks to more than 100 times its size" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["README", "train/neg/1_1.txt/", "train/unsup/0_0.txt"])
+@pytest.mark.parametrize("size", [1 << 28, 1 << 40, 1 << 80])
+def test_a_member_that_claims_more_than_the_archive_can_hold_is_an_error(tmp_path: Path, name: str, size: int):
+    entry = tarfile.TarInfo(f"aclImdb/{name}")
+    entry.size = size
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    path.write_bytes(gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)))
+    assert f"not a complete tar.gz archive (aclImdb/{name} claims {size:,} bytes)" in error_of(path)
+
+
+def test_an_archive_of_headers_without_members_is_an_error(tmp_path: Path):
+    """tarfile reads the headers of one member by recursion."""
+    header = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
+    path = tmp_path / "aclImdb_v1.tar.gz"
+    path.write_bytes(gzip.compress(1000 * header + bytes(1024)))
+    assert "not a complete tar.gz archive" in error_of(path)
 
 
 @pytest.mark.parametrize("place", [124, 148, 100, 156])  # of a header: size, checksum, mode, type

@@ -1,24 +1,19 @@
 """Checkpoint folders with damaged files and odd values either work or are refused in one line."""
 
-import json
-import math
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from malformed import damage_file, error_of, fuzz
 from test_hf_checkpoint import saved
 from test_hf_tokenizer import WORDS, write_bpe, write_vocab
 
 from minitext.data.tokenizer import encode
 from minitext.models.hf_checkpoint import load_classifier
 from minitext.models.hf_tokenizer import load_hub_tokenizer
-from minitext.utils.errors import UserError
+from minitext.utils.errors import exit_status
 
-VALUES = [
-    None, True, False, 0, -1, 1, 2, 10**12, 10**400, 1e308, -0.5, 2.0, math.nan, math.inf, "", "x", "[CLS]", "a b",
-    "$A", "\ud800", [], [1], ["a"], {}, {"content": "[CLS]"}, {"content": 1}, {"a": 1}, [["a", 1.0]], "BPE", "Unigram",
-]  # fmt: skip
 TEXTS = ["good film [MASK] x", "", "数据 schön"]
 
 
@@ -42,50 +37,14 @@ def folders(tmp_path_factory) -> list[Path]:
     return made
 
 
-def damage_bytes(path: Path, data: st.DataObject) -> None:
-    """Cut a file, or change some of its bytes."""
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans(), "cut"):
-        content = content[: data.draw(st.integers(0, len(content)), "length")]
-    for _ in range(data.draw(st.integers(0, 4), "changes") if content else 0):
-        content[data.draw(st.integers(0, len(content) - 1), "index")] = data.draw(st.integers(0, 255), "byte")
-    path.write_bytes(bytes(content))
-
-
-def change_value(path: Path, data: st.DataObject) -> None:
-    """Replace, remove or add one value of a JSON file, at any depth."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    parent = value
-    while True:
-        keys = sorted(parent)[:60] if isinstance(parent, dict) else list(range(min(len(parent), 20)))
-        key = data.draw(st.sampled_from(keys), "key")
-        if not parent[key] or not isinstance(parent[key], dict | list) or data.draw(st.booleans(), "stop"):
-            break
-        parent = parent[key]
-    if data.draw(st.booleans(), "remove"):
-        del parent[key]
-    else:
-        parent[key] = data.draw(st.sampled_from(VALUES), "value")
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
 @pytest.mark.slow
-@settings(max_examples=800, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(800)
 @given(data=st.data())
 def test_a_damaged_checkpoint_works_or_is_refused_in_one_line(data: st.DataObject, folders, tmp_path):
     for old in tmp_path.iterdir():
         old.unlink()
     for path in data.draw(st.sampled_from(folders), "folder").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    path = data.draw(st.sampled_from(sorted(tmp_path.iterdir())), "file")
-    if path.suffix == ".json" and data.draw(st.integers(0, 3), "as JSON"):
-        change_value(path, data)
-    else:
-        damage_bytes(path, data)
-    for load in (lambda: load_classifier(tmp_path, ["neg", "pos"]), lambda: load_hub_tokenizer(tmp_path, 700)):
-        try:
-            loaded = load()
-            if not isinstance(loaded, tuple):
-                encode(loaded, TEXTS, 16, "head")
-        except UserError as error:
-            assert "\n" not in str(error)
+    damage_file(data.draw(st.sampled_from(sorted(tmp_path.iterdir())), "file"), data)
+    error_of(lambda: exit_status(lambda: load_classifier(tmp_path, ["neg", "pos"])))
+    error_of(lambda: exit_status(lambda: encode(load_hub_tokenizer(tmp_path, 700), TEXTS, 16, "head")))
