@@ -191,7 +191,7 @@ def check_finished(folder: Path) -> None:
     inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
     hint = f"did you mean {folder / inside[0]}?" if inside else "pass the --out of a training script"
     if not folder.exists() and (new / UNFINISHED).exists():
-        state, hint = "unfinished run", "repeat its command with --resume"
+        state, hint = "unfinished run", f"repeat its command{'' if evaluated_run(new) else ' with --resume'}"
     raise UserError(f"{folder}: {state}; {hint}")
 
 

@@ -16,7 +16,7 @@ from minitext.evaluation import bootstrap
 from minitext.evaluation.calibration import fold_temperature
 from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassifier
 from minitext.reporting import plots
-from minitext.reporting.evaluate import default_out
+from minitext.reporting.evaluate import Config, LabeledDataConfig, ResultConfig, default_out, evaluate
 from minitext.reporting.plots import save
 from minitext.reporting.report import finish_run
 from minitext.reporting.saved_run import read_run
@@ -243,6 +243,19 @@ def test_a_class_that_is_another_spelling_of_a_number_is_refused(refused, tmp_pa
 def test_splits_without_test_are_refused(refused, run, tmp_path):
     table = write_table(tmp_path / "a.csv", [("pos", "good", "train")], ("label", "text", "split"))
     assert "a.csv: has splits but no test text" in refused("evaluate", run, "--data", table)
+
+
+def test_a_killed_evaluation_is_repeated(minitext, refused, run, other, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("minitext.reporting.evaluate.score_new_data", interrupt)
+        evaluate(run, Config(LabeledDataConfig(data=str(other)), ResultConfig()))
+    assert "unfinished run; repeat its command\n" in refused("plot", tmp_path / "mlp-on-other")
+    minitext("evaluate", run, "--data", other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlp", "mlp-on-other", "other.csv", "own.csv"]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_existing_result_is_replaced_only_with_overwrite(minitext, refused, run, other, tmp_path):
