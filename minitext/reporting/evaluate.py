@@ -145,8 +145,10 @@ def describe_overlap(settings: Mapping[str, Any], fingerprint: str, source: str,
     """What is known of texts that these and the run's have in common; a run keeps the fingerprints of its parts."""
     parts = {name: part.get("fingerprint") for name, part in settings["data_found"].items() if isinstance(part, dict)}
     if part := next((name for name, known in parts.items() if known == fingerprint), None):
-        known = "not new to it" if part == "test" else "known to it: the scores say nothing about new texts"
-        return f"warning: these are the {part} texts of the run, with the same labels, and {known}"
+        found = f"these are the {part} texts of the run, with the same labels"
+        if part == "test":
+            return f"{found}: the scores repeat its own"
+        return f"warning: {found}: the scores say nothing about new texts"
     own = [settings["data"].get(name) for name in ("data", "valid_data")]
     if not has_splits and any(isinstance(path, str) and Path(path).resolve() == Path(source).resolve() for path in own):
         return f"warning: the run was trained on texts of {source}, and some of these may be among them"

@@ -206,7 +206,8 @@ def test_the_texts_of_the_run_itself_are_recognized(minitext, run, other, tmp_pa
     settings["data_found"][part]["fingerprint"] = fingerprint
     (run / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     printed = minitext("evaluate", run, "--data", other, "--overwrite")
-    assert f"warning: these are the {part} texts of the run, with the same labels" in printed
+    warning = "" if part == "test" else "warning: "
+    assert f"overlap with the run's texts: {warning}these are the {part} texts of the run, with the same" in printed
 
 
 def test_the_source_of_the_training_texts_is_recognized(minitext, run, other):
