@@ -11,7 +11,7 @@ import torch
 
 from minitext import cli
 from minitext.data.dataset import Dataset, Splits
-from minitext.evaluation import metrics
+from minitext.evaluation import bootstrap
 from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassifier
 from minitext.reporting import plots
 from minitext.reporting.report import finish_run
@@ -43,7 +43,7 @@ def finished(tmp_path_factory) -> Path:
     encoder = MeanEncoder(["good", "bad"], torch.tensor([[1.0], [-1.0]]))
     StaticClassifier(encoder, LogisticRegression(1, 2), ("neg", "pos")).save(run.folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 20)
+        patch.setattr(bootstrap, "RESAMPLES", 20)
         patch.setattr(plots, "DPI", 20)
         notes = Notes(quiet=True)
         notes.add("texts", "four")
@@ -55,7 +55,7 @@ def finished(tmp_path_factory) -> Path:
 def attack(finished, tmp_path, monkeypatch, capsys) -> Callable[[], set[int]]:
     """Run every command that reads a run on `tmp_path / "mlp"`; returns their statuses."""
     shutil.copytree(finished, tmp_path / "mlp")
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 20)
     monkeypatch.setattr(plots, "DPI", 20)
     folder = str(tmp_path / "mlp")
     commands = [
