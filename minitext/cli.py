@@ -1,4 +1,4 @@
-"""The `minitext` command: predict, explain, compare, plot, report, pretrain, vectors."""
+"""The `minitext` command: predict, explain, evaluate, compare, plot, report, pretrain, vectors."""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ from minitext.evaluation.predict_file import PredictConfig, predict_file
 from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
+from minitext.reporting import evaluate
 from minitext.reporting.attribution_view import format_attribution, json_attribution
 from minitext.reporting.report import write_report
 from minitext.reporting.saved_run import corrupt, read_notes, read_run
@@ -88,6 +89,16 @@ def explain_texts(arguments: argparse.Namespace) -> None:
         if row.line > 1 and not arguments.json:
             print()
         print(json_attribution(attribution) if arguments.json else format_attribution(attribution), flush=True)
+
+
+def evaluate_run(arguments: argparse.Namespace) -> None:
+    """Score a finished run on new labeled texts, with intervals, figures and a report; see `minitext compare`.
+
+    Nothing is trained or fitted. All texts are test; if the source has splits, only its test part is used. The labels
+    must be classes of the run. Of a folder of several seeds (--num-seeds), each run is evaluated.
+    """
+    groups = {group.name: fill(group.type, arguments) for group in fields(evaluate.Config)}
+    evaluate.evaluate(arguments.run, evaluate.Config(**groups), arguments.device)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -187,6 +198,10 @@ def build_parser() -> argparse.ArgumentParser:
     command = add_command(commands, "explain", explain_texts, help="show what each word contributes", parents=shared)
     command.add_argument("texts", nargs="+", metavar="TEXT")
     command.add_argument("--class", dest="target", metavar="NAME", help="class to explain (default: the predicted one)")
+
+    command = add_command(commands, "evaluate", evaluate_run, help="score a run on new data", parents=[run, device])
+    for group in fields(evaluate.Config):
+        add_group(command, group.type)
 
     command = add_command(commands, "compare", compare, help="compare several runs", parents=[device])
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or of its seeds")

@@ -57,8 +57,8 @@ def classes(out: str) -> list[str]:
 
 
 def test_every_sub_command_has_help(capsys, monkeypatch):
-    for command in (["predict"], ["explain"], ["compare"], ["plot"], ["report"], ["pretrain"], ["vectors", "train"],
-                    ["vectors", "nearest"]):  # fmt: skip
+    for command in (["predict"], ["explain"], ["evaluate"], ["compare"], ["plot"], ["report"], ["pretrain"],
+                    ["vectors", "train"], ["vectors", "nearest"]):  # fmt: skip
         monkeypatch.setattr("sys.argv", ["minitext", *command, "--help"])
         with pytest.raises(SystemExit) as exit:
             cli.main()

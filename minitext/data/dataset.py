@@ -5,7 +5,7 @@ Validation and test, if the source does not have them, are split off from train,
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 
 MAX_SHOWN = 20  # class names in the message of an error
+SOURCES = "sample, imdb, a .csv, .tsv, .jsonl or fastText file (or .gz), a folder, or the IMDB .tar.gz"
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,10 @@ class Splits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SplitConfig:
+class SourceConfig:
     """data"""
 
-    data: str = option(
-        "sample", "sample, imdb, a .csv, .tsv, .jsonl or fastText file (or .gz), a folder, or the IMDB .tar.gz"
-    )
-    test_data: str | None = option(None, "file of test texts, if --data has none")
-    valid_data: str | None = option(None, "file of validation texts; by default they are split off from train")
+    data: str = option("sample", SOURCES)
     text_column: str | None = option(
         None, "column of the texts (default: text, review, sentence or content); title,text joins two"
     )
@@ -76,16 +73,27 @@ class SplitConfig:
     no_header: bool = option(False, "the first line is data; name columns by number: --text-column 2 --label-column 1")
     delimiter: str | None = option(None, "what separates columns, such as ; or tab; makes a table of any file")
     encoding: str | None = option(None, "such as latin-1 (default: UTF-8, or UTF-16 with a byte-order mark)")
-    valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
-    test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
 
     def __post_init__(self) -> None:
-        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
         self.table_format()
 
     def table_format(self) -> TableFormat:
         """How the files differ from what their suffixes say. Raises UserError for an unknown encoding or delimiter."""
         return TableFormat(self.no_header, self.delimiter, self.encoding)
+
+
+@dataclass(frozen=True)
+class SplitConfig(SourceConfig):
+    """data"""
+
+    test_data: str | None = option(None, "file of test texts, if --data has none")
+    valid_data: str | None = option(None, "file of validation texts; by default they are split off from train")
+    valid_fraction: float = option(0.1, "fraction of train to split off as validation, if the data have none")
+    test_fraction: float = option(0.2, "fraction to split off as test, if the data have none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "valid_fraction", "test_fraction")
 
 
 @dataclass(frozen=True)
@@ -147,18 +155,24 @@ def find_class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...
         other = by_value.setdefault(label_value(name), name)
         if other != name:
             raise UserError(f"{source}: labels {other!r} and {name!r} are the same number; write them alike")
-    for row in parts["valid"] + parts["test"]:
-        if row.label in names:
-            continue
-        if other := by_value.get(label_value(row.label)):
-            problem = f"label {row.label!r} is the number {other!r} of train; write them alike"
-            raise UserError(f"{row.origin}: {problem}")
-        known = ", ".join(sorted(names)[:MAX_SHOWN]) + (", …" if len(names) > MAX_SHOWN else "")
-        raise UserError(f"{row.origin}: label {row.label!r} does not occur in train ({known}); fix the row")
+    check_labels(parts["valid"] + parts["test"], names, "train")
     if len(names) < 2:
         raise UserError(f"{source}: all labels are {names.pop()!r}; a classifier needs at least two classes")
     whole_numbers = all(name.removeprefix("-").isdecimal() for name in names)
     return tuple(sorted(sorted(names), key=int if whole_numbers else str))
+
+
+def check_labels(rows: Iterable[Row], names: Collection[str], owner: str) -> None:
+    """Raises UserError, naming the row, for a label that is not one of the classes `names` of `owner`."""
+    known_names, by_value = set(names), {label_value(name): name for name in names}
+    for row in rows:
+        if row.label in known_names:
+            continue
+        if other := by_value.get(label_value(row.label)):
+            problem = f"label {row.label!r} is the number {other!r} of {owner}; write them alike"
+            raise UserError(f"{row.origin}: {problem}")
+        known = ", ".join(sorted(names)[:MAX_SHOWN]) + (", …" if len(names) > MAX_SHOWN else "")
+        raise UserError(f"{row.origin}: label {row.label!r} does not occur in {owner} ({known}); fix the row")
 
 
 def label_value(name: str) -> float | str:

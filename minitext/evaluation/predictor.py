@@ -28,7 +28,7 @@ from minitext.models.static import StaticClassifier
 from minitext.training.device import one_thread, pick_device
 from minitext.utils.errors import UserError, first_line, is_out_of_memory
 from minitext.utils.io import read_json
-from minitext.utils.run_dir import check_finished
+from minitext.utils.run_dir import check_finished, evaluated_run
 
 BATCH_SIZE = 32  # texts per forward pass
 EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
@@ -68,6 +68,8 @@ class Predictor:
         """
         folder = Path(folder)
         check_finished(folder)
+        if evaluated := evaluated_run(folder):
+            raise UserError(f"{folder}: has no model, it is an evaluation; pass the run: {evaluated}")
         torch_device = pick_device(device)
         try:
             class_names, model, tokens = load_model(folder, read_json(folder / "config.json"))

@@ -20,14 +20,14 @@ QUARTILES = (0.25, 0.5, 0.75)
 MISTAKES = 50  # rows of mistakes.csv
 
 
-def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> list[dict]:
+def subgroup_accuracy(test: Dataset, train: Dataset | None, predicted: np.ndarray) -> list[dict]:
     """Accuracy in subgroups of the test texts, rows `{"by", "subgroup", "count", "accuracy", "low", "high"}` (Wilson).
 
-    By class; by tag if the texts have tags; by quartile of the length in words, and of the fraction of words that occur
-    in no training text.
+    By class; by tag if the texts have tags; by quartile of the length in words, and, if the training texts are known,
+    of the fraction of words that occur in none of them.
     """
     correct = predicted == test.labels
-    ids, offsets = word_ids(test.texts, distinct_words(train.texts))
+    ids, offsets = word_ids(test.texts, distinct_words(train.texts if train else ()))
     lengths = np.diff(offsets)
     unknown_before = np.concatenate(([0], np.cumsum(ids == UNKNOWN)))
     unknown = np.diff(unknown_before[offsets]) / np.maximum(lengths, 1)
@@ -35,7 +35,7 @@ def subgroup_accuracy(test: Dataset, train: Dataset, predicted: np.ndarray) -> l
         "class": by_value(np.array(test.class_names, dtype=object)[test.labels]),
         "tag": by_value(np.array(test.tags, dtype=object)) if test.tags else (),
         "length": by_quartile(lengths, "{:,.0f} words"),
-        "words not in train": by_quartile(unknown, "{:.1%}"),
+        "words not in train": by_quartile(unknown, "{:.1%}") if train else (),
     }
     rows = []
     for by, name, members in ((by, *subgroup) for by, found in subgroups.items() for subgroup in found):

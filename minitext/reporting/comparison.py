@@ -92,14 +92,22 @@ def check_same_test(first: SavedRun, other: SavedRun) -> None:
     """Raises UserError, naming the difference, unless both runs were tested on the same texts and classes."""
     if first.fingerprint == other.fingerprint:
         return
-    old, new = ({**run.settings["data"], "seed": run.settings["run"]["seed"]} for run in (first, other))
-    old |= {"number of texts": len(first.labels), "classes": ", ".join(first.class_names)}
-    new |= {"number of texts": len(other.labels), "classes": ", ".join(other.class_names)}
-    found = [f"{key} {new.get(key)} against {old[key]}" for key in old if new.get(key) != old[key]]
+    old, new = map(describe_test, (first, other))
+    # an evaluation on new data has neither splits nor a seed that chooses texts
+    found = [f"{key} {new[key]} against {old[key]}" for key in old if key in new and new[key] != old[key]]
+    remedy = "train both with the same data, --subset and --seed"
+    if not (first.evaluations and other.evaluations):
+        remedy = "evaluate both on the same data: minitext evaluate RUN --data FILE"
     raise UserError(
-        f"{other.folder}: other test texts than {first.folder} ({'; '.join(found) or 'the data changed'}); train both "
-        "with the same data, --subset and --seed"
+        f"{other.folder}: other test texts than {first.folder} ({'; '.join(found) or 'the data changed'}); {remedy}"
     )
+
+
+def describe_test(run: SavedRun) -> dict[str, object]:
+    """What decides on the test texts of a run."""
+    seed = {"seed": run.settings["run"]["seed"]} if run.evaluations else {}
+    counts = {"number of texts": len(run.labels), "classes": ", ".join(run.class_names)}
+    return {**run.settings["data"], **seed, **counts}
 
 
 def pairwise_tests(runs: Sequence[SavedRun], paired: Sequence[Mapping[str, BootstrapEstimate]]) -> list[PairwiseTest]:
@@ -161,7 +169,7 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
     return [
         *rows,
         [IF_CALIBRATED, *(format_if_calibrated(run.scores) for run in runs)],
-        ["generalization gap (points)", *(format_points(run.scores["generalization_gap"]) for run in runs)],
+        ["generalization gap (points)", *(format_gap(run) for run in runs)],
         ["validation loss, best to last", *(format_losses(run.evaluations) for run in runs)],
         ["parameters", *(f"{run.cost.parameters:,}" for run in runs)],
         ["training time (s)", *(f"{run.cost.train_seconds:,.1f}" for run in runs)],
@@ -169,8 +177,15 @@ def overview_scores(comparison: Comparison) -> list[list[str]]:
     ]
 
 
+def format_gap(run: SavedRun) -> str:
+    """The generalization gap of a run, `none` for its evaluation on new data."""
+    return format_points(run.scores["generalization_gap"]) if "generalization_gap" in run.scores else "none"
+
+
 def format_losses(evaluations: Sequence[Mapping]) -> str:
-    """`0.412 to 0.611 (overfitting)`: the validation loss of the best and of the last evaluation."""
+    """`0.412 to 0.611 (overfitting)`: the validation loss of the best and of the last evaluation; `none` without."""
+    if not evaluations:
+        return "none"
     best, last, rose = loss_since_best(evaluations)
     return f"{best['valid']['loss']:.3f} to {last['valid']['loss']:.3f}{' (overfitting)' if rose else ''}"
 

@@ -56,7 +56,7 @@ def find_disagreements(runs: Sequence[SavedRun], best: int) -> list[tuple[int, i
 
 
 def explain_texts(runs: Sequence[SavedRun], found: Sequence[tuple[int, int, int]], device: str) -> list[Disagreement]:
-    """The found texts, with colored words until EXPLAIN_SECONDS have passed."""
+    """The found texts, with colored words until EXPLAIN_SECONDS have passed, where the models still exist."""
     models: dict[int, Predictor] = {}
     start = time.monotonic()
     result = []
@@ -66,8 +66,8 @@ def explain_texts(runs: Sequence[SavedRun], found: Sequence[tuple[int, int, int]
         in_time = time.monotonic() - start < EXPLAIN_SECONDS
         for i in (right, wrong):
             predicted, words = int(runs[i].predicted[row]), escape(text)
-            if in_time:
-                models[i] = models.get(i) or Predictor.load(runs[i].folder, device)
+            if in_time and (folder := runs[i].model_folder):
+                models[i] = models.get(i) or Predictor.load(folder, device)
                 words = html_words(explain(models[i], text, predicted))
             probability = float(runs[i].probabilities[row, predicted])
             sides.append(RunPrediction(runs[i].name, names[predicted], probability, words))

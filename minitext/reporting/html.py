@@ -49,8 +49,9 @@ def page(comparison: Comparison) -> str:
 
 def seeds_page(comparison: SeedComparison) -> str:
     """The page of models over the same seeds."""
-    drawings = [plots.curves(*(run.evaluations for run in group.runs), stacked=True) for group in comparison.groups]
-    names = [group.name for group in comparison.groups]
+    trained = [group for group in comparison.groups if all(run.evaluations for run in group.runs)]
+    drawings = [plots.curves(*(run.evaluations for run in group.runs), stacked=True) for group in trained]
+    names = [group.name for group in trained]
     return document(
         comparison.title,
         comparison.groups[0].runs[0],
@@ -101,20 +102,21 @@ def table_section(title: str, note: str, rows: Sequence[Sequence[str]]) -> str:
 def figures_of_runs(comparison: Comparison) -> str:
     """A section for each of FIGURE_NOTES."""
     runs = comparison.runs
+    trained = [run for run in runs if run.evaluations]
     drawings = (
         [plots.reliability(run.labels, {"": run.probabilities}) for run in runs],
         [plots.histogram(run.probabilities, run.correct, run.class_names) for run in runs],
         [plots.confusion(np.array(run.scores["confusion"]), run.class_names) for run in runs],
-        [plots.curves(run.evaluations, stacked=True) for run in runs],
+        [plots.curves(run.evaluations, stacked=True) for run in trained],
     )
-    names = [run.name for run in runs]
-    return "\n".join(
-        figures(title, note, names, drawn) for (title, note), drawn in zip(FIGURE_NOTES.items(), drawings, strict=True)
-    )
+    names = [[run.name for run in shown] for shown in (runs, runs, runs, trained)]
+    return "\n".join(map(figures, FIGURE_NOTES, FIGURE_NOTES.values(), names, drawings))
 
 
 def figures(title: str, note: str, names: Sequence[str], drawings: Sequence[Figure]) -> str:
-    """A section with one figure per name, all on the same scales."""
+    """A section with one figure per name, all on the same scales; nothing without figures."""
+    if not drawings:
+        return ""
     plots.share_scales(drawings)
     cells = "".join(
         f"<div><h3>{escape(name)}</h3>{plots.to_svg(drawing, f'{title}: {name}')}</div>"

@@ -42,9 +42,13 @@ MAX_ANNOTATED = 20  # classes; more have no room for numbers in the cells
 
 
 def draw(folder: Path) -> None:
-    """Draw the four PNG files of a finished run. Raises UserError where its other files are missing or corrupt."""
+    """Draw the PNG files of a finished run: four, or three without learning curves if it was evaluated on new data.
+
+    Raises UserError where its other files are missing or corrupt.
+    """
     run = read_run(folder)
-    save(curves(run.evaluations), folder / "curves.png")
+    if run.evaluations:
+        save(curves(run.evaluations), folder / "curves.png")
     save(confusion(np.array(run.scores["confusion"]), run.class_names), folder / "confusion.png")
     save(histogram(run.probabilities, run.correct, run.class_names), folder / "probabilities.png")
     temperature = run.scores["before_temperature"]["temperature"]

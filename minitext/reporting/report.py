@@ -23,7 +23,7 @@ from minitext.evaluation.subgroups import write_mistakes
 from minitext.utils.errors import after_training
 from minitext.utils.io import atomic, read_json, write_json, write_text
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE, Cost, RunDir
+from minitext.utils.run_dir import METRICS_FILE, Cost, Notes, RunDir
 
 METRIC_LABELS = {
     "accuracy": "accuracy",
@@ -44,34 +44,48 @@ TEMPERATURE = (
     "The temperature was fitted on validation and divides the logits, so it changes no predicted class. It is part of "
     "the saved weights. T = 1 is kept if the gain is within its standard error."
 )
+OVERLAP = "overlap with the run's texts"  # a note of an evaluation
+NOT_FITTED = "Here nothing was fitted: the temperature is that of the run."
+CURVES = ("## Learning curves", "![Loss and accuracy by epoch](curves.png)")
 SMALL_RISE = 0.05  # of the validation loss after the best evaluation
 MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "|": "&#124;"})
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
 
 def finish_run(
-    run: RunDir, splits: Splits, logits: Sequence[Tensor], temperature: float, notes: Mapping[str, str], cost: Cost
+    run: RunDir, splits: Splits, logits: Sequence[Tensor], temperature: float, notes: Notes, cost: Cost
 ) -> dict[str, dict[str, Any]]:
     """Score a run that holds its saved model and metrics, write its result files and report, and commit its directory.
 
-    `logits`: (B, C) float32 of the three parts, on the CPU, before the temperature. Returns the scores. Figures or a
-    report that fail are reported; the run is committed without them.
+    `logits`: (B, C) float32 of the three parts, on the CPU, before the temperature. Returns the scores.
     """
-    scores = score_run(splits, logits, temperature, read_json(run.folder / "settings.json")["run"]["seed"])
-    write_json(run.folder / "scores.json", scores)
-    write_json(run.folder / "costs.json", cost._asdict())
-    predicted, calibrated = logits[-1].argmax(dim=1).numpy(), probabilities(logits[-1].double() / temperature)
-    write_predictions(run.folder / "predictions.csv", splits.test, predicted, calibrated)
-    write_mistakes(run.folder / "mistakes.csv", splits.test, predicted, calibrated)
-    write_json(run.folder / "notes.json", notes)
-    with after_training("drawing the figures", f"minitext plot {run.out}"):
+    with notes.phase("scoring"):
+        scores = score_run(splits, logits, temperature, read_json(run.folder / "settings.json")["run"]["seed"])
+    write_results(run, scores, splits.test, logits[-1], temperature, notes, cost)
+    return scores
+
+
+def write_results(
+    run: RunDir, scores: Mapping, test: Dataset, logits: Tensor, temperature: float, notes: Notes, cost: Cost
+) -> None:
+    """Write scores, predictions, figures and report from the (B, C) logits of test, and commit the directory.
+
+    Figures or a report that fail are reported; the run is committed without them.
+    """
+    with notes.phase("writing scores and predictions"):
+        write_json(run.folder / "scores.json", scores)
+        write_json(run.folder / "costs.json", cost._asdict())
+        predicted, calibrated = logits.argmax(dim=1).numpy(), probabilities(logits.double() / temperature)
+        write_predictions(run.folder / "predictions.csv", test, predicted, calibrated)
+        write_mistakes(run.folder / "mistakes.csv", test, predicted, calibrated)
+        write_json(run.folder / "notes.json", notes)
+    with after_training("drawing the figures", f"minitext plot {run.out}"), notes.phase("drawing figures"):
         from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and training need not wait
 
         draw(run.folder)
     with after_training("the report", f"minitext report {run.out}"):
         write_report(run.folder, run.out.name, notes)
     run.commit()
-    return scores
 
 
 def write_predictions(path: Path, test: Dataset, predicted: np.ndarray, probabilities: np.ndarray) -> None:
@@ -90,7 +104,9 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
     """Write `report.md` from the files of the run. What a reader sees first is the accuracy with its interval."""
     settings, scores = read_json(folder / "settings.json"), read_json(folder / "scores.json")
     counts = ", ".join(f"{scores[part]['count']:,} {part}" for part in scores)
-    test, evaluations = scores["test"], MetricsLog(folder / METRICS_FILE).evaluations()
+    test, is_trained = scores["test"], "evaluated_run" not in settings
+    about = describe_training(folder, test) if is_trained else describe_evaluation(settings, notes)
+    temperature = f"Here: {scores['valid']['temperature_fit']['description']}." if is_trained else NOT_FITTED
     sections = [
         f"# {escape(name)}",
         f"**Accuracy on test: {format_score(test['accuracy'], True)}**",
@@ -99,20 +115,17 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "## Scores",
         markdown_table(score_rows(scores)),
         f"Brackets: 95 % intervals ({counts} texts): Wilson from accuracy to F1, else bootstrap.",
-        "The test texts were scored once, after every choice had been made on validation.",
-        f"Generalization gap (accuracy on train minus on test): {format_points(test['generalization_gap'])} points.",
-        describe_overfitting(evaluations),
+        *about,
         "## Classes, on test",
         markdown_table(class_rows(test)),
         "![Confusion matrix on test](confusion.png)",
-        "## Learning curves",
-        "![Loss and accuracy by epoch](curves.png)",
+        *(CURVES if is_trained else ()),
         "## Predicted probabilities on test",
         "![Histogram of predicted probabilities](probabilities.png)",
         "## Calibration, on test",
         markdown_table(calibration_rows(test)),
         ABOVE,
-        f"{TEMPERATURE} Here: {scores['valid']['temperature_fit']['description']}.",
+        f"{TEMPERATURE} {temperature}",
         "![Accuracy by confidence, before and after the temperature](reliability.png)",
         "## Accuracy by subgroup, on test",
         markdown_table(subgroup_rows(test["subgroup_accuracy"])),
@@ -124,6 +137,25 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "```json\n" + json.dumps(settings, indent=2, ensure_ascii=False) + "\n```",
     ]
     write_text(folder / "report.md", "\n\n".join(sections) + "\n")
+
+
+def describe_training(folder: Path, test: Mapping) -> list[str]:
+    """Paragraphs on what the scores of a run on test are worth."""
+    return [
+        "The test texts were scored once, after every choice had been made on validation.",
+        f"Generalization gap (accuracy on train minus on test): {format_points(test['generalization_gap'])} points.",
+        describe_overfitting(MetricsLog(folder / METRICS_FILE).evaluations()),
+    ]
+
+
+def describe_evaluation(settings: Mapping, notes: Mapping[str, str]) -> list[str]:
+    """Paragraphs on a finished run that was evaluated: which one, and whether it may have seen these texts."""
+    evaluated = settings["evaluated_run"]
+    run = f"{code(evaluated['folder'])} (trained {escape(evaluated['started'])})"
+    return [
+        f"Evaluation of the finished run {run} on other texts. Nothing was trained, fitted or selected here.",
+        f"{OVERLAP[0].upper()}{OVERLAP[1:]}: {escape(notes[OVERLAP])}.",
+    ]
 
 
 def score_rows(scores: Mapping[str, Mapping]) -> list[list[str]]:

@@ -18,6 +18,7 @@ from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import read_json
 from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, Cost, check_finished
+from minitext.utils.run_folders import is_complete
 
 COMPARED = ("accuracy", "macro_f1", "log_loss", "ece")
 
@@ -48,13 +49,15 @@ TEST_SCORES = {
     **dict.fromkeys(COMPARED, ("a score", is_score)),
     "count": COUNT, "confusion": [[COUNT]], "before_temperature": {"temperature": POSITIVE},
     "ece_if_calibrated": {"mean": NUMBER, "percentile_95": NUMBER, "verdict": TEXT},
-    "generalization_gap": {"value": NUMBER, "low": NUMBER, "high": NUMBER},
 }  # fmt: skip
+# what a run has beside these, and what the evaluation of a run on new data (`evaluate`) has
+TRAINED_SCORES = {"generalization_gap": {"value": NUMBER, "low": NUMBER, "high": NUMBER}}
+EVALUATED = {"evaluated_run": {"folder": TEXT, "started": TEXT}}
 COSTS = {"parameters": COUNT, "train_seconds": NUMBER, "predict_seconds": POSITIVE, "texts": COUNT}
 
 
 class SavedRun(NamedTuple):
-    """The saved numbers of one run."""
+    """The saved numbers of one run, or of its evaluation on new data."""
 
     folder: Path
     name: str  # the shortest end of its path that no other run of the comparison has
@@ -62,7 +65,7 @@ class SavedRun(NamedTuple):
     settings: dict
     fingerprint: str  # of the test texts and their labels
     scores: dict  # of the test texts
-    evaluations: list[dict]  # at least one
+    evaluations: list[dict]  # on validation, while training; none if the run was evaluated on new data
     cost: Cost
     mistakes: dict[str, str]  # id -> text of the most confident errors
     ids: list[str]  # of each test text
@@ -75,6 +78,15 @@ class SavedRun(NamedTuple):
     def correct(self) -> np.ndarray:
         """(N,) bool."""
         return self.labels == self.predicted
+
+    @property
+    def model_folder(self) -> Path | None:
+        """The folder of the model that predicted; None if the evaluated run is gone or was trained again."""
+        if (evaluated := self.settings.get("evaluated_run")) is None:
+            return self.folder
+        found = self.folder / evaluated["folder"]
+        same = is_complete(found) and read_json(found / "settings.json").get("started") == evaluated["started"]
+        return found if same else None
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[SavedRun]:
@@ -113,14 +125,15 @@ def read_run(folder: Path, name: str = "") -> SavedRun:
         names = settings["classes"]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError("settings.json, classes: expected two or more different names")
-        conform(scores, {"test": TEST_SCORES}, "scores.json")
+        is_trained = "evaluated_run" not in settings
+        conform(settings, {} if is_trained else EVALUATED, "settings.json")
+        conform(scores, {"test": TEST_SCORES | (TRAINED_SCORES if is_trained else {})}, "scores.json")
         if {len(names)} != {len(scores["test"]["confusion"]), *map(len, scores["test"]["confusion"])}:
             raise ValueError(f"scores.json, test, confusion: expected {len(names)} rows and columns")
         conform(costs, COSTS, "costs.json")
-        evaluations = MetricsLog(folder / METRICS_FILE).evaluations()
-        if not evaluations:
-            raise ValueError(f"{METRICS_FILE}: expected evaluations with loss and accuracy")
-        conform_evaluations(evaluations)
+        evaluations = MetricsLog(folder / METRICS_FILE).evaluations() if is_trained else []
+        if is_trained:
+            conform_evaluations(evaluations)
         run = SavedRun(
             folder=folder,
             name=name or folder.resolve().name,
@@ -185,7 +198,9 @@ def conform(value: Any, form: Any, place: str) -> None:
 
 
 def conform_evaluations(rows: Sequence[dict]) -> None:
-    """Raise ValueError unless every row has losses and accuracies, and all count in the same unit."""
+    """Raise ValueError unless there are rows, each with losses and accuracies, and all count in the same unit."""
+    if not rows:
+        raise ValueError(f"{METRICS_FILE}: expected evaluations with loss and accuracy")
     unit = "epoch" if "epoch" in rows[0] else "iteration"
     for row in rows:
         parts = {part: {"loss": NUMBER, "accuracy": NUMBER} for part in ("train", "valid") if part in row}

@@ -8,8 +8,9 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +110,14 @@ class Notes(dict[str, str]):
         """Print without recording."""
         log(message, self.quiet)
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Print that a phase begins and, at its end, the seconds that it took; also where no progress bar is shown."""
+        self.print(f"{name} …")
+        start = time.perf_counter()
+        yield
+        self.print(f"{name}: {time.perf_counter() - start:.1f} s")
+
 
 class RunDir:
     """A run in progress, written to `folder` until `commit`; `resumes`: whether `start` continues an unfinished run."""
@@ -182,8 +191,16 @@ def check_finished(folder: Path) -> None:
     inside = sorted(path.parent.name for path in folder.glob("*/scores.json") if path.parent.suffix != ".partial")
     hint = f"did you mean {folder / inside[0]}?" if inside else "pass the --out of a training script"
     if not folder.exists() and (new / UNFINISHED).exists():
-        state, hint = "unfinished run", "repeat its command with --resume"
+        state, hint = "unfinished run", f"repeat its command{'' if evaluated_run(new) else ' with --resume'}"
     raise UserError(f"{folder}: {state}; {hint}")
+
+
+def evaluated_run(folder: Path) -> Path | None:
+    """The run whose evaluation on new data `folder` holds; None if it holds a run, or nothing."""
+    try:
+        return Path(os.path.normpath(folder / read_json(folder / "settings.json")["evaluated_run"]["folder"]))
+    except (OSError, UserError, KeyError, TypeError):
+        return None
 
 
 def already_finished(config: Any, folders: Sequence[Path], final_file: str = "scores.json") -> bool:

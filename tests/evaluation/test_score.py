@@ -10,7 +10,7 @@ from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation import bootstrap
 from minitext.evaluation.calibration import calibration_scores, expected_calibration_error, temperature_fit
 from minitext.evaluation.metrics import classification_scores, log_losses
-from minitext.evaluation.score import score_run
+from minitext.evaluation.score import score_new_data, score_run
 
 LABELS = np.array([0, 1, 1])
 LOGITS = torch.tensor([[1.0, 0.0], [0.5, 0.25], [-1.0, 1.0]])  # the second is wrong
@@ -75,3 +75,18 @@ def test_only_test_has_accuracy_by_subgroup():
     rows = [(row["subgroup"], row["accuracy"]) for row in scores["test"]["subgroup_accuracy"] if row["by"] == "class"]
     assert rows == [("neg", 1.0), ("pos", 0.5)]
     assert "subgroup_accuracy" not in scores["train"]
+
+
+def test_new_data_have_the_scores_of_test_without_what_needs_the_training_texts():
+    scores = score_run(splits(), [LOGITS] * 3, 2.0, seed=3)["test"]
+    del scores["generalization_gap"]
+    scores["subgroup_accuracy"] = [row for row in scores["subgroup_accuracy"] if row["by"] != "words not in train"]
+    assert score_new_data(splits().test, LOGITS, 2.0, seed=3) == {"test": scores}
+
+
+def test_new_data_may_lack_a_class():
+    test = Dataset(["bad"], np.array([0]), ("neg", "pos"), ["t.csv:2"])
+    scores = score_new_data(test, LOGITS[:1], 1.0, seed=0)["test"]
+    assert (scores["accuracy"]["value"], scores["roc_auc"]["value"]) == (1.0, None)
+    assert scores["per_class"]["pos"]["support"] == 0
+    json.dumps(scores, allow_nan=False)

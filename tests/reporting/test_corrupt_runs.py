@@ -15,7 +15,7 @@ from minitext.evaluation import bootstrap
 from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassifier
 from minitext.reporting import plots
 from minitext.reporting.report import finish_run
-from minitext.utils.run_dir import Cost, RunDir
+from minitext.utils.run_dir import Cost, Notes, RunDir
 
 SETTINGS = {
     "data": {"data": "reviews.csv"}, "data_found": {"test": {"fingerprint": "abc"}}, "classes": ["neg", "pos"],
@@ -45,7 +45,9 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "RESAMPLES", 20)
         patch.setattr(plots, "DPI", 20)
-        finish_run(run, Splits(part, part, part), [LOGITS] * 3, 1.5, {"texts": "four"}, Cost(3, 1.0, 1.0, 12))
+        notes = Notes(quiet=True)
+        notes.add("texts", "four")
+        finish_run(run, Splits(part, part, part), [LOGITS] * 3, 1.5, notes, Cost(3, 1.0, 1.0, 12))
     return run.out
 
 

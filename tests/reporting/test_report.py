@@ -29,7 +29,7 @@ from minitext.reporting.report import (
     write_report,
 )
 from minitext.utils.errors import exit_status
-from minitext.utils.run_dir import Cost, RunDir
+from minitext.utils.run_dir import Cost, Notes, RunDir
 
 SETTINGS = {
     "data": {"data": "réviews.csv"},
@@ -271,7 +271,9 @@ def start(out: Path, overwrite: bool = False) -> RunDir:
 
 
 def finish(run: RunDir, temperature: float = 2.0, note: str = "three") -> dict:
-    return finish_run(run, SPLITS, [LOGITS] * 3, temperature, {"texts": note}, COST)
+    notes = Notes(quiet=True)
+    notes.add("texts", note)
+    return finish_run(run, SPLITS, [LOGITS] * 3, temperature, notes, COST)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -294,6 +296,14 @@ def test_a_finished_run_has_all_its_files(tmp_path, fast):
     finish(start(tmp_path / "mlp"))
     assert sorted(contents(tmp_path / "mlp")) == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+
+
+def test_each_phase_is_printed_when_it_begins_and_ends(tmp_path, fast, capsys):
+    finish_run(start(tmp_path / "mlp"), SPLITS, [LOGITS] * 3, 2.0, Notes(), COST)
+    lines = capsys.readouterr().out.splitlines()
+    phases = ["scoring", "writing scores and predictions", "drawing figures"]
+    assert [line.partition(":")[0] for line in lines] == [line for name in phases for line in (f"{name} …", name)]
+    assert all(line.endswith(" s") for line in lines[1::2])
 
 
 def test_scores_and_costs_are_saved(tmp_path, fast):
