@@ -177,9 +177,6 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     )
     model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
-    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     start = time.perf_counter()
     tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
     encoding_seconds = time.perf_counter() - start
@@ -189,6 +186,12 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
     settings = fill_defaults(config.loop, model.config.hidden_size, device)
     notes.add("learning rate", f"{settings.lr:.2g}")
+    per_pass = (
+        settings.micro_batch_size or settings.batch_size
+    ) * train.data.lengths().double().mean().item()  # tokens
+    dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, per_pass))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     compile_if_long(model, config.model.compile, device, plan_steps(train.data.lengths().numpy(), settings, seed))
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),

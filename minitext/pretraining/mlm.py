@@ -116,7 +116,8 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     torch.manual_seed(seed)
     start = start_model(config.pretrain, train_texts) if is_main else None
     model, tokenizer, hub_config = distributed.broadcast(start)
-    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size))
+    per_pass = (config.loop.micro_batch_size or config.loop.batch_size) * config.pretrain.max_length  # tokens
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size, per_pass))
     length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
     masking = {"mask_prob": config.pretrain.mask_prob, "cls_objective": config.pretrain.cls_objective}
     train = make_collator(tokenizer, train_texts, length, seed, **masking, quiet=quiet)

@@ -102,25 +102,33 @@ def test_a_named_precision_is_used(name: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "onednn", "hidden_size", "dtype"),
+    ("kind", "flags", "onednn", "hidden_size", "tokens", "dtype"),
     [
-        ("cpu", "avx512f amx_bf16 amx_tile", True, 384, torch.bfloat16),
-        ("cpu", "avx512f amx_bf16 amx_tile", True, 383, torch.float32),
-        ("cpu", "avx512f amx_bf16 amx_tile", True, 0, torch.float32),
-        ("cpu", "avx512f amx_bf16 amx_tile", False, 384, torch.float32),
-        ("cpu", "avx512f avx512_bf16", True, 384, torch.float32),
-        ("cpu", None, True, 384, torch.float32),
-        ("mps", "avx512f amx_bf16 amx_tile", True, 384, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 384, 400, torch.bfloat16),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 383, 400, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 384, 399.5, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", True, 0, 0, torch.float32),
+        ("cpu", "avx512f amx_bf16 amx_tile", False, 384, 400, torch.float32),
+        ("cpu", "avx512f avx512_bf16", True, 384, 400, torch.float32),
+        ("cpu", None, True, 384, 400, torch.float32),
+        ("mps", "avx512f amx_bf16 amx_tile", True, 384, 400, torch.float32),
     ],
 )
-def test_without_cuda_the_automatic_precision_is_bfloat16_for_wide_encoders_on_cpus_with_amx(
-    tmp_path, monkeypatch, kind: str, flags: str | None, onednn: bool, hidden_size: int, dtype: torch.dtype
+def test_without_cuda_the_automatic_precision_is_bfloat16_for_large_passes_on_cpus_with_amx(
+    tmp_path,
+    monkeypatch,
+    kind: str,
+    flags: str | None,
+    onednn: bool,
+    hidden_size: int,
+    tokens: float,
+    dtype: torch.dtype,
 ):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)  # whatever this build of torch has
     monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: amx_bf16\n")
-    assert pick_dtype("auto", torch.device(kind), hidden_size) == dtype
+    assert pick_dtype("auto", torch.device(kind), hidden_size, tokens) == dtype
 
 
 def test_settings_hold_the_precision_in_use_and_the_devices(monkeypatch):
