@@ -157,11 +157,7 @@ def main() -> None:
 def train_one_seed(config: Config, device: torch.device, distributed: Distributed) -> None:
     seed, quiet, is_main = config.run.seed, config.run.quiet or distributed.rank > 0, distributed.rank == 0
     notes = Notes(quiet)
-    if is_main:
-        run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
-        checkpoint = fetch_checkpoint(config.model.model)  # a wrong name fails before the data are read
-        if config.model.push_to_hub:
-            open_repository(config.model.push_to_hub)
+    run, checkpoint = open_run(config) if is_main else (None, None)
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
     splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
@@ -172,9 +168,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     # Model: new parameters are initialized after seeding, so that one seed gives one set of weights.
     class_names = splits.train.class_names
     torch.manual_seed(seed)
-    model, tokenizer = distributed.broadcast(
-        build_model(config.model, checkpoint, class_names, notes) if is_main else None
-    )
+    built = build_model(config.model, checkpoint, class_names, notes) if is_main else None
+    model, tokenizer = distributed.broadcast(built)
     model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
@@ -186,20 +181,17 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
     settings = fill_defaults(config.loop, model.config.hidden_size, device)
     notes.add("learning rate", f"{settings.lr:.2g}")
-    per_pass = (
-        settings.micro_batch_size or settings.batch_size
-    ) * train.data.lengths().double().mean().item()  # tokens
-    dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, per_pass))
+    batch_size = settings.micro_batch_size or settings.batch_size  # of a forward pass
+    num_tokens = batch_size * train.data.lengths().double().mean().item()
+    dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, num_tokens))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
     compile_if_long(model, config.model.compile, device, plan_steps(train.data.lengths().numpy(), settings, seed))
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
                                **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
-    predict = partial(
-        predict_logits, model, batch_size=settings.micro_batch_size or settings.batch_size, device=device, dtype=dtype,
-        distributed=distributed, quiet=quiet,
-    )  # fmt: skip
+    predict = partial(predict_logits, model, batch_size=batch_size, device=device, dtype=dtype,
+                      distributed=distributed, quiet=quiet)  # fmt: skip
     state = fit(
         model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
@@ -222,6 +214,15 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
         show_results(run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
+
+
+def open_run(config: Config) -> tuple[RunDir, Path]:
+    """The run directory and the folder of the checkpoint. Wrong names fail before the data are read."""
+    run = RunDir(config.run.folder(), config.run.overwrite, config.run.resume)
+    checkpoint = fetch_checkpoint(config.model.model)
+    if config.model.push_to_hub:
+        open_repository(config.model.push_to_hub)
+    return run, checkpoint
 
 
 def show_results(run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes) -> None:

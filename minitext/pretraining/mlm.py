@@ -116,9 +116,9 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     torch.manual_seed(seed)
     start = start_model(config.pretrain, train_texts) if is_main else None
     model, tokenizer, hub_config = distributed.broadcast(start)
-    per_pass = (config.loop.micro_batch_size or config.loop.batch_size) * config.pretrain.max_length  # tokens
-    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size, per_pass))
-    length, parameters = config.pretrain.max_length, sum(parameter.numel() for parameter in model.parameters())
+    batch_size, length = config.loop.micro_batch_size or config.loop.batch_size, config.pretrain.max_length
+    num_tokens, parameters = batch_size * length, sum(parameter.numel() for parameter in model.parameters())
+    dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size, num_tokens))
     masking = {"mask_prob": config.pretrain.mask_prob, "cls_objective": config.pretrain.cls_objective}
     train = make_collator(tokenizer, train_texts, length, seed, **masking, quiet=quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
@@ -133,21 +133,12 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
         more = {"tokenizer": tokenizer_sha256(tokenizer), **compute_settings(device, dtype, distributed.world_size)}
         run.start(run_settings(config, data_found, class_names=(), **more))
     model.to(device)
-    batch_size = config.loop.micro_batch_size or config.loop.batch_size
     state = fit(
-        model,
-        train,
-        partial(evaluate_mlm, model, valid, batch_size, dtype, distributed),
-        config.loop,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        run_dir=run.folder if is_main else None,
-        class_weights=torch.ones(model.config.vocab_size),
-        distributed=distributed,
-        log=partial(log, quiet=quiet),
-        quiet=quiet,
-    )
+        model, train, partial(evaluate_mlm, model, valid, batch_size, dtype, distributed), config.loop,
+        seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
+        class_weights=torch.ones(model.config.vocab_size), distributed=distributed,
+        log=partial(log, quiet=quiet), quiet=quiet,
+    )  # fmt: skip
     if is_main:
         if config.pretrain.save_fp16:
             model.half()

@@ -86,13 +86,12 @@ def train_step(
         sums[:5] += batch_sums
     sums[5].fill_(interrupt is not None and interrupt.requested)
     sums = distributed.all_reduce_sum(sums)
-    total_weight = sums[4]
-    sums[:2] /= total_weight
+    sums[:2] /= sums[4]  # the weight of the update
 
     try:
         for optimizer in optimizers:
             scaler.unscale_(optimizer)
-        norm = clip_grad_norm(model.parameters(), config.max_grad_norm, num_texts / total_weight)
+        norm = clip_grad_norm(model.parameters(), config.max_grad_norm, num_texts / sums[4])
         numbers = torch.cat((sums, norm.view(1))).tolist()  # the only wait for the device
         loss, smoothed_loss, correct, labels, _, interrupts, grad_norm = numbers
         if not math.isfinite(smoothed_loss):
