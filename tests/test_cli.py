@@ -298,6 +298,7 @@ def test_control_characters_of_a_file_name_are_escaped_in_errors(run_cli, folder
     assert error == "error: \\x1b[31mno\\nwhere.txt: no such file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii"])
 def test_json_is_utf_8_on_every_console(folder, encoding: str):
     command = [sys.executable, "-m", "minitext", "predict", folder, "good 良い é \U0001f408", "--json"]

@@ -28,6 +28,7 @@ def test_this_run_and_the_processes_that_it_starts_see_no_gpu():
     assert not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mark", "options", "reason"),
     [

@@ -30,6 +30,7 @@ def test_importing_does_not_import_matplotlib_or_huggingface_hub(module: str):
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no expandable segments")
 @pytest.mark.parametrize(
     ("given", "expected"),

@@ -414,6 +414,7 @@ def test_a_zip_that_cannot_be_unpacked_is_an_error(tmp_path, change: Callable[[b
         load_word_vectors(damaged_zip(tmp_path / "v.zip", zipfile.ZIP_DEFLATED, change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v.zip", "v.txt.gz"])
 def test_a_bomb_is_refused(tmp_path, name: str):
     content = b"word 1\n" * 10_000_000

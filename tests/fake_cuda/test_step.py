@@ -142,6 +142,7 @@ def test_an_update_waits_once_and_its_gradients_are_float32(on_fake_cuda, name: 
     assert (waits, dtypes) == (["tolist"], {torch.float32})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["bert", "masked LM of bert"])  # fake sparse gradients cannot be added up
 def test_an_update_from_micro_batches_waits_once(on_fake_cuda, name: str, dtype: torch.dtype):

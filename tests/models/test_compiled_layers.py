@@ -140,6 +140,7 @@ def test_batches_of_all_sizes_share_a_few_graphs(graphs: list, kernel: bool):
     assert counts[2:] == [counts[2]] * 4  # the last three batches have new sizes, and no new graph
 
 
+@pytest.mark.slow
 def test_checkpointed_layers_can_be_compiled(graphs: list):
     compiled, eager = classifier(graphs), classifier()
     compiled.encoder.checkpointing = True

@@ -299,6 +299,7 @@ def test_the_cache_is_used_while_the_hub_is_silent(hub: Hub, call: Call):
     assert (ast.literal_eval(output), status) == (FOLDER, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "silent",
     ["POST /api/repos/create", "POST /api/models/user/new/preupload/", "POST /user/new.git/info/lfs/objects/batch",

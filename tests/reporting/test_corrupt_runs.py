@@ -104,6 +104,7 @@ CONTENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_file_with_other_content(attack, tmp_path, name: str, content: str):
@@ -112,6 +113,7 @@ def test_a_file_with_other_content(attack, tmp_path, name: str, content: str):
     assert 2 in attack()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("state", ["missing", "a folder"])
 def test_a_file_that_is_no_file(attack, tmp_path, name: str, state: str):

@@ -17,7 +17,7 @@ from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation import bootstrap
 from minitext.reporting import plots
 from minitext.reporting.report import finish_run
-from minitext.utils.run_dir import Cost, RunDir
+from minitext.utils.run_dir import Cost, Notes, RunDir
 
 TRACKS = {"static": save_static, "scratch": save_scratch, "finetune": save_finetuned}
 NUMBERS = (
@@ -58,7 +58,9 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bootstrap, "RESAMPLES", 20)
             patch.setattr(plots, "DPI", 20)
-            finish_run(run, Splits(part, part, part), [logits] * 3, 1.5, {"texts": "six"}, Cost(3, 1.0, 1.0, 12))
+            notes = Notes(quiet=True)
+            notes.add("texts", "six")
+            finish_run(run, Splits(part, part, part), [logits] * 3, 1.5, notes, Cost(3, 1.0, 1.0, 12))
         made[track] = run.out
     return made
 

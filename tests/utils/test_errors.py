@@ -144,6 +144,7 @@ sys.exit(exit_status(main))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii", "latin-1"])
 def test_text_that_a_terminal_cannot_show_is_replaced(encoding: str):
     environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
