@@ -73,6 +73,7 @@ def test_unknown_option_is_refused(run_cli, folder, capsys):
     assert "unrecognized arguments: --treshold" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_m_minitext_reads_stdin_and_input(folder, tmp_path):
     (tmp_path / "texts.txt").write_text("bad\n")
     program = [sys.executable, "-m", "minitext", "predict", str(folder), "--json"]

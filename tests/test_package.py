@@ -23,6 +23,7 @@ def test_the_package_is_typed():
     assert (Path(minitext.__file__).parent / "py.typed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["minitext", "train_static", "train_scratch", "train_finetune"])
 def test_importing_does_not_import_matplotlib_or_huggingface_hub(module: str):
     code = f"import sys, {module}; print([name for name in ('matplotlib', 'huggingface_hub') if name in sys.modules])"

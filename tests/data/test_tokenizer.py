@@ -74,6 +74,7 @@ def test_training_twice_gives_the_same_tokenizer():
     assert len({tokenizer_sha256(train_tokenizer(TEXTS + TIES, 300)) for _ in range(4)}) == 1
 
 
+@pytest.mark.slow
 def test_hash_seeds_do_not_change_the_vocabulary():
     code = (
         "from minitext.data.tokenizer import *; from tests.data.test_tokenizer import TEXTS, TIES\n"
