@@ -4,7 +4,7 @@ Inputs: sources of texts. Outputs: their texts. The parts that a training script
 options uses for validation and test are left out, and so is every other text with the same words as one of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from minitext.data.dataset import DataConfig, SplitConfig, load_dataset
@@ -44,7 +44,7 @@ def read_source(source: str, config: CorpusConfig, seed: int) -> tuple[list[str]
         return read_unlabeled(Path(source), config.encoding), []
     if source == "imdb":
         source = str(imdb_archive())
-    options = {name: getattr(config, name) for name in SplitConfig.__dataclass_fields__} | {"data": source}
+    options = {entry.name: getattr(config, entry.name) for entry in fields(SplitConfig)} | {"data": source}
     train, valid, test = load_dataset(DataConfig(**options), seed)
     unlabeled = read_imdb_unlabeled(Path(source)) if source.endswith((".tar.gz", ".tgz")) else []
     return train.texts + unlabeled, valid.texts + test.texts
