@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.data.batching import Collator, evaluation_batches, load_batches
+from minitext.evaluation.calibration import minimize_temperature
 from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
@@ -55,8 +56,16 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss (nats), accuracy and macro F1 of `(B, C)` logits."""
+    """Accuracy, macro F1, and loss (nats) of `(B, C)` logits; also the loss of logits divided by their temperature.
+
+    The temperature is fitted on the same logits. With few texts accuracy is coarse, and with many classes the loss
+    alone stops a training too early, while the model becomes overconfident but still more often right (Guo et al. 2017,
+    section 3): the calibrated loss selects well with both.
+    """
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
     scores = average_scores(*class_counts(confusion))
     metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
-    return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics
+    logits = logits.double()
+    metrics["loss"] = F.cross_entropy(logits, labels).item()
+    metrics["calibrated_loss"] = F.cross_entropy(logits / minimize_temperature(labels, logits), labels).item()
+    return metrics

@@ -72,7 +72,6 @@ class PretrainTrainConfig(LoopConfig):
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(5e-4, "peak learning rate")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
-    select_by: str = option("loss", "validation metric that selects the best checkpoint", choices=("accuracy", "loss"))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ RECIPE = (  # chosen on validation
     NetworkConfig(embedding_dim=16, hidden_size=32, ngrams=3, binary_counts=True, buckets=1 << 21),
     TrainConfig(epochs=3),
 )
-FEW_LABELS = (NetworkConfig(), TrainConfig())  # the defaults of train_scratch.py
+FEW_LABELS = (
+    NetworkConfig(buckets=1 << 18),
+    TrainConfig(epochs=16, lr=5e-3, label_smoothing=0.1),
+)  # as in train_scratch.py
 
 
 def fit_minitext(splits: Splits, few: bool) -> Callable[[list[str]], np.ndarray]:

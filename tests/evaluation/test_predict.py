@@ -93,7 +93,7 @@ def test_logits_are_in_the_order_of_the_texts(batch_size: int):
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 64])
 def test_the_batch_size_does_not_change_the_logits(batch_size: int):
     torch.manual_seed(0)
-    data, model = numbered(LENGTHS), EmbeddingBagClassifier(11, 2, NetworkConfig(8, 8)).eval()
+    data, model = numbered(LENGTHS), EmbeddingBagClassifier(11, 2, NetworkConfig(8, 8, ngrams=1)).eval()
     alone = torch.cat([model(data([index])) for index in range(11)]).detach()
     assert (predict_logits(model, data, batch_size, CPU, torch.float32) - alone).abs().max() < 1e-6  # float32
 
@@ -189,6 +189,19 @@ def test_scores_by_hand():
     assert scores["macro_f1"] == pytest.approx(2 / 3)  # both classes: precision and recall 1 and 1/2, in either order
     e = math.e
     assert scores["loss"] == pytest.approx((math.log(2) + math.log(1 + 1 / e) + math.log(1 + e)) / 3)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_calibrated_loss_does_not_depend_on_the_scale_of_the_logits(scale: float):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 3, generator=generator)
+    labels = (logits + torch.randn(50, 3, generator=generator)).argmax(dim=1)
+    scores = classification_metrics(logits, labels), classification_metrics(scale * logits, labels)
+    # 1e-5: scaling rounds the float32 logits
+    assert scores[1]["calibrated_loss"] == pytest.approx(scores[0]["calibrated_loss"], rel=1e-5)
+    assert scores[0]["calibrated_loss"] < min(
+        classification_metrics(factor * logits, labels)["loss"] for factor in (0.2, 5)
+    )
 
 
 def test_a_small_loss_is_not_rounded_to_zero():

@@ -66,7 +66,7 @@ def masked_lm(family: str = "bert") -> nn.Module:
 
 
 def scratch(**settings: object) -> nn.Module:
-    return EmbeddingBagClassifier(500, 2, NetworkConfig(embedding_dim=8, hidden_size=8, buckets=100, **settings))
+    return EmbeddingBagClassifier(500, 2, NetworkConfig(8, 8, **({"ngrams": 1, "buckets": 100} | settings)))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -31,7 +31,7 @@ def random_texts(count: int, num_classes: int = 2, seed: int = 0) -> PackCollato
 def network(num_classes: int = 2, dropout: float = 0.0, seed: int = 0) -> EmbeddingBagClassifier:
     """A small model with a sparse embedding; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    config = NetworkConfig(embedding_dim=8, hidden_size=8, dropout=dropout)
+    config = NetworkConfig(embedding_dim=8, hidden_size=8, dropout=dropout, ngrams=1)
     return EmbeddingBagClassifier(VOCAB_SIZE, num_classes, config)
 
 
