@@ -199,7 +199,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),
         distributed=distributed, log=notes.print, quiet=quiet,
     )  # fmt: skip
-    notes.add("best checkpoint", state.describe_best(settings.select_by))
+    notes.add("best checkpoint", state.describe_best(settings.select_by, settings.epochs))
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()

@@ -157,7 +157,7 @@ def train_one_seed(config: Config) -> None:
         class_weights=class_weights_of(train.labels, num_classes, settings.class_weights),
         log=notes.print, quiet=quiet,
     )  # fmt: skip
-    notes.add("best checkpoint", state.describe_best(settings.select_by))
+    notes.add("best checkpoint", state.describe_best(settings.select_by, settings.epochs))
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()

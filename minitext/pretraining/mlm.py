@@ -146,7 +146,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
             with after_training("drawing the figure", f"minitext plot {run.out}"):
                 draw(run.folder)
         run.commit()
-    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
+    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by, config.loop.epochs)}", quiet)
     destroy(distributed)
     return Path(config.run.out)
 
