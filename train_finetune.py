@@ -33,7 +33,7 @@ from minitext.data.tokenizer import (
     tokenizer_sha256,
 )
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
+from minitext.evaluation.predict import predict_logits, probabilities, validation_metrics
 from minitext.evaluation.predictor import format_prediction
 from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
@@ -193,7 +193,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     predict = partial(predict_logits, model, batch_size=batch_size, device=device, dtype=dtype,
                       distributed=distributed, quiet=quiet)  # fmt: skip
     state = fit(
-        model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
+        model, train, lambda: validation_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
         class_weights=class_weights_of(train.labels, len(class_names), settings.class_weights),
         param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),

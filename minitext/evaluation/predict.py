@@ -56,16 +56,19 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, macro F1, and loss (nats) of `(B, C)` logits; also the loss of logits divided by their temperature.
-
-    The temperature is fitted on the same logits. With few texts accuracy is coarse, and with many classes the loss
-    alone stops a training too early, while the model becomes overconfident but still more often right (Guo et al. 2017,
-    section 3): the calibrated loss selects well with both.
-    """
+    """Loss (nats), accuracy and macro F1 of `(B, C)` logits."""
     confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
     scores = average_scores(*class_counts(confusion))
     metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
-    logits = logits.double()
-    metrics["loss"] = F.cross_entropy(logits, labels).item()
-    metrics["calibrated_loss"] = F.cross_entropy(logits / minimize_temperature(labels, logits), labels).item()
-    return metrics
+    return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics
+
+
+def validation_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """`classification_metrics`, and the loss of the logits divided by the temperature that is fitted on them.
+
+    With few texts accuracy is coarse, and with many classes the loss alone stops a training too early, while the model
+    becomes overconfident but still more often right (Guo et al. 2017, section 3). The calibrated loss selects well with
+    both.
+    """
+    calibrated = logits.double() / minimize_temperature(labels, logits)
+    return classification_metrics(logits, labels) | {"calibrated_loss": F.cross_entropy(calibrated, labels).item()}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minitext.data.batching import Batch, PackCollator
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
+from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities, validation_metrics
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training.distributed import Distributed
 
@@ -196,7 +196,7 @@ def test_the_calibrated_loss_does_not_depend_on_the_scale_of_the_logits(scale: f
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(50, 3, generator=generator)
     labels = (logits + torch.randn(50, 3, generator=generator)).argmax(dim=1)
-    scores = classification_metrics(logits, labels), classification_metrics(scale * logits, labels)
+    scores = validation_metrics(logits, labels), validation_metrics(scale * logits, labels)
     # 1e-5: scaling rounds the float32 logits
     assert scores[1]["calibrated_loss"] == pytest.approx(scores[0]["calibrated_loss"], rel=1e-5)
     assert scores[0]["calibrated_loss"] < min(
