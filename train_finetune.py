@@ -44,7 +44,7 @@ from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
-from minitext.training.loop import TrainPlan, class_weights_of, fit, plan_steps
+from minitext.training.loop import TrainPlan, class_weights_of, fill_epochs, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
@@ -53,7 +53,8 @@ from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 MAX_LENGTH = 256  # tokens per text, if the model has that many positions
-CPU_MICRO_BATCH_SIZE = 8  # texts whose activations fit the caches of a CPU; a GPU is faster with the whole batch
+CPU_MICRO_BATCH_TOKENS = 2048  # whose activations fit the caches of a CPU; a GPU is faster with the whole batch
+UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS = 250, 80, 4  # how long a training is, see docs/results.md
 # Compiling takes about half a minute, and saves 3 of the 10 to 30 ms of an update (an estimate: BERT-base on an H100).
 MIN_COMPILED_UPDATES = 10_000
 
@@ -92,14 +93,14 @@ class ModelConfig:
 class TrainConfig(loop.TrainConfig):
     """training"""
 
-    epochs: int = option(4, "passes over the training texts")
+    epochs: int | None = option(
+        None, "passes over the training texts (default: at least "
+        f"{MIN_EPOCHS}, and {UPDATES} updates and {UPDATES_PER_CLASS} more for each class)"
+    )  # fmt: skip
     batch_size: int = option(16, "texts per optimizer update (over all GPUs and micro-batches)")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
-    select_by: str = option(
-        "loss", "validation metric that selects the best checkpoint", choices=("accuracy", "macro_f1", "loss")
-    )
 
 
 @dataclass(frozen=True)
@@ -179,14 +180,17 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
-    settings = fill_defaults(config.loop, model.config.hidden_size, device)
-    notes.add("learning rate", f"{settings.lr:.2g}")
+    mean_length = train.data.lengths().double().mean().item()
+    settings = fill_defaults(config.loop, model.config.hidden_size, mean_length, device)
+    settings = fill_epochs(settings, len(train.labels), UPDATES + UPDATES_PER_CLASS * len(class_names), MIN_EPOCHS)
+    plan = plan_steps(train.data.lengths().numpy(), settings, seed)
+    notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates, learning rate {settings.lr:.2g}")
     batch_size = settings.micro_batch_size or settings.batch_size  # of a forward pass
-    num_tokens = batch_size * train.data.lengths().double().mean().item()
+    num_tokens = batch_size * mean_length
     dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, num_tokens))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
-    compile_if_long(model, config.model.compile, device, plan_steps(train.data.lengths().numpy(), settings, seed))
+    compile_if_long(model, config.model.compile, device, plan)
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
                                **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
@@ -279,16 +283,17 @@ def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes
         notes.add("unknown tokens", unknown)
 
 
-def fill_defaults(config: TrainConfig, hidden_size: int, device: torch.device) -> TrainConfig:
+def fill_defaults(config: TrainConfig, hidden_size: int, mean_length: float, device: torch.device) -> TrainConfig:
     """The learning rate of this encoder, and micro-batches on a CPU, where none are given.
 
     BERT-base's rate is 3e-5 (Devlin et al. 2019, A.3); narrower encoders need more. On 4 % of IMDB 2e-4 was the best of
-    four for 192 hidden units, 1e-4 of two for 384; the exponent 1.5 lies between.
+    four for 192 hidden units, 1e-4 of two for 384; the exponent 1.5 lies between. `mean_length` is in tokens per text.
     """
     if config.lr is None:
         config = replace(config, lr=3e-5 * (768 / hidden_size) ** 1.5)
     if config.micro_batch_size is None and device.type == "cpu":
-        config = replace(config, micro_batch_size=min(CPU_MICRO_BATCH_SIZE, config.batch_size))
+        num_texts = max(1, int(CPU_MICRO_BATCH_TOKENS / mean_length))
+        config = replace(config, micro_batch_size=min(num_texts, config.batch_size))
     return config
 
 

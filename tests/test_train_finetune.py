@@ -475,9 +475,15 @@ def test_long_runs_on_cuda_are_compiled_unless_told_otherwise(
 
 @pytest.mark.parametrize(("hidden_size", "lr"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
 def test_narrower_encoders_have_a_higher_default_learning_rate(hidden_size: int, lr: float):
-    config = train_finetune.fill_defaults(train_finetune.TrainConfig(), hidden_size, torch.device("cpu"))
+    config = train_finetune.fill_defaults(train_finetune.TrainConfig(), hidden_size, 100.0, torch.device("cpu"))
     assert config.lr == pytest.approx(lr)
-    assert config.micro_batch_size == 8
+
+
+@pytest.mark.parametrize(("mean_length", "texts"), [(4000.0, 1), (256.0, 8), (200.0, 10), (20.0, 16)])
+def test_on_a_cpu_a_forward_pass_has_about_two_thousand_tokens(mean_length: float, texts: int):
+    settings = train_finetune.TrainConfig(batch_size=16)
+    assert train_finetune.fill_defaults(settings, 192, mean_length, torch.device("cpu")).micro_batch_size == texts
+    assert train_finetune.fill_defaults(settings, 192, mean_length, torch.device("cuda")).micro_batch_size is None
 
 
 @pytest.mark.slow
