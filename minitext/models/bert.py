@@ -1,8 +1,9 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805) and relatives, with classification and masked-LM heads.
 
 Inputs: packed batches (`data/batching.py`). Outputs: hidden states, class logits, or logits of masked tokens.
-Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hidden, A heads, D head width (H / A),
-E width of the token embedding, C classes, V vocabulary.
+Shapes: B texts (in the encoder, sequences), S sequences (texts or their windows), T tokens of a sequence, N tokens of a
+batch, M masked tokens, H hidden, A heads, D head width (H / A), E width of the token embedding, C classes,
+V vocabulary.
 """
 
 from collections.abc import Callable
@@ -80,8 +81,9 @@ class BertClassifier(nn.Module):
         init_weights(self, config.initializer_range)
 
     def forward(self, batch: Batch) -> Tensor:
-        """A packed batch to `(B, C)` logits. Every text needs at least one token."""
-        return self.head(self.encoder(batch, first_only=True))
+        """A packed batch to `(B, C)` logits. Every text needs at least one token; windows are averaged."""
+        logits = self.head(self.encoder(batch, first_only=True))  # (S, C)
+        return logits if batch.windows is None else mean_by_text(logits, batch.windows)
 
     def head(self, hidden: Tensor) -> Tensor:
         """`(B, H)` hidden states to `(B, C)` logits, in float32: half precision would round logits to three digits."""
@@ -91,6 +93,14 @@ class BertClassifier(nn.Module):
                 hidden = F.dropout(hidden, self.config.head_dropout, self.training)
             hidden = ACTIVATIONS[self.config.head_activation](self.dense(hidden))
             return self.output(F.dropout(hidden, self.config.head_dropout, self.training))
+
+
+def mean_by_text(logits: Tensor, windows: Tensor) -> Tensor:
+    """`(S, C)` logits of windows to `(B, C)`, the mean over the windows of each text; `windows` is (B,)."""
+    texts = torch.arange(len(windows), device=windows.device)
+    texts = texts.repeat_interleave(windows, output_size=len(logits))  # (S,); the given size saves a wait for a GPU
+    sums = logits.new_zeros(len(windows), logits.shape[1]).index_add(0, texts, logits)
+    return sums / windows[:, None]
 
 
 class BertMaskedLM(nn.Module):
