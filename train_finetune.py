@@ -179,8 +179,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
-    length, truncate, windows = config.model.max_length, config.model.truncate, config.model.windows
-    tokens = [encode(tokenizer, part.texts, length, truncate, quiet, windows) for part in splits]
+    cut = {name: getattr(config.model, name) for name in ("max_length", "truncate", "windows")}
+    tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
@@ -216,8 +216,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         temperature = fit_temperature(valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
-            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,
-            track="finetune", max_length=length, truncate=truncate, windows=windows,
+            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names, track="finetune", **cut,
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
         show_results(run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)

@@ -1,7 +1,7 @@
 """Long texts as overlapping windows of one length, so that no token is lost.
 
-Inputs: the token ids of a text, or numbers of tokens. Outputs: windows, or numbers of windows. Shapes: B texts.
-The logits of a text are the mean of those of its windows (`models/bert.py`).
+Inputs: the token ids of a text, numbers of tokens, or logits of windows. Outputs: windows, their numbers, or logits of
+texts. Shapes: B texts, S windows of all texts, C classes.
 """
 
 from typing import TypeVar
@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# of a window's own tokens, the part that the next window repeats. Inside a text, each token then has an eighth of a
-# window of context on both sides in one of its windows, for at most a third more tokens; a last window is longer still.
+# The part of a window's own tokens that the next window repeats. Inside a text, each token then has an eighth of a
+# window of context on both sides in one of its windows, and the last window is longer than this; the price is up to a
+# third more tokens.
 OVERLAP = 0.25
 Item = TypeVar("Item")
 
@@ -33,6 +34,14 @@ def window_lengths(lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
     each = torch.full((int(windows.sum()),), size)
     each[windows.cumsum(0) - 1] = lengths - (windows - 1) * size
     return windows, each
+
+
+def mean_by_text(logits: Tensor, windows: Tensor) -> Tensor:
+    """`(S, C)` logits of windows to `(B, C)`, the mean over the windows of each text; `windows` is (B,)."""
+    texts = torch.arange(len(windows), device=windows.device)
+    texts = texts.repeat_interleave(windows, output_size=len(logits))  # (S,); the given size saves a wait for a GPU
+    sums = logits.new_zeros(len(windows), logits.shape[1]).index_add(0, texts, logits)
+    return sums / windows[:, None]
 
 
 def describe_windows(lengths: Tensor, size: int) -> str:

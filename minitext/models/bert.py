@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minitext.data.batching import Batch
+from minitext.data.windows import mean_by_text
 from minitext.models.attention import SequenceInfo, attend, can_use_varlen
 from minitext.utils.errors import UserError
 
@@ -93,14 +94,6 @@ class BertClassifier(nn.Module):
                 hidden = F.dropout(hidden, self.config.head_dropout, self.training)
             hidden = ACTIVATIONS[self.config.head_activation](self.dense(hidden))
             return self.output(F.dropout(hidden, self.config.head_dropout, self.training))
-
-
-def mean_by_text(logits: Tensor, windows: Tensor) -> Tensor:
-    """`(S, C)` logits of windows to `(B, C)`, the mean over the windows of each text; `windows` is (B,)."""
-    texts = torch.arange(len(windows), device=windows.device)
-    texts = texts.repeat_interleave(windows, output_size=len(logits))  # (S,); the given size saves a wait for a GPU
-    sums = logits.new_zeros(len(windows), logits.shape[1]).index_add(0, texts, logits)
-    return sums / windows[:, None]
 
 
 class BertMaskedLM(nn.Module):
