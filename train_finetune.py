@@ -32,6 +32,7 @@ from minitext.data.tokenizer import (
     special_ids,
     tokenizer_sha256,
 )
+from minitext.data.windows import describe_windows
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import predict_logits, probabilities, validation_metrics
 from minitext.evaluation.predictor import format_prediction
@@ -71,6 +72,9 @@ class ModelConfig:
         None, f"maximum tokens per text, special tokens included (default: {MAX_LENGTH}, or the model's if it has less)"
     )
     truncate: str = option("head", "which tokens of a longer text are kept", choices=TRUNCATIONS)
+    windows: bool = option(
+        False, "keep all tokens of a longer text: average the logits of overlapping windows of --max-length tokens"
+    )
     dropout: float | None = option(None, "dropout of hidden states and head (default: the checkpoint's)")
     attention_dropout: float = option(0.0, "dropout of attention weights; above 0 no variable-length kernel is used")
     reinit_layers: int = option(0, "re-initialize the top N layers (Zhang et al. 2021, arXiv:2006.05987, section 4)")
@@ -87,6 +91,8 @@ class ModelConfig:
         require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout", "attention_dropout")
         require(self, lambda value: 0 < value <= 1, "in (0, 1]", "layer_lr_decay")
         require(self, lambda value: value >= 0, ">= 0", "reinit_layers", "freeze_layers")
+        if self.windows and self.truncate != "head":
+            raise UserError(f"--windows keeps all tokens, but --truncate {self.truncate} drops some; choose one")
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
-    tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
+    cut = {name: getattr(config.model, name) for name in ("max_length", "truncate", "windows")}
+    tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
@@ -213,8 +220,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         temperature = fit_temperature(valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
-            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,
-            track="finetune", max_length=config.model.max_length, truncate=config.model.truncate,
+            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names, track="finetune", **cut,
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
         show_results(run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
@@ -279,6 +285,8 @@ def compile_if_long(model: BertClassifier, choice: bool | None, device: torch.de
 def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes) -> None:
     """Note the numbers of tokens of training, validation and test, and warn of many unknown ones in training."""
     notes.add("tokens", describe_tokens(tokens))
+    if tokens[0].window is not None:
+        notes.add("windows", describe_windows(tokens[0].lengths(), tokens[0].window))
     if unknown := describe_unknown(tokenizer, tokens[0]):
         notes.add("unknown tokens", unknown)
 

@@ -31,12 +31,16 @@ def predict_logits(
 ) -> Tensor:
     """Logits of all texts, `(B, C)` float32 on the CPU, without dropout.
 
-    A batch has at most `batch_size` texts; on CUDA, at most GPU_TOKENS tokens instead. With several processes each one
-    computes its shard of the batches, and all get all logits.
+    A batch has at most `batch_size` texts, and no more tokens than as many windows if there are windows; on CUDA, at
+    most GPU_TOKENS tokens instead. With several processes each one computes its shard of the batches, and all get all
+    logits.
     """
     model.eval()
     num_texts, num_classes = len(collator.data.offsets) - 1, model.output.out_features
-    limits = (max(num_texts, 1), GPU_TOKENS) if device.type == "cuda" else (batch_size, None)
+    window = collator.data.window
+    limits = (batch_size, None if window is None else batch_size * window)
+    if device.type == "cuda":
+        limits = (max(num_texts, 1), GPU_TOKENS)
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), *limits))
     logits = torch.zeros(num_texts, num_classes, device=device)  # copied to the host once, at the end
     loaded = load_batches(collator, batches, pin=device.type == "cuda")

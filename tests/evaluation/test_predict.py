@@ -69,6 +69,22 @@ class Threads(Distributed):
         return value
 
 
+class WindowEcho(Echo):
+    """The logits of a text are those of its first window."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return super().forward(batch)[batch.windows.cumsum(0) - batch.windows]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_texts_of_several_windows_get_their_own_logits_from_batches_of_bounded_size(batch_size: int):
+    data, model = numbered(LENGTHS), WindowEcho()
+    data = dataclasses.replace(data, data=data.data._replace(window=4))
+    found = predict_logits(model, data, batch_size, CPU, torch.float32)
+    assert found.tolist() == [[index, min(length, 4), 1] for index, length in enumerate(LENGTHS)]
+    assert all(len(batch.indices) == 1 or len(batch.ids) <= 4 * batch_size for batch in model.batches)
+
+
 def predict_in_threads(processes: int, data: PackCollator, batch_size: int) -> tuple[list[Tensor], list[int]]:
     """The logits that each process returns, and the number of texts that it computed."""
     barrier, values, models = Barrier(processes, timeout=20), [], [Echo() for _ in range(processes)]

@@ -43,14 +43,15 @@ CASES = {  # of 23 texts: settings of the loop, and of the model
     "frozen": (ODD, {"freeze": True}),
     "checkpointing": (replace(ODD, micro_batch_size=2), {"checkpointing": True}),
     "layer decay": (ODD, {"layer_lr_decay": 0.5}),
+    "windows": (replace(BASE, batch_size=7, micro_batch_size=2), {"window": 3}),
 }
 EVALUATIONS = {"two batches each": (23, 6), "one has more": (11, 4), "one has none": (3, 4), "a single text": (1, 4)}
 
 
-def texts(count: int, seed: int = 0) -> PackCollator:
+def texts(count: int, seed: int = 0, window: int | None = None) -> PackCollator:
     """Texts of three classes, the first of which occurs in half of them."""
     data = random_texts(count, num_classes=5, seed=seed)
-    return replace(data, labels=(data.labels - 2).clamp_min(0))
+    return replace(data, data=data.data._replace(window=window), labels=(data.labels - 2).clamp_min(0))
 
 
 def network(dropout: float = 0.0, freeze: bool = False, checkpointing: bool = False) -> BertClassifier:
@@ -69,8 +70,9 @@ def network(dropout: float = 0.0, freeze: bool = False, checkpointing: bool = Fa
 def train(case: str, folder: Path, distributed: Distributed, model: BertClassifier | None = None) -> dict[str, Tensor]:
     """The weights after the run of a case."""
     config, settings = CASES[case]
-    model = model or network(**{name: value for name, value in settings.items() if name != "layer_lr_decay"})
-    data, valid = texts(23), texts(9, seed=1)
+    others = ("layer_lr_decay", "window")
+    model = model or network(**{name: value for name, value in settings.items() if name not in others})
+    data, valid = (texts(*sizes, window=settings.get("window")) for sizes in ((23, 0), (9, 1)))
     if distributed.rank == 0:
         folder.mkdir(exist_ok=True)
 
