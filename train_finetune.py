@@ -55,7 +55,7 @@ from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 MAX_LENGTH = 256  # tokens per text, if the model has that many positions
 CPU_MICRO_BATCH_TOKENS = 2048  # whose activations fit the caches of a CPU; a GPU is faster with the whole batch
-UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS = 250, 80, 4  # how long a training is, see docs/results.md
+UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 250, 80, 4, 20  # how long a training is, see docs/results.md
 # Compiling takes about half a minute, and saves 3 of the 10 to 30 ms of an update (an estimate: BERT-base on an H100).
 MIN_COMPILED_UPDATES = 10_000
 
@@ -100,8 +100,8 @@ class TrainConfig(loop.TrainConfig):
     """training"""
 
     epochs: int | None = option(
-        None, "passes over the training texts (default: at least "
-        f"{MIN_EPOCHS}, and {UPDATES} updates and {UPDATES_PER_CLASS} more for each class)"
+        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
+        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
     )  # fmt: skip
     batch_size: int = option(16, "texts per optimizer update (over all GPUs and micro-batches)")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
@@ -189,7 +189,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
     mean_length = train.data.lengths().double().mean().item()
     settings = fill_defaults(config.loop, model.config.hidden_size, mean_length, device)
-    settings = fill_epochs(settings, len(train.labels), UPDATES + UPDATES_PER_CLASS * len(class_names), MIN_EPOCHS)
+    num_updates = UPDATES + UPDATES_PER_CLASS * len(class_names)
+    settings = fill_epochs(settings, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
     plan = plan_steps(train.data.lengths().numpy(), settings, seed)
     notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates, learning rate {settings.lr:.2g}")
     batch_size = settings.micro_batch_size or settings.batch_size  # of a forward pass

@@ -44,7 +44,7 @@ from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import write_text
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
-UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS = 200, 20, 3  # how long a training is, see docs/results.md
+UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 200, 20, 3, 100  # how long a training is, see docs/results.md
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class TrainConfig(loop.TrainConfig):
     """training"""
 
     epochs: int | None = option(
-        None, "passes over the training texts (default: at least "
-        f"{MIN_EPOCHS}, and {UPDATES} updates and {UPDATES_PER_CLASS} more for each class)"
+        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
+        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
     )  # fmt: skip
     lr: float = option(5e-3, "peak learning rate")
     label_smoothing: float = option(0.1, "probability that label smoothing spreads over all classes")
@@ -142,7 +142,8 @@ def train_one_seed(config: Config) -> None:
     encoding_seconds = time.perf_counter() - start
 
     # Training: every step is in minitext/training/step.py and loop.py.
-    settings = fill_epochs(config.loop, len(train.labels), UPDATES + UPDATES_PER_CLASS * num_classes, MIN_EPOCHS)
+    num_updates = UPDATES + UPDATES_PER_CLASS * num_classes
+    settings = fill_epochs(config.loop, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
     plan = plan_steps(
         train.data.lengths().numpy(), settings, seed
     )  # what cannot be trained fails before a folder exists

@@ -96,11 +96,11 @@ class TrainPlan(NamedTuple):
         return self.ends_epoch(step) or (eval_every is not None and step % eval_every == 0)
 
 
-def fill_epochs(config: LoopConfig, num_texts: int, updates: int, least: int) -> LoopConfig:
-    """Where no number of epochs is given: as many as make `updates` updates, but at least `least`."""
+def fill_epochs(config: LoopConfig, num_texts: int, updates: int, least: int, most: int) -> LoopConfig:
+    """Where no number of epochs is given: as many as make `updates` updates, but between `least` and `most`."""
     if config.epochs is not None:
         return config
-    return replace(config, epochs=max(least, math.ceil(updates * config.batch_size / num_texts)))
+    return replace(config, epochs=min(max(least, math.ceil(updates * config.batch_size / num_texts)), most))
 
 
 def plan_steps(lengths: np.ndarray, config: LoopConfig, seed: int) -> TrainPlan:

@@ -224,15 +224,13 @@ def test_the_weights_of_the_best_evaluation_are_returned(tmp_path, select_by: st
 
 
 @pytest.mark.parametrize(
-    ("num_texts", "updates", "least", "epochs"),
-    [(64, 10, 1, 10), (640, 10, 1, 1), (640, 11, 1, 2), (6400, 10, 3, 3), (1, 10, 3, 640)],
+    ("num_texts", "updates", "epochs"),
+    [(64, 10, 10), (640, 30, 3), (640, 31, 4), (6400, 10, 3), (64, 21, 20), (1, 10, 20)],
 )
-def test_without_a_number_of_epochs_there_are_enough_for_the_updates(
-    num_texts: int, updates: int, least: int, epochs: int
-):
+def test_without_a_number_of_epochs_there_are_enough_for_the_updates(num_texts: int, updates: int, epochs: int):
     config = TrainConfig(batch_size=64)
-    assert fill_epochs(config, num_texts, updates, least).epochs == epochs
-    assert fill_epochs(dataclasses.replace(config, epochs=7), num_texts, updates, least).epochs == 7
+    assert fill_epochs(config, num_texts, updates, least=3, most=20).epochs == epochs
+    assert fill_epochs(dataclasses.replace(config, epochs=99), num_texts, updates, least=3, most=20).epochs == 99
 
 
 def test_of_equal_evaluations_the_first_is_the_best(tmp_path):
