@@ -135,6 +135,16 @@ def test_each_penalty_starts_at_the_optimum_of_the_one_before():
     assert after.step < alone.step
 
 
+def test_vectors_far_from_zero_cost_lbfgs_no_iterations_and_give_the_same_weights(monkeypatch):
+    monkeypatch.setattr(fit_static, "NEWTON_MAX_PARAMETERS", 0)
+    train = examples(60, 4, 3, seed=0)
+    far = EncodedTexts(train.vectors + 8, train.labels)
+    near, shifted = (logistic_of(part, part, 3, LogisticConfig(l2=(0.1,))) for part in (train, far))
+    assert abs(near.step - shifted.step) <= 1  # the float32 vectors are rounded differently
+    assert torch.allclose(near.model.output.weight, shifted.model.output.weight, atol=1e-5)  # float32
+    assert torch.allclose(near.model(train.vectors), shifted.model(far.vectors), atol=1e-4)
+
+
 def test_the_start_is_not_changed():
     train = double(examples(30, 3, 2, seed=0))
     start = zero_logistic(3, 2).double()
