@@ -21,10 +21,10 @@ RIDGES = (0, 1e-12, 1e-9, 1e-6, 1e-3)  # relative increases of the diagonal, unt
 
 
 class LogisticObjective:
-    """Mean cross-entropy plus `l2` / (2 B) times the squared weights, as a function of (K, D + 1) parameters.
+    """Weighted cross-entropy / B plus `l2` / (2 B) times the squared weights, as a function of (K, D + 1) parameters.
 
-    The last column of the parameters holds the biases, which are not penalized. A text counts as often as
-    `class_weights` (C,) says for its class, float64.
+    The last column of the parameters holds the biases, which are not penalized. `class_weights`: (C,), the weight of
+    each text by its class.
     """
 
     def __init__(self, data: EncodedTexts, num_logits: int, l2: float, class_weights: Tensor):
