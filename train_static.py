@@ -19,16 +19,19 @@ from minitext.data.duplicates import check_duplicates
 from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.words import distinct_words
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
+from minitext.evaluation.predict import classification_metrics
 from minitext.models.static import EncodedTexts, MeanEncoder, StaticClassifier, fit_sif, time_encoding
 from minitext.reporting.report import finish_run, score_rows, text_table
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.distributed import refuse_torchrun
-from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, fit_logistic, fit_mlp
+from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, SelectionConfig, fit_logistic, fit_mlp
+from minitext.training.loop import class_weights_of
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
+SAMPLE_SUBJECT = "bundled, trained on English film reviews"
 SHORT_SENTENCE = "The plot was thin, but I loved every minute of it."
 RUNS = ("logistic", "mlp")
 MIN_COVERAGE = 0.7  # fraction of the words; English texts reach 0.75 with 2,700 English words, and 0.95 with 10,000
@@ -39,7 +42,10 @@ COURSE_REPORT = {"data": "imdb", "subset": (0.04, 0.02), "vectors": "glove-wiki-
 class VectorConfig:
     """word vectors"""
 
-    vectors: str = option("sample", "sample, glove.6B.100d, glove-wiki-gigaword-100 (also 50, 200, 300), or a file")
+    vectors: str = option(
+        "sample",
+        f"sample ({SAMPLE_SUBJECT}), glove.6B.100d, glove-wiki-gigaword-100 (also 50, 200, 300), or a file",
+    )
     pooling: str = option("mean", "mean, or SIF weighting (Arora et al. 2017)", choices=("mean", "sif"))
 
 
@@ -56,6 +62,7 @@ class Config:
 
     data: DataConfig
     vectors: VectorConfig
+    fit: SelectionConfig
     logistic: LogisticConfig
     mlp: MLPConfig
     run: RunConfig
@@ -91,15 +98,18 @@ def train_one_seed(config: Config) -> None:
     encoded = encode_splits(encoder, splits, notes)
     encoding_seconds = time.perf_counter() - start
 
-    # Training: the penalty and the epoch are selected by the validation loss.
+    # Training: penalty and epoch are selected on validation.
     settings = run_settings(config, splits.summary(), splits.train.class_names)
     for run in runs.values():
         run.start(settings)
     train, valid, _ = encoded
-    fits = {"logistic": fit_logistic(train, valid, num_classes, config.logistic)}
-    notes.add("logistic regression", fits["logistic"].describe())
-    fits["mlp"] = fit_mlp(train, valid, num_classes, config.mlp, config.run.seed, config.run.quiet)
-    notes.add("MLP", fits["mlp"].describe())
+    select_by = config.fit.select_by
+    class_weights = class_weights_of(train.labels, num_classes, config.fit.class_weights)
+    how = {"class_weights": class_weights, "select_by": select_by, "evaluate": classification_metrics}
+    fits = {"logistic": fit_logistic(train, valid, config.logistic, **how)}
+    note_fit("logistic regression", fits["logistic"], select_by, notes)
+    fits["mlp"] = fit_mlp(train, valid, config.mlp, seed=config.run.seed, quiet=config.run.quiet, **how)
+    note_fit("MLP", fits["mlp"], select_by, notes)
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     for name, fit in fits.items():
@@ -115,7 +125,8 @@ def build_encoder(config: VectorConfig, splits: Splits, notes: Notes) -> MeanEnc
         problem = f"none of the {len(words):,} distinct words of the texts has a vector"
         raise UserError(f"--vectors {config.vectors}: {problem}; give vectors of the language of the texts")
     found = f"{len(vectors.words):,} of {len(words):,} distinct words"
-    notes.add("word vectors", f"{config.vectors}; {found}, dimension {vectors.table.shape[1]}")
+    source = f"sample ({SAMPLE_SUBJECT})" if config.vectors == "sample" else config.vectors
+    notes.add("word vectors", f"{source}; {found}, dimension {vectors.table.shape[1]}")
     if config.pooling == "sif":
         return fit_sif(vectors.words, vectors.table, splits.train.texts)
     return MeanEncoder(vectors.words, vectors.table)
@@ -132,6 +143,13 @@ def encode_splits(encoder: MeanEncoder, splits: Splits, notes: Notes) -> list[En
         notes.add("warning", f"{problem}; pass --vectors of the language and the subject of the texts")
     labels = [torch.from_numpy(part.labels) for part in splits]
     return [EncodedTexts(encoding.vectors, part) for encoding, part in zip(encodings, labels, strict=True)]
+
+
+def note_fit(name: str, fit: FitResult, select_by: str, notes: Notes) -> None:
+    """Note what was fitted, and a warning if it did not converge."""
+    notes.add(name, fit.describe(select_by))
+    if not fit.converged:
+        notes.add(f"warning, {name}", fit.remedy())
 
 
 def evaluate(

@@ -136,7 +136,7 @@ def test_three_classes_with_own_data_and_vectors(tmp_path, call, topics):
     for line in (
         "short sentence: encoded 'The plot was thin, but I loved every minute of it.' to shape (1, 3) in ",
         "vocabulary coverage: train ",
-        "logistic regression: L2 0.01, iteration ",
+        "logistic regression: L2 0.01 (by validation loss), converged after ",
         "MLP: epoch ",
     ):
         assert f"\n{line}" in done.out
@@ -171,6 +171,57 @@ def test_several_seeds_are_summarized(tmp_path, call, topics):
     for kind in ("logistic", "mlp"):
         assert names(tmp_path / "run" / kind) == ["curves.png", "seed0", "seed1", "seeds.json"]
     assert done.out.count("of 2 seeds\n") == 2
+
+
+def test_fits_that_do_not_converge_are_warnings_with_the_option_to_change_in_output_and_report(tmp_path, call, topics):
+    done = call(*topics, "--iterations", "1", "--out", tmp_path / "run")
+    assert (done.code, done.err) == (0, "")
+    warnings = (
+        "warning, logistic regression: not converged after 1 iterations; pass more --iterations, or a larger --l2",
+        "warning, MLP: may still improve (the best of 3 epochs was 3); pass more --epochs",
+    )
+    report = (tmp_path / "run" / "mlp" / "report.md").read_text(encoding="utf-8")
+    for warning in warnings:
+        assert f"\n{warning}\n" in done.out
+        assert f"- {warning}\n" in report
+
+
+def test_converged_fits_are_reported_as_such(tmp_path, call, topics):
+    done = call(*topics, "--epochs", "60", "--lr", "0.1", "--patience", "2", "--out", tmp_path / "run")
+    assert "\nwarning, " not in done.out
+    assert re.search(
+        r"\nlogistic regression: L2 0.1 \(by validation loss\), converged after \d+ iterations; ", done.out
+    )
+    assert re.search(r"\nMLP: epoch \d+ of \d+ \(by validation loss\), stopped by --patience; ", done.out)
+
+
+def test_balanced_class_weights_and_macro_f1_help_a_rare_class(tmp_path, call, topics):
+    """19 texts of 20 are of one class, and the words say little: without weights nobody finds the rare one."""
+    rows = [
+        f"and{' x' * i} {'sea' if i % 20 == 0 or i % 3 == 0 else 'sky'},{'rare' if i % 20 == 0 else 'common'}"
+        for i in range(200)
+    ]
+    data = tmp_path / "rare.csv"
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    recall = {}
+    for name, more in (("equal", ()), ("balanced", ("--class-weights", "balanced", "--select-by", "macro_f1"))):
+        done = call(*topics, "--data", data, "--epochs", "30", "--lr", "0.01", *more, "--out", tmp_path / name)
+        assert (done.code, done.err) == (0, "")
+        assert f"(by validation {'macro_f1' if more else 'loss'})" in done.out
+        for kind in ("logistic", "mlp"):
+            recall[name, kind] = read_scores(tmp_path / name / kind)["test"]["per_class"]["rare"]["recall"]["value"]
+    assert recall["equal", "logistic"] == recall["equal", "mlp"] == 0
+    assert recall["balanced", "logistic"] == recall["balanced", "mlp"] == 1
+
+
+def test_the_bundled_vectors_are_named_as_those_of_film_reviews_in_help_and_report(tmp_path, call, topics, capsys):
+    data = write_language(tmp_path / "data.csv", ["the film was good and I liked it", "a bad plot and a dull film"])
+    assert call("--data", data, *FAST, "--out", tmp_path / "run").code == 0
+    report = (tmp_path / "run" / "mlp" / "report.md").read_text(encoding="utf-8")
+    assert "- word vectors: sample (bundled, trained on English film reviews); " in report
+    with pytest.raises(SystemExit):
+        call("--help")
+    assert "sample (bundled, trained on English film reviews), glove" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
@@ -390,4 +441,4 @@ def test_vectors_of_another_language_are_a_warning_in_output_and_report(call, tm
 
 def test_vectors_of_the_language_of_the_texts_are_no_warning(call, tmp_path):
     data = write_language(tmp_path / "data.csv", ["the film was good and I liked it", "a bad plot and a dull film"])
-    assert "warning" not in call("--data", data, "--out", tmp_path / "runs", *FAST).out
+    assert "\nwarning: " not in call("--data", data, "--out", tmp_path / "runs", *FAST).out

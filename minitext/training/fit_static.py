@@ -1,19 +1,20 @@
 """Fitting of the two static classifiers: logistic regression by Newton's method, MLP by minibatch AdamW.
 
-Inputs: encoded texts with labels. Outputs: the chosen model, and the losses and accuracies on the way.
+Inputs: encoded texts with labels, and weights of the classes. Outputs: the chosen model, and the scores on the way.
 Shapes: B texts, D vector width, C classes, K logits that are learned (1 for two classes, else C).
 """
 
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.models.static import MLP, EncodedTexts, LogisticRegression
@@ -26,6 +27,16 @@ NEWTON_MAX_PARAMETERS = 2_000  # beyond it L-BFGS is faster: a Hessian costs B *
 NEWTON_TOLERANCE = 1e-10  # largest component of the gradient of the mean loss at which a method has converged
 LBFGS_TOLERANCE = 1e-7
 
+Evaluate = Callable[[Tensor, Tensor], dict[str, float]]  # (B, C) logits and (B,) labels to "loss" and other scores
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """both classifiers"""
+
+    select_by: str = option("loss", "metric of penalty and epoch", choices=("accuracy", "macro_f1", "loss"))
+    class_weights: str = option("equal", "balanced: rare classes count more in the loss", choices=("equal", "balanced"))
+
 
 class FitResult(NamedTuple):
     """The chosen model, the history of its fit, and the step (iteration or epoch) that the model comes from."""
@@ -36,19 +47,29 @@ class FitResult(NamedTuple):
     converged: bool  # it stopped by its own criterion, not because iterations or epochs were used up
     seconds: float = 0.0
 
-    def describe(self) -> str:
-        """One line: where the model comes from, and how long the fit took."""
-        l2 = self.history[-1].get("l2")
-        step = "epoch" if l2 is None else f"L2 {l2:g}, iteration"
-        end = "" if self.converged else ", not converged"
-        return f"{step} {self.step} of {len(self.history)} (by validation loss){end}; {self.seconds:.1f} s"
+    def describe(self, select_by: str) -> str:
+        """One line: what validation selected, whether the fit converged, and how long it took."""
+        steps, last = len(self.history), self.history[-1]
+        if "l2" in last:
+            chosen, end = f"L2 {last['l2']:g}", f"{'' if self.converged else 'not '}converged after {steps} iterations"
+        else:
+            chosen = f"epoch {self.step} of {steps}"
+            end = f"stopped by {'--patience' if self.converged else '--epochs'}"
+        return f"{chosen} (by validation {select_by}), {end}; {self.seconds:.1f} s"
+
+    def remedy(self) -> str:
+        """One line on a fit that did not converge, with the option to change."""
+        steps = len(self.history)
+        if "l2" in self.history[-1]:
+            return f"not converged after {steps} iterations; pass more --iterations, or a larger --l2"
+        return f"may still improve (the best of {steps} epochs was {self.step}); pass more --epochs"
 
 
 @dataclass(frozen=True)
 class LogisticConfig:
     """logistic regression"""
 
-    l2: tuple[float, ...] = option((1.0, 0.1, 0.01), "L2 penalties to try; the lowest validation loss selects one")
+    l2: tuple[float, ...] = option((1.0, 0.1, 0.01), "L2 penalties to try; --select-by chooses one")
     iterations: int = option(1000, "maximum number of iterations")
 
     def __post_init__(self) -> None:
@@ -57,17 +78,32 @@ class LogisticConfig:
         require(self, lambda value: value >= 1, "at least 1", "iterations")
 
 
-def fit_logistic(train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: LogisticConfig) -> FitResult:
-    """Fit one logistic regression per penalty, in float64; return the one with the lowest validation loss."""
+@torch.no_grad()
+def fit_logistic(
+    train: EncodedTexts, valid: EncodedTexts, config: LogisticConfig, *, class_weights: Tensor, select_by: str,
+    evaluate: Evaluate,
+) -> FitResult:  # fmt: skip
+    """Fit one logistic regression per penalty, in float64; return the one with the best validation score.
+
+    `class_weights`: (C,) float32; `evaluate` returns "loss" and the metric `select_by`.
+    """
     began = time.perf_counter()
-    train, valid = (EncodedTexts(part.vectors.double(), part.labels) for part in (train, valid))
-    model = zero_logistic(train.vectors.shape[1], num_classes).double()
-    fits = []
+    # around 0, which moves only the biases and saves L-BFGS more than half of its iterations
+    mean = train.vectors.double().mean(dim=0)  # (D,)
+    train, valid = (EncodedTexts(part.vectors.double() - mean, part.labels) for part in (train, valid))
+    model, fits = zero_logistic(train.vectors.shape[1], len(class_weights)).double(), []
     for l2 in config.l2:  # from the optimum of the fit before, which saves a quarter of the iterations
-        fits.append(minimize_logistic(model, train, valid, l2, config.iterations))
+        fits.append(minimize_logistic(model, train, valid, l2, config.iterations, class_weights.double(), evaluate))
         model = fits[-1].model
-    best = min(fits, key=lambda fit: fit.history[-1]["valid"]["loss"])
+    best = max(fits, key=lambda fit: selection_score(fit.history[-1], select_by))
+    layer = best.model.output
+    layer.bias -= layer.weight @ mean
     return best._replace(model=best.model.float(), seconds=time.perf_counter() - began)
+
+
+def selection_score(row: dict, select_by: str) -> float:
+    """What is maximized on validation, from a row of a history."""
+    return -row["valid"]["loss"] if select_by == "loss" else row["valid"][select_by]
 
 
 def zero_logistic(input_size: int, num_classes: int) -> LogisticRegression:
@@ -81,15 +117,17 @@ def zero_logistic(input_size: int, num_classes: int) -> LogisticRegression:
 
 @torch.no_grad()
 def minimize_logistic(
-    start: LogisticRegression, train: EncodedTexts, valid: EncodedTexts, l2: float, iterations: int
-) -> FitResult:
-    """Minimize the cross-entropy summed over the texts plus `l2` / 2 times the squared weights (biases are free).
+    start: LogisticRegression, train: EncodedTexts, valid: EncodedTexts, l2: float, iterations: int,
+    class_weights: Tensor, evaluate: Evaluate,
+) -> FitResult:  # fmt: skip
+    """Minimize the weighted cross-entropy of all texts plus `l2` / 2 times the squared weights (biases are free).
 
-    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2)`. `start` and the vectors are float64.
+    The optimum is that of scikit-learn's `LogisticRegression(C=1 / l2, class_weight=…)`. `start`, the vectors and the
+    class weights (C,) are float64.
     """
     model = copy.deepcopy(start)
     layer = model.output
-    objective = LogisticObjective(train, layer.out_features, l2)
+    objective = LogisticObjective(train, layer.out_features, l2, class_weights)
     first = torch.cat((layer.weight, layer.bias[:, None]), dim=1)  # (K, D + 1)
     small = first.numel() <= NEWTON_MAX_PARAMETERS
     method, tolerance = (newton, NEWTON_TOLERANCE) if small else (lbfgs, LBFGS_TOLERANCE)
@@ -98,7 +136,7 @@ def minimize_logistic(
     for iteration, (parameters, gradient) in enumerate(islice(method(objective, first), iterations), start=1):
         layer.weight.copy_(parameters[:, :-1])
         layer.bias.copy_(parameters[:, -1])
-        history.append({"iteration": iteration, "l2": l2} | losses(model, train, valid))
+        history.append({"iteration": iteration, "l2": l2} | evaluate_parts(model, train, valid, evaluate))
         check_finite(f"logistic regression, iteration {iteration}", history[-1], "check the word vectors")
         converged = gradient.abs().max().item() <= tolerance
         if converged:
@@ -117,7 +155,7 @@ class MLPConfig:
     weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
     batch_size: int = option(64, "texts per optimizer update")
     epochs: int = option(100, "maximum number of epochs")
-    patience: int = option(15, "stop after N epochs without a lower validation loss")
+    patience: int = option(15, "stop after N epochs without improvement on validation")
 
     def __post_init__(self) -> None:
         require(self, lambda value: value >= 1, "at least 1", "hidden", "batch_size", "epochs", "patience")
@@ -127,31 +165,33 @@ class MLPConfig:
 
 
 def fit_mlp(
-    train: EncodedTexts, valid: EncodedTexts, num_classes: int, config: MLPConfig, seed: int, quiet: bool
-) -> FitResult:
-    """Minibatch AdamW until the validation loss has not fallen for `patience` epochs; returns the best model."""
+    train: EncodedTexts, valid: EncodedTexts, config: MLPConfig, *, class_weights: Tensor, select_by: str,
+    evaluate: Evaluate, seed: int, quiet: bool,
+) -> FitResult:  # fmt: skip
+    """Minibatch AdamW until validation has not improved for `patience` epochs; returns the best model."""
     began = time.perf_counter()
     vectors, labels = train
     # initialization, dropout and batch order use the global generator
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
-        model = MLP(vectors.shape[1], config.hidden, num_classes, config.dropout)
+        model = MLP(vectors.shape[1], config.hidden, len(class_weights), config.dropout)
         model.standardize.fit(vectors)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         history: list[dict] = []
-        best_epoch, best_weights, converged = 0, {}, False
+        best_epoch, best_score, best_weights, converged = 0, -math.inf, {}, False
         # disable=None: no bar where stderr is not a terminal
         for epoch in tqdm(range(1, config.epochs + 1), "MLP", leave=False, disable=quiet or None):
             model.train()
             for indices in torch.randperm(len(labels)).split(config.batch_size):
-                loss = F.cross_entropy(model(vectors[indices]), labels[indices])
+                loss = F.cross_entropy(model(vectors[indices]), labels[indices], class_weights)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            history.append({"epoch": epoch} | losses(model, train, valid))
+            history.append({"epoch": epoch} | evaluate_parts(model, train, valid, evaluate))
             check_finite(f"MLP, epoch {epoch}", history[-1], f"lower --lr (now {config.lr:g})")
-            if not best_epoch or history[-1]["valid"]["loss"] < history[best_epoch - 1]["valid"]["loss"]:
-                best_epoch = epoch
+            score = selection_score(history[-1], select_by)
+            if score > best_score:
+                best_epoch, best_score = epoch, score
                 best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             elif epoch - best_epoch == config.patience:
                 converged = True
@@ -169,12 +209,9 @@ def check_finite(place: str, row: dict, remedy: str) -> None:
 
 
 @torch.no_grad()
-def losses(model: nn.Module, train: EncodedTexts, valid: EncodedTexts) -> dict[str, dict[str, float]]:
-    """Mean cross-entropy and accuracy on both parts, without dropout; the model is left in evaluation mode."""
+def evaluate_parts(
+    model: nn.Module, train: EncodedTexts, valid: EncodedTexts, evaluate: Evaluate
+) -> dict[str, dict[str, float]]:
+    """Scores of both parts, without dropout and class weights; the model is left in evaluation mode."""
     model.eval()
-    result = {}
-    for name, (vectors, labels) in (("train", train), ("valid", valid)):
-        logits = model(vectors)  # (B, C)
-        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        result[name] = {"loss": F.cross_entropy(logits, labels).item(), "accuracy": accuracy}
-    return result
+    return {name: evaluate(model(part.vectors), part.labels) for name, part in (("train", train), ("valid", valid))}

@@ -21,13 +21,15 @@ RIDGES = (0, 1e-12, 1e-9, 1e-6, 1e-3)  # relative increases of the diagonal, unt
 
 
 class LogisticObjective:
-    """Mean cross-entropy plus `l2` / (2 B) times the squared weights, as a function of (K, D + 1) parameters.
+    """Weighted cross-entropy / B plus `l2` / (2 B) times the squared weights, as a function of (K, D + 1) parameters.
 
-    The last column of the parameters holds the biases, which are not penalized.
+    The last column of the parameters holds the biases, which are not penalized. `class_weights`: (C,), the weight of
+    each text by its class.
     """
 
-    def __init__(self, data: EncodedTexts, num_logits: int, l2: float):
+    def __init__(self, data: EncodedTexts, num_logits: int, l2: float, class_weights: Tensor):
         self.labels = data.labels
+        self.text_weights = class_weights[data.labels] / len(data.labels)  # (B,)
         self.features = F.pad(data.vectors, (0, 1), value=1.0)  # (B, D + 1): the ones multiply the biases
         one_hot = F.one_hot(data.labels, max(num_logits, 2)).to(self.features)  # (B, C)
         self.targets = one_hot[:, -num_logits:]  # (B, K)
@@ -40,18 +42,19 @@ class LogisticObjective:
     def loss_and_gradient(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The objective and its (K, D + 1) gradient."""
         log_probabilities = self.log_probabilities(parameters)  # (B, C)
-        loss = F.nll_loss(log_probabilities, self.labels) + (self.penalty * parameters.square()).sum() / 2
+        losses = F.nll_loss(log_probabilities, self.labels, reduction="none")  # (B,)
+        loss = self.text_weights @ losses + (self.penalty * parameters.square()).sum() / 2
         residuals = log_probabilities.exp()[:, -len(parameters) :] - self.targets  # (B, K)
-        return loss, residuals.T @ self.features / len(self.labels) + self.penalty * parameters
+        return loss, (residuals * self.text_weights[:, None]).T @ self.features + self.penalty * parameters
 
     def hessian(self, parameters: Tensor) -> Tensor:
-        """The (P, P) Hessian, block by block: block (j, k) is the sum of p_j (1[j = k] - p_k) x x' over the texts."""
+        """The (P, P) Hessian, block by block: block (j, k) is the sum of w p_j (1[j = k] - p_k) x x' over the texts."""
         num_logits, width = parameters.shape
         probabilities = self.log_probabilities(parameters).exp()[:, -num_logits:]  # (B, K)
         hessian = parameters.new_empty(num_logits, width, num_logits, width)
         for j in range(num_logits):
             for k in range(j + 1):
-                weights = probabilities[:, j] * (int(j == k) - probabilities[:, k]) / len(self.labels)  # (B,)
+                weights = self.text_weights * probabilities[:, j] * (int(j == k) - probabilities[:, k])  # (B,)
                 hessian[j, :, k] = hessian[k, :, j] = self.weighted_gram(weights)
             hessian[j, :, j] += self.penalty.diag()
         return hessian.view(parameters.numel(), parameters.numel())

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from minitext.data.dataset import load_dataset
 from minitext.data.word_vectors import load_word_vectors
+from minitext.evaluation.predict import classification_metrics
 from minitext.models.static import EncodedTexts, MeanEncoder
 from minitext.training import fit_static
 from minitext.training.fit_static import LogisticConfig, fit_logistic
@@ -51,7 +52,8 @@ def fit_sklearn(train: EncodedTexts, solver: str, tolerance: float) -> list[np.n
 
 
 def fit_minitext(train: EncodedTexts, valid: EncodedTexts) -> list[np.ndarray]:
-    model = fit_logistic(train, valid, 2, LogisticConfig()).model
+    how = {"class_weights": torch.ones(2), "select_by": "loss", "evaluate": classification_metrics}
+    model = fit_logistic(train, valid, LogisticConfig(), **how).model
     return [model.output.weight.detach().double().numpy()]
 
 

@@ -20,7 +20,8 @@ def objective_of(classes: int, l2: float = 0.1) -> tuple[LogisticObjective, Tens
     labels = torch.arange(60) % classes
     centers = torch.randn(classes, 4, dtype=torch.float64, generator=generator)
     vectors = centers[labels] + torch.randn(60, 4, dtype=torch.float64, generator=generator)
-    objective = LogisticObjective(EncodedTexts(vectors, labels), num_logits, l2)
+    class_weights = torch.linspace(0.5, 2.0, classes, dtype=torch.float64)
+    objective = LogisticObjective(EncodedTexts(vectors, labels), num_logits, l2, class_weights)
     return objective, torch.zeros(num_logits, 5, dtype=torch.float64)
 
 
@@ -65,7 +66,7 @@ def test_newton_squares_the_error():
 def test_newton_halves_steps_that_overshoot():
     # at -10 the loss is almost flat: a full Newton step is 15,000 long, and leads to a loss of thousands
     texts = EncodedTexts(torch.zeros(3, 1, dtype=torch.float64), torch.tensor([1, 1, 0]))
-    objective = LogisticObjective(texts, 1, 1.0)
+    objective = LogisticObjective(texts, 1, 1.0, torch.ones(2, dtype=torch.float64))
     start = torch.tensor([[0.0, -10.0]], dtype=torch.float64)
     steps = list(islice(newton(objective, start), 20))
     assert objective.loss_and_gradient(steps[0][0])[0] < objective.loss_and_gradient(start)[0]
