@@ -107,6 +107,10 @@ class TrainConfig(loop.TrainConfig):
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
+    select_by: str = option(
+        "accuracy", "validation metric that selects the best weights; calibrated: after temperature scaling",
+        choices=("accuracy", "macro_f1", "loss", "calibrated_loss"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

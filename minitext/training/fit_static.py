@@ -20,6 +20,7 @@ from tqdm import tqdm
 from minitext.models.static import MLP, EncodedTexts, LogisticRegression
 from minitext.training.device import one_thread
 from minitext.training.logistic import LogisticObjective, lbfgs, newton
+from minitext.training.loop import selection_score
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 
@@ -95,15 +96,10 @@ def fit_logistic(
     for l2 in config.l2:  # from the optimum of the fit before, which saves a quarter of the iterations
         fits.append(minimize_logistic(model, train, valid, l2, config.iterations, class_weights.double(), evaluate))
         model = fits[-1].model
-    best = max(fits, key=lambda fit: selection_score(fit.history[-1], select_by))
+    best = max(fits, key=lambda fit: selection_score(fit.history[-1]["valid"], select_by))
     layer = best.model.output
     layer.bias -= layer.weight @ mean
     return best._replace(model=best.model.float(), seconds=time.perf_counter() - began)
-
-
-def selection_score(row: dict, select_by: str) -> float:
-    """What is maximized on validation, from a row of a history."""
-    return -row["valid"]["loss"] if select_by == "loss" else row["valid"][select_by]
 
 
 def zero_logistic(input_size: int, num_classes: int) -> LogisticRegression:
@@ -154,7 +150,7 @@ class MLPConfig:
     lr: float = option(3e-4, "learning rate of AdamW")
     weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
     batch_size: int = option(64, "texts per optimizer update")
-    epochs: int = option(100, "maximum number of epochs")
+    epochs: int = option(300, "maximum number of epochs")
     patience: int = option(15, "stop after N epochs without improvement on validation")
 
     def __post_init__(self) -> None:
@@ -189,7 +185,7 @@ def fit_mlp(
                 optimizer.step()
             history.append({"epoch": epoch} | evaluate_parts(model, train, valid, evaluate))
             check_finite(f"MLP, epoch {epoch}", history[-1], f"lower --lr (now {config.lr:g})")
-            score = selection_score(history[-1], select_by)
+            score = selection_score(history[-1]["valid"], select_by)
             if score > best_score:
                 best_epoch, best_score = epoch, score
                 best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -219,13 +219,18 @@ def add_evaluation(state: TrainState, epoch: float, scores: Scores, select_by: s
     """Update the best score; returns the evaluation's row in the metrics log. Training scores are with dropout."""
     if not math.isfinite(scores["loss"]):
         raise UserError(f"epoch {epoch:g}: the validation loss is {scores['loss']}; lower --lr")
-    score = -scores[select_by] if select_by.endswith("loss") else scores[select_by]
+    score = selection_score(scores, select_by)
     is_best = score > state.best_score
     state.evals_since_best += 1
     if is_best:
         state.best_score, state.best_epoch, state.evals_since_best = score, epoch, 0
     train = {"loss": state.loss_sum / state.num_seen, "accuracy": state.num_correct / state.num_seen}
     return {"epoch": epoch, "update": state.updates, "train": train, "valid": scores, "best": is_best}
+
+
+def selection_score(scores: Scores, select_by: str) -> float:
+    """What the best weights maximize: a validation score, or the negative of a loss."""
+    return -scores[select_by] if select_by.endswith("loss") else scores[select_by]
 
 
 def out_of_patience(state: TrainState, config: LoopConfig) -> bool:

@@ -14,13 +14,15 @@ splits anew what the file does not split itself. Seconds: of a script everything
 baseline all fits of its search, without reading.
 
 By default the scores are those of test: the figures to publish, once defaults are fixed. `--part valid` prints
-validation only, and the baselines then predict no test text; use it to choose defaults. Validation scores are
-optimistic, as each model chose its epoch or its settings by them; so they rank recipes, and are not to be published.
+validation only, and the baselines then predict no test text; use it to choose defaults, with `--valid-fraction` for a
+larger validation part and `--options='--lr 1e-2'` for another recipe. Validation scores are optimistic, as each model
+chose its epoch or its settings by them; so they rank recipes, and are not to be published.
 """
 
 import argparse
 import importlib.util
 import itertools
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -142,10 +144,12 @@ def predict_fasttext(model: object, num_classes: int, texts: list[str]) -> np.nd
 def run_models(arguments: argparse.Namespace, source: str, seed: int) -> dict[str, Result]:
     """The results of all chosen models for one source and seed, by the name of their row."""
     data, _, test_data = source.partition(",")
-    config = DataConfig(data=data, test_data=test_data or None, subset=tuple(arguments.subset))
+    fraction = arguments.valid_fraction
+    config = DataConfig(data=data, test_data=test_data or None, subset=tuple(arguments.subset), valid_fraction=fraction)
     splits = load_dataset(config, seed)
     options = ["--data", data, *(("--test-data", test_data) if test_data else ()), "--seed", str(seed)]
-    options += ["--subset", *map(str, arguments.subset)]
+    options += ["--subset", *map(str, arguments.subset), "--valid-fraction", str(fraction)]
+    options += shlex.split(arguments.options)
     scripts = [(name, []) for name in arguments.only if name in ("static", "scratch")]
     scripts += [("finetune", ["--model", model]) for model in arguments.model if "finetune" in arguments.only]
     results = {}
@@ -181,6 +185,8 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="FILE", help="labeled texts, or TRAIN,TEST")
     parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0), metavar=("TRAIN", "TEST"))
+    parser.add_argument("--valid-fraction", type=float, default=0.1, help="more for --part valid")
+    parser.add_argument("--options", default="", help="further options of the scripts, in one argument")
     parser.add_argument("--num-seeds", type=int, default=1, help="seeds 0, 1, …")
     parser.add_argument("--only", nargs="+", choices=TRACKS + BASELINES, default=TRACKS + BASELINES)
     parser.add_argument("--model", nargs="+", default=["sample"], help="encoders to fine-tune, one row each")
