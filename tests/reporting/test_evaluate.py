@@ -166,7 +166,7 @@ def test_of_a_source_with_splits_only_test_is_used(minitext, run, tmp_path):
 
 def test_a_class_without_texts_is_named(minitext, run, tmp_path):
     printed = minitext("evaluate", run, "--data", write_table(tmp_path / "neg.csv", [("neg", "bad"), ("neg", "good")]))
-    assert "classes without texts: 1 of 2 (pos)" in printed
+    assert "classes without texts: 1 of 2: pos" in printed
     assert read_run(tmp_path / "mlp-on-neg").scores["roc_auc"]["value"] is None
 
 
