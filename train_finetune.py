@@ -39,7 +39,8 @@ from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
 from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.models.hub import fetch_checkpoint, open_repository, push
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype

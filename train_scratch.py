@@ -32,7 +32,8 @@ from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import refuse_torchrun

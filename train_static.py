@@ -20,7 +20,8 @@ from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.data.words import distinct_words
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.models.static import EncodedTexts, MeanEncoder, StaticClassifier, fit_sif, time_encoding
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.distributed import refuse_torchrun
 from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, fit_logistic, fit_mlp

@@ -18,6 +18,7 @@ from minitext.evaluation.intervals import proportion
 from minitext.evaluation.significance import BootstrapEstimate, McNemar
 from minitext.evaluation.subgroups import by_value
 from minitext.reporting.disagreements import Disagreement, explain_texts, find_disagreements
+from minitext.reporting.formats import format_mean, format_points, format_score, text_table
 from minitext.reporting.report import (
     ABOVE,
     IF_CALIBRATED,
@@ -25,15 +26,12 @@ from minitext.reporting.report import (
     METRIC_LABELS,
     SMALL_RISE,
     format_if_calibrated,
-    format_mean,
     format_metric,
-    format_points,
-    format_score,
     loss_since_best,
-    text_table,
 )
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
+from minitext.utils.terminal import list_names
 
 SEED = 0  # of the resamples that all runs share
 SCORES_NOTE = (
@@ -106,7 +104,7 @@ def check_same_test(first: SavedRun, other: SavedRun) -> None:
 def describe_test(run: SavedRun) -> dict[str, object]:
     """What decides on the test texts of a run."""
     seed = {"seed": run.settings["run"]["seed"]} if run.evaluations else {}
-    counts = {"number of texts": len(run.labels), "classes": ", ".join(run.class_names)}
+    counts = {"number of texts": len(run.labels), "classes": list_names(run.class_names)}
     return {**run.settings["data"], **seed, **counts}
 
 

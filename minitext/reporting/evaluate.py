@@ -22,7 +22,8 @@ from minitext.data.readers import Row, read_rows
 from minitext.evaluation.predict_file import CHUNK
 from minitext.evaluation.predictor import Predictor
 from minitext.evaluation.score import score_new_data
-from minitext.reporting.report import OVERLAP, format_score, score_rows, text_table, write_results
+from minitext.reporting.formats import format_score, text_table
+from minitext.reporting.report import OVERLAP, score_rows, write_results
 from minitext.reporting.saved_run import SavedRun, read_run, with_seeds
 from minitext.training.device import compute_settings
 from minitext.utils.config import option

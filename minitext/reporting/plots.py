@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
+from minitext.reporting.class_tables import MAX_ANNOTATED, MAX_FRACTIONS
 from minitext.reporting.saved_run import read_run
 from minitext.utils.io import atomic
 from minitext.utils.terminal import shorten, text_width
@@ -40,9 +41,8 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 DPI = 160
 PROBABILITY_BINS = 20
 PANEL = 4.5  # width of one plot in inches
-MAX_FRACTIONS, MAX_ANNOTATED = 8, 20  # classes; more have no room for fractions, or for numbers in the cells
 MAX_LABELED = 80  # names at an axis of the confusion matrix
-NAME_WIDTH = 20  # columns of the name of a class
+NAME_WIDTH = 20  # columns of a name
 
 
 def draw(folder: Path) -> None:
@@ -161,16 +161,6 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
-def describe_cells(classes: int) -> str:
-    """The caption of `confusion`: what a cell holds."""
-    cell = "no number; the table of confusions has the counts"
-    if classes <= MAX_ANNOTATED:
-        cell = "the number of texts"
-    if classes <= MAX_FRACTIONS:
-        cell = "the number of texts, and their fraction of the true class"
-    return f"True classes in rows, predicted ones in columns. A cell holds {cell}. Shade: fraction of the true class."
-
-
 def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[str]) -> Figure:
     """Predicted probabilities (N, C) of correct and, on top of them, of wrong predictions; `correct` is (N,) bool.
 
@@ -222,7 +212,7 @@ def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label
     value, low, high = (100 * np.array([score[key] for score in scores]) for key in ("value", "low", "high"))
     rows = range(len(names))
     axis.errorbar(value, rows, xerr=[value - low, high - value], fmt="o", color=BLUE, capsize=3, markersize=5)
-    axis.set_yticks(rows, [plain(name) for name in names])
+    axis.set_yticks(rows, [plain(shorten(name, NAME_WIDTH)) for name in names])
     axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     axis.grid(axis="x", alpha=0.25)
     return figure

@@ -9,10 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from minitext.reporting import plots
+from minitext.reporting.class_tables import describe_cells
 from minitext.reporting.plots import (
     confusion,
     curves,
-    describe_cells,
     draw,
     histogram,
     intervals,
