@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minitext.data.readers import TextRow, stream_texts
-from minitext.data.tables import TABLE_DELIMITERS, TABLE_KINDS, TableFormat
+from minitext.data.tables import TABLE_KINDS, TableFormat
 from minitext.data.text_input import check_regular
 from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
 from minitext.utils.config import option, require
@@ -25,6 +25,7 @@ from minitext.utils.errors import UserError
 from minitext.utils.io import check_output, lock_output, sync_folder
 
 CHUNK = 1024  # rows predicted and written at once
+NOT_IN_TSV = str.maketrans(dict.fromkeys("\t\r\n\0", " "))  # NUL: a file that begins with one is read as binary
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def start_partial(partial: Path, kind: str, columns: Sequence[str], resume: bool
         rows = quotes = kept = 0
         size = len(header)
         while line := file.readline():
-            quotes += 0 if kind == ".jsonl" else line.count(b'"')
+            quotes += line.count(b'"') if kind == ".csv" else 0
             if line.endswith(b"\n") and quotes % 2 == 0:  # an odd count: the line end is inside a quoted field
                 rows += 1
                 if rows % CHUNK == 0:
@@ -181,10 +182,16 @@ def output_row(row: TextRow, values: Sequence[float], names: Sequence[str], thre
 
 
 def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
+    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null.
+
+    TSV has no quotes: tabs and line ends of a field become spaces, so that every row is one line.
+    """
     if kind == ".jsonl":
         records = (dict(zip(columns, row, strict=True)) for row in rows)
         return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if kind == ".tsv":
+        fields = (("" if value is None else str(value).translate(NOT_IN_TSV) for value in row) for row in rows)
+        return "".join("\t".join(row) + "\n" for row in fields)
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
+    csv.writer(buffer).writerows(rows)
     return buffer.getvalue()
