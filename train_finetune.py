@@ -34,7 +34,7 @@ from minitext.data.tokenizer import (
 )
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
-from minitext.evaluation.predictor import format_prediction
+from minitext.evaluation.predictor import TOP, format_prediction
 from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
 from minitext.models.hf_tokenizer import load_hub_tokenizer
@@ -228,7 +228,7 @@ def open_run(config: Config) -> tuple[RunDir, Path]:
 
 def show_results(run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes) -> None:
     """Print the probabilities of one test text and the scores."""
-    notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist())}")
+    notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist(), top=TOP)}")
     notes.print(f"  label: {test.class_names[test.labels[0]]}")
     notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, predict_file
-from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
+from minitext.evaluation.predictor import TOP, Predictor, format_prediction, json_prediction
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting import evaluate
@@ -29,7 +30,7 @@ from minitext.utils.io import check_output, lock_output, write_text
 from minitext.utils.metrics_log import MetricsLog
 from minitext.utils.run_dir import METRICS_FILE, log
 from minitext.utils.run_folders import is_complete
-from minitext.utils.terminal import printable
+from minitext.utils.terminal import list_names, printable
 
 CHUNK = 256  # texts predicted at once
 Handler = Callable[[argparse.Namespace], None]
@@ -38,6 +39,8 @@ Handler = Callable[[argparse.Namespace], None]
 def predict(arguments: argparse.Namespace) -> None:
     """Predict class probabilities of the given texts, of the rows of --input, or of the lines of stdin."""
     config = fill(PredictConfig, arguments)
+    if arguments.json and config.top is not None:
+        raise UserError("--top is for predictions that are not --json, which have all classes; drop one of them")
     if arguments.texts and config.input:
         raise UserError(f"--input {config.input}: pass texts or --input, not both")
     if config.output:
@@ -57,12 +60,15 @@ def predict(arguments: argparse.Namespace) -> None:
             rows = line_rows(arguments.texts)
         else:
             rows = stream_texts(Path("standard input"), sys.stdin.buffer, table_format=config.table_format())
-        print_predictions(predictor, rows, config.threshold, arguments.json)
+        top = TOP if config.top is None and sys.stdout.isatty() else config.top
+        format_text = json_prediction if arguments.json else partial(format_prediction, top=top)
+        print_predictions(predictor, rows, config.threshold, format_text, arguments.json)
 
 
-def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
+def print_predictions(
+    predictor: Predictor, rows: Iterator[TextRow], threshold: float, format_text: Callable[..., str], as_json: bool
+) -> None:
     """Print the prediction of each row, or its note if it has no text."""
-    format_text = json_prediction if as_json else format_prediction
     while chunk := list(islice(rows, CHUNK)):
         for row, values in zip(chunk, predictor.predict_proba([row.text for row in chunk]).tolist(), strict=True):
             line = format_text(row.text, predictor.class_names, values, threshold)
@@ -78,7 +84,7 @@ def explain_texts(arguments: argparse.Namespace) -> None:
     predictor = Predictor.load(arguments.run, arguments.device)
     names, name = predictor.class_names, arguments.target
     if name is not None and name not in names:
-        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {', '.join(names)}")
+        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {list_names(names)}")
     target = None if name is None else names.index(name)
     if arguments.json:
         use_utf8()

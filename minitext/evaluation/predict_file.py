@@ -19,7 +19,7 @@ from tqdm import tqdm
 from minitext.data.readers import TextRow, stream_texts
 from minitext.data.tables import TABLE_KINDS, TableFormat
 from minitext.data.text_input import check_regular
-from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
+from minitext.evaluation.predictor import BELOW_THRESHOLD, TOP, Predictor, predict_class
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.io import check_output, lock_output, sync_folder
@@ -38,6 +38,9 @@ class PredictConfig:
     delimiter: str | None = option(None, "what separates columns, such as ; or tab; makes a table of any file")
     encoding: str | None = option(None, "of --input, such as latin-1 (default: UTF-8, or UTF-16 with a mark)")
     threshold: float = option(0.0, "predict no class if all probabilities are below this value")
+    top: int | None = option(
+        None, f"print the N most probable classes (default: {TOP} on a terminal if there are more, otherwise all)"
+    )
     output: str | None = option(None, "write one row per row of --input to this .csv, .tsv or .jsonl file")
     keep_columns: tuple[str, ...] | None = option(None, "columns of --input to copy to --output")
     overwrite: bool = option(False, "replace an existing --output")
@@ -49,10 +52,13 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self, lambda value: 0 <= value <= 1, "in [0, 1]", "threshold")
+        require(self, lambda value: value is None or value >= 1, "at least 1", "top")
         self.table_format()
         for name in ("text_column", "no_header", "delimiter"):
             if getattr(self, name) and not self.input:
                 raise UserError(f"--{name.replace('_', '-')} needs --input")
+        if self.output and self.top is not None:
+            raise UserError("--top is for printed predictions; an --output has all classes")
         if self.output and not self.input:
             raise UserError(f"--output {self.output} needs --input")
         if not self.output and (self.keep_columns or self.overwrite or self.resume):
