@@ -28,7 +28,7 @@ from minitext.models.static import StaticClassifier
 from minitext.training.device import one_thread, pick_device
 from minitext.utils.errors import UserError, first_line, is_out_of_memory
 from minitext.utils.io import read_json
-from minitext.utils.run_dir import check_finished, evaluated_run
+from minitext.utils.run_dir import check_finished, evaluated_run, how_to_replace
 from minitext.utils.terminal import pad, shorten, text_width
 
 BATCH_SIZE = 32  # texts per forward pass
@@ -88,7 +88,7 @@ class Predictor:
                 remedy = "close other programs" if torch_device.type == "cpu" else "pass --device cpu"
                 raise UserError(f"{folder}: too large for the memory of {torch_device}; {remedy}") from error
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
-            raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+            raise UserError(f"{folder}: corrupt ({reason}); {how_to_replace(folder)}") from error
         return predictor
 
     def check(self) -> None:

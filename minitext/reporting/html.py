@@ -159,8 +159,8 @@ def verdict(comparison: Comparison) -> str:
     for pair in comparison.pairs:
         if comparison.best in (pair.first, pair.second):
             other = comparison.runs[pair.second if pair.first == comparison.best else pair.first]
-            points = f"{100 * abs(pair.differences['accuracy']['value']):.1f} points lower"
-            lines.append(f"<b>{escape(other.name)}</b>: {points}, {escape(pair.verdict)}")
+            points = f"{100 * abs(pair.differences['accuracy']['value']):.1f} points lower, {pair.verdict}"
+            lines.append(f"<b>{escape(other.name)}</b>: {escape(tables.SAME if pair.same_predictions else points)}")
     lines += map(escape, comparison.seeds)
     return f'<ul class="verdict">{"".join(f"<li>{line}.</li>" for line in lines)}</ul>'
 
