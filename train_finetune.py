@@ -161,7 +161,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     run, checkpoint = open_run(config) if is_main else (None, None)
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
-    splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
+    with notes.phase(f"reading {config.data.data}"):
+        splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
     distributed.require_same(splits.summary(), config.data.data)
@@ -204,7 +205,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
-    logits = [predict(part) for part in (train, valid, test)]
+    with notes.phase("predicting all parts"):
+        logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
     if is_main:
         temperature = fit_temperature(valid.labels, logits[1])

@@ -28,7 +28,7 @@ from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import check_output, lock_output, write_text
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE, log
+from minitext.utils.run_dir import METRICS_FILE, Notes, log
 from minitext.utils.run_folders import is_complete
 from minitext.utils.terminal import list_names, printable
 
@@ -116,12 +116,13 @@ def compare(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out)
     check_output("--out", out, arguments.overwrite, arguments.runs)
-    if over_seeds := paired_seeds.compare_seeds(arguments.runs):
-        text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
-    else:
-        compared = comparison.compare(arguments.runs, arguments.device)
-        text, page = comparison.show_comparison(compared), html.page(compared)
-    log(text)
+    with Notes().phase("comparing runs and drawing the page"):
+        if over_seeds := paired_seeds.compare_seeds(arguments.runs):
+            text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
+        else:
+            compared = comparison.compare(arguments.runs, arguments.device)
+            text, page = comparison.show_comparison(compared), html.page(compared)
+    log(f"\n{text}")
     with lock_output(out):
         write_text(out, page)
     log(f"\npage: {out}")
@@ -134,7 +135,8 @@ def plot(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.run)
     if not (folder / "scores.json").exists() and is_complete(folder, METRICS_FILE):  # of `minitext pretrain`
         draw_curves(folder)
-    else:
+        return
+    with Notes().phase("drawing figures"):
         draw(folder)
 
 
@@ -142,7 +144,8 @@ def report(arguments: argparse.Namespace) -> None:
     """Write the report of a finished run again, from its saved numbers."""
     folder = Path(arguments.run)
     run, notes = read_run(folder), read_notes(folder)
-    with corrupt(folder):  # the report also shows scores that `read_run` does not check
+    # the report also shows scores that `read_run` does not check
+    with Notes().phase("writing the report"), corrupt(folder):
         write_report(folder, run.name, notes)
 
 
