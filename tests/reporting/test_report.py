@@ -15,7 +15,7 @@ from minitext.evaluation import bootstrap
 from minitext.evaluation.score import score_run
 from minitext.reporting import plots, report
 from minitext.reporting.class_tables import class_rows
-from minitext.reporting.formats import code, escape, format_points, format_score, markdown_table, text_table
+from minitext.reporting.formats import markdown_table
 from minitext.reporting.report import (
     METRIC_LABELS,
     describe_overfitting,
@@ -83,22 +83,6 @@ def written(tmp_path) -> str:
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_an_accuracy_is_formatted_in_percent_with_its_interval():
-    assert format_score({"value": 0.741, "low": 0.735, "high": 0.7464}, percent=True) == "74.1 % [73.5, 74.6]"
-
-
-def test_other_scores_have_three_digits():
-    assert format_score({"value": 0.5123, "low": 0.505, "high": 0.5194}, percent=False) == "0.512 [0.505, 0.519]"
-
-
-def test_an_undefined_score_is_none():
-    assert format_score({"value": None, "low": None, "high": None}, percent=False) == "none"
-
-
-def test_a_score_without_an_interval_is_formatted_alone():
-    assert format_score({"value": 1.0, "low": None, "high": None}, percent=False).startswith("1.000")
-
-
 def test_scores_have_one_column_per_part_and_one_row_per_score():
     head, *body = score_rows(SCORES)
     assert head == ["", "train", "valid", "test"]
@@ -121,37 +105,6 @@ def test_classes_have_one_row_each():
     ]
 
 
-def test_a_markdown_table_has_a_line_below_its_head():
-    assert markdown_table([["", "a"], ["b", "1"]]) == "|  | a |\n| --- | --- |\n| b | 1 |"
-
-
-def test_a_bar_in_a_class_name_does_not_open_a_column():
-    table = markdown_table([["class", "texts"], ["neg|pos", "1"]])
-    assert table.splitlines()[2].count("|") == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
-        ("a|b", "a&#124;b"),
-        ("`rm`", "&#96;rm&#96;"),
-        ("![](http://host/x.png)", "![]&#40;http://host/x.png)"),
-        ("two\nlines\r\n# title", "two lines # title"),
-        ("R&D \\<b>", "R&amp;D \\&lt;b&gt;"),
-    ],
-)
-def test_names_and_notes_cannot_hold_markup(text: str, shown: str):
-    assert escape(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("command", "shown"), [("a.py --out é", "`a.py --out é`"), ("a.py '`b``c'", "``` a.py '`b``c' ```")]
-)
-def test_a_command_is_code_whatever_backticks_it_holds(command: str, shown: str):
-    assert code(command) == shown
-
-
 def test_a_report_of_hostile_names_holds_no_html(tmp_path):
     name = "<script>|`x`"
     scores = json.loads(json.dumps(SCORES).replace('"neg"', json.dumps(name)).replace("irony", name))
@@ -160,10 +113,6 @@ def test_a_report_of_hostile_names_holds_no_html(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EVALUATIONS))
     write_report(tmp_path, name, {name: name})
     assert "<script>" not in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def test_a_text_table_aligns_its_columns():
-    assert text_table([["", "a"], ["long", "1"], ["b", "22"]]) == "      a\nlong  1\nb     22"
 
 
 def test_the_report_begins_with_name_accuracy_command_and_machine(written):
@@ -241,10 +190,6 @@ def test_few_classes_are_shown_whole(tmp_path):
     text = report_of(tmp_path, [f"c{c}" for c in range(20)], 9 * np.eye(20, dtype=int))
     assert text.index("| c19 |") < text.index("<details>")  # of the settings
     assert "confusions, on test" not in text  # there are none
-
-
-def test_differences_are_formatted_in_points_with_their_sign():
-    assert format_points({"value": 0.005, "low": -0.01, "high": 0.02}) == "+0.5 [-1.0, +2.0]"
 
 
 def test_the_report_shows_calibration_before_and_after_the_temperature(written):
