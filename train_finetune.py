@@ -32,8 +32,9 @@ from minitext.data.tokenizer import (
     special_ids,
     tokenizer_sha256,
 )
+from minitext.data.windows import describe_windows
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
+from minitext.evaluation.predict import predict_logits, probabilities, validation_metrics
 from minitext.evaluation.predictor import TOP, format_prediction
 from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
@@ -45,7 +46,7 @@ from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
-from minitext.training.loop import TrainPlan, class_weights_of, fit, plan_steps
+from minitext.training.loop import TrainPlan, class_weights_of, fill_epochs, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
@@ -54,7 +55,8 @@ from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
 MAX_LENGTH = 256  # tokens per text, if the model has that many positions
-CPU_MICRO_BATCH_SIZE = 8  # texts whose activations fit the caches of a CPU; a GPU is faster with the whole batch
+CPU_MICRO_BATCH_TOKENS = 2048  # whose activations fit the caches of a CPU; a GPU is faster with the whole batch
+UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 250, 80, 4, 20  # how long a training is, see docs/results.md
 # Compiling takes about half a minute, and saves 3 of the 10 to 30 ms of an update (an estimate: BERT-base on an H100).
 MIN_COMPILED_UPDATES = 10_000
 
@@ -71,6 +73,9 @@ class ModelConfig:
         None, f"maximum tokens per text, special tokens included (default: {MAX_LENGTH}, or the model's if it has less)"
     )
     truncate: str = option("head", "which tokens of a longer text are kept", choices=TRUNCATIONS)
+    windows: bool = option(
+        False, "keep all tokens of a longer text: average the logits of overlapping windows of --max-length tokens"
+    )
     dropout: float | None = option(None, "dropout of hidden states and head (default: the checkpoint's)")
     attention_dropout: float = option(0.0, "dropout of attention weights; above 0 no variable-length kernel is used")
     reinit_layers: int = option(0, "re-initialize the top N layers (Zhang et al. 2021, arXiv:2006.05987, section 4)")
@@ -87,20 +92,22 @@ class ModelConfig:
         require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout", "attention_dropout")
         require(self, lambda value: 0 < value <= 1, "in (0, 1]", "layer_lr_decay")
         require(self, lambda value: value >= 0, ">= 0", "reinit_layers", "freeze_layers")
+        if self.windows and self.truncate != "head":
+            raise UserError(f"--windows keeps all tokens, but --truncate {self.truncate} drops some; choose one")
 
 
 @dataclass(frozen=True)
 class TrainConfig(loop.TrainConfig):
     """training"""
 
-    epochs: int = option(4, "passes over the training texts")
+    epochs: int | None = option(
+        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
+        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
+    )  # fmt: skip
     batch_size: int = option(16, "texts per optimizer update (over all GPUs and micro-batches)")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
-    select_by: str = option(
-        "loss", "validation metric that selects the best checkpoint", choices=("accuracy", "macro_f1", "loss")
-    )
 
 
 @dataclass(frozen=True)
@@ -175,33 +182,38 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     model.to(device)
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
-    tokens = [encode(tokenizer, part.texts, config.model.max_length, config.model.truncate, quiet) for part in splits]
+    cut = {name: getattr(config.model, name) for name in ("max_length", "truncate", "windows")}
+    tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
 
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
-    settings = fill_defaults(config.loop, model.config.hidden_size, device)
-    notes.add("learning rate", f"{settings.lr:.2g}")
+    mean_length = train.data.lengths().double().mean().item()
+    settings = fill_defaults(config.loop, model.config.hidden_size, mean_length, device)
+    num_updates = UPDATES + UPDATES_PER_CLASS * len(class_names)
+    settings = fill_epochs(settings, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
+    plan = plan_steps(train.data.lengths().numpy(), settings, seed)
+    notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates, learning rate {settings.lr:.2g}")
     batch_size = settings.micro_batch_size or settings.batch_size  # of a forward pass
-    num_tokens = batch_size * train.data.lengths().double().mean().item()
+    num_tokens = batch_size * mean_length
     dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, num_tokens))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
-    compile_if_long(model, config.model.compile, device, plan_steps(train.data.lengths().numpy(), settings, seed))
+    compile_if_long(model, config.model.compile, device, plan)
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
                                **compute_settings(device, dtype, distributed.world_size)))  # fmt: skip
     predict = partial(predict_logits, model, batch_size=batch_size, device=device, dtype=dtype,
                       distributed=distributed, quiet=quiet)  # fmt: skip
     state = fit(
-        model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
+        model, train, lambda: validation_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
         class_weights=class_weights_of(train.labels, len(class_names), settings.class_weights),
         param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),
         distributed=distributed, log=notes.print, quiet=quiet,
     )  # fmt: skip
-    notes.add("best checkpoint", state.describe_best(settings.select_by))
+    notes.add("best checkpoint", state.describe_best(settings.select_by, settings.epochs))
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
@@ -212,8 +224,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
         temperature = fit_temperature(valid.labels, logits[1])
         fold_temperature(model.output, temperature)
         save_model(
-            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names,
-            track="finetune", max_length=config.model.max_length, truncate=config.model.truncate,
+            model, tokenizer, run.folder, read_json(checkpoint / "config.json"), class_names, track="finetune", **cut,
         )  # fmt: skip
         scores = finish_run(run, splits, logits, temperature, notes, cost)
         show_results(run, splits.test, probabilities(logits[-1][:1] / temperature)[0], scores, notes)
@@ -278,20 +289,23 @@ def compile_if_long(model: BertClassifier, choice: bool | None, device: torch.de
 def note_tokens(tokenizer: Tokenizer, tokens: list[TokenizedTexts], notes: Notes) -> None:
     """Note the numbers of tokens of training, validation and test, and warn of many unknown ones in training."""
     notes.add("tokens", describe_tokens(tokens))
+    if tokens[0].window is not None:
+        notes.add("windows", describe_windows(tokens[0].lengths(), tokens[0].window))
     if unknown := describe_unknown(tokenizer, tokens[0]):
         notes.add("unknown tokens", unknown)
 
 
-def fill_defaults(config: TrainConfig, hidden_size: int, device: torch.device) -> TrainConfig:
+def fill_defaults(config: TrainConfig, hidden_size: int, mean_length: float, device: torch.device) -> TrainConfig:
     """The learning rate of this encoder, and micro-batches on a CPU, where none are given.
 
     BERT-base's rate is 3e-5 (Devlin et al. 2019, A.3); narrower encoders need more. On 4 % of IMDB 2e-4 was the best of
-    four for 192 hidden units, 1e-4 of two for 384; the exponent 1.5 lies between.
+    four for 192 hidden units, 1e-4 of two for 384; the exponent 1.5 lies between. `mean_length` is in tokens per text.
     """
     if config.lr is None:
         config = replace(config, lr=3e-5 * (768 / hidden_size) ** 1.5)
     if config.micro_batch_size is None and device.type == "cpu":
-        config = replace(config, micro_batch_size=min(CPU_MICRO_BATCH_SIZE, config.batch_size))
+        num_texts = max(1, int(CPU_MICRO_BATCH_TOKENS / mean_length))
+        config = replace(config, micro_batch_size=min(num_texts, config.batch_size))
     return config
 
 

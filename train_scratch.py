@@ -10,7 +10,7 @@ Writes a run directory to <out>: scores, figures, predictions, a report, the mod
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -30,19 +30,22 @@ from minitext.data.tokenizer import (
 )
 from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import classification_metrics, predict_logits
-from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
+from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig, fill_buckets
 from minitext.reporting.formats import text_table
 from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
+from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import refuse_torchrun
-from minitext.training.loop import TrainConfig, class_weights_of, fit, plan_steps
+from minitext.training.loop import class_weights_of, fill_epochs, fit, plan_steps
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import write_text
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
+
+UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 200, 20, 3, 100  # how long a training is, see docs/results.md
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ class InitConfig:
     """initialization"""
 
     vectors: str | None = option(None, "initialize the embedding from word vectors: sample, a name, or a file")
+
+
+@dataclass(frozen=True)
+class TrainConfig(loop.TrainConfig):
+    """training"""
+
+    epochs: int | None = option(
+        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
+        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
+    )  # fmt: skip
+    lr: float = option(5e-3, "peak learning rate")
+    label_smoothing: float = option(0.1, "probability that label smoothing spreads over all classes")
 
 
 @dataclass(frozen=True)
@@ -74,12 +89,13 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.tokens.pad_to and (self.network.ngrams > 1 or self.network.binary_counts):
-            raise UserError("--pad-to pads token ids; it cannot be combined with --ngrams or --binary-counts")
+            raise UserError("--pad-to pads token ids; it needs --ngrams 1 and no --binary-counts")
 
 
 COURSE_REPORT = {
     "data": "imdb", "subset": (0.04, 0.02), "tokenizer": "google-bert/bert-base-uncased", "max_length": 512,
-    "pad_to": 512,
+    "pad_to": 512, "ngrams": 1, "embedding_dim": 64, "hidden_size": 64, "dropout": 0.5, "epochs": 10, "lr": 3e-3,
+    "label_smoothing": 0.0, "select_by": "accuracy",
 }  # fmt: skip
 
 
@@ -116,8 +132,10 @@ def train_one_seed(config: Config) -> None:
     notes.add("tokens", f"{tokenizer.get_vocab_size():,} word pieces; {describe_tokens(tokens)}")
 
     # Model: initialized after seeding, so that one seed gives one set of weights.
+    num_classes = len(splits.train.class_names)
+    config = replace(config, network=fill_buckets(config.network, len(tokens[0].ids)))
     torch.manual_seed(seed)
-    model = build_model(config, tokenizer, len(splits.train.class_names), notes).to(device)
+    model = build_model(config, tokenizer, num_classes, notes).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     notes.add("model", f"{parameters:,} parameters on {device}, {dtype}")
     padding = model.embedding.padding_idx, config.tokens.pad_to
@@ -128,18 +146,23 @@ def train_one_seed(config: Config) -> None:
     encoding_seconds = time.perf_counter() - start
 
     # Training: every step is in minitext/training/step.py and loop.py.
-    plan_steps(train.data.lengths().numpy(), config.loop, seed)  # what cannot be trained fails before a folder exists
+    num_updates = UPDATES + UPDATES_PER_CLASS * num_classes
+    settings = fill_epochs(config.loop, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
+    plan = plan_steps(
+        train.data.lengths().numpy(), settings, seed
+    )  # what cannot be trained fails before a folder exists
+    notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates")
     run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer),
                            **compute_settings(device, dtype)))  # fmt: skip
     write_text(run.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     predict = partial(predict_logits, model, batch_size=config.loop.batch_size, device=device, dtype=dtype, quiet=quiet)
     state = fit(
-        model, train, lambda: classification_metrics(predict(valid), valid.labels), config.loop,
+        model, train, lambda: validation_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder,
-        class_weights=class_weights_of(train.labels, model.num_classes, config.loop.class_weights),
+        class_weights=class_weights_of(train.labels, num_classes, settings.class_weights),
         log=notes.print, quiet=quiet,
     )  # fmt: skip
-    notes.add("best checkpoint", state.describe_best(config.loop.select_by))
+    notes.add("best checkpoint", state.describe_best(settings.select_by, settings.epochs))
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()

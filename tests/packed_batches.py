@@ -15,9 +15,13 @@ def tokenized(*texts: list[int]) -> TokenizedTexts:
     return TokenizedTexts(torch.tensor([token for text in texts for token in text], dtype=torch.int32), offsets)
 
 
-def pack(*texts: list[int], pad_id: int | None = None, masked: list[int] | None = None) -> Batch:
+def pack(
+    *texts: list[int], pad_id: int | None = None, masked: list[int] | None = None, window: int | None = None
+) -> Batch:
     """A packed batch of texts given as token ids. `masked`: flat indices of masked tokens."""
-    collator = PackCollator(tokenized(*texts), torch.zeros(len(texts), dtype=torch.int64), pad_id)
+    collator = PackCollator(
+        tokenized(*texts)._replace(window=window), torch.zeros(len(texts), dtype=torch.int64), pad_id
+    )
     batch = collator(range(len(texts)))
     return batch if masked is None else batch._replace(masked=torch.tensor(masked, dtype=torch.int64))
 

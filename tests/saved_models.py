@@ -46,7 +46,9 @@ def save_scratch(folder: Path) -> EmbeddingBagClassifier:
     return model
 
 
-def save_finetuned(folder: Path, truncate: str = "head") -> tuple[BertClassifier, dict[str, int]]:
+def save_finetuned(
+    folder: Path, truncate: str = "head", windows: bool = False
+) -> tuple[BertClassifier, dict[str, int]]:
     """Save a finished fine-tuned run; return its model and the ids of its tokens."""
     folder.mkdir(parents=True)
     tokenizer = train_tokenizer(["good bad so"] * 9, 100)
@@ -56,7 +58,7 @@ def save_finetuned(folder: Path, truncate: str = "head") -> tuple[BertClassifier
     config = BertConfig(len(ids), 8, 2, 2, 16, 8, initializer_range=0.5)
     model = BertClassifier(config, 3).eval()
     save_model(model, tokenizer, folder, write_config(config), CLASSES,
-               track="finetune", max_length=6, truncate=truncate)  # fmt: skip
+               track="finetune", max_length=6, truncate=truncate, windows=windows)  # fmt: skip
     (folder / "scores.json").write_text("{}")
     return model, ids
 
@@ -113,13 +115,14 @@ def scratch_predictor(
 
 
 def bert_predictor(
-    classes: int = 2, max_length: int = 20, truncate: str = "head", tokenizer: Tokenizer | None = None
-) -> Predictor:
+    classes: int = 2, max_length: int = 20, truncate: str = "head", tokenizer: Tokenizer | None = None,
+    windows: bool = False,
+) -> Predictor:  # fmt: skip
     tokenizer = tokenizer or word_pieces(special=True)
     torch.manual_seed(0)
     config = BertConfig(tokenizer.get_vocab_size(), 8, 2, 2, 16, 24, initializer_range=0.5)
     model = BertClassifier(config, classes).eval()
-    return Predictor(class_names(classes), model, CPU, TokenSettings(tokenizer, max_length, truncate))
+    return Predictor(class_names(classes), model, CPU, TokenSettings(tokenizer, max_length, truncate, windows))
 
 
 PREDICTORS = {
@@ -132,4 +135,5 @@ PREDICTORS = {
     "binary n-grams": lambda classes: scratch_predictor(classes, 3, binary_counts=True),
     "n-grams with special tokens": lambda classes: scratch_predictor(classes, 3, binary_counts=True, special=True),
     "BERT": bert_predictor,
+    "BERT with windows": lambda classes: bert_predictor(classes, max_length=7, windows=True),
 }

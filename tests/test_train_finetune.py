@@ -163,9 +163,12 @@ def read_predictions(folder: Path, data: Path) -> tuple[list[str], torch.Tensor]
     return [texts[line] for line in lines], torch.tensor([[float(row[name]) for name in columns] for row in rows])
 
 
-@pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
-def test_written_predictions_are_those_of_the_predictor(train, topics, topics_checkpoint, truncate: str):
-    status, folder = train("--data", str(topics), "--lr", "1e-2", "--truncate", truncate, model=str(topics_checkpoint))
+CUTS = [("--truncate", "head"), ("--truncate", "tail"), ("--truncate", "head+tail"), ("--windows",)]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=" ".join)
+def test_written_predictions_are_those_of_the_predictor(train, topics, topics_checkpoint, cut: tuple[str, ...]):
+    status, folder = train("--data", str(topics), "--lr", "1e-2", *cut, model=str(topics_checkpoint))
     texts, written = read_predictions(folder, topics)
     assert (status, written.shape) == (0, (len(texts), 3))
     assert any(len(text.split()) > 14 for text in texts)  # the case tells: some are cut
@@ -188,6 +191,62 @@ def test_transformers_gives_the_written_probabilities_of_truncated_texts(train, 
         with torch.no_grad():
             theirs = model(torch.tensor([ids])).logits[0].softmax(dim=0)
         assert (theirs - probabilities).abs().max() < 1e-5  # float32, folded temperature
+
+
+@pytest.mark.oracle
+def test_transformers_gives_the_written_probabilities_of_windows(train, topics, topics_checkpoint):
+    transformers = pytest.importorskip("transformers")
+    _, folder = train("--data", str(topics), "--lr", "1e-2", "--windows", model=str(topics_checkpoint))
+    texts, written = read_predictions(folder, topics)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    how = {"max_length": 16, "truncation": True, "stride": 3, "return_overflowing_tokens": True}  # 14 // 4 tokens
+    most = 0
+    for text, probabilities in zip(texts, written, strict=True):
+        windows = tokenizer(text, **how).input_ids
+        with torch.no_grad():
+            logits = torch.stack([model(torch.tensor([ids])).logits[0] for ids in windows])
+        assert (logits.mean(dim=0).softmax(dim=0) - probabilities).abs().max() < 1e-5  # float32, folded temperature
+        most = max(most, len(windows))
+    assert most > 2  # the case tells
+
+
+def test_windows_are_described_in_the_report_and_saved(train, topics, topics_checkpoint):
+    _, folder = train("--data", str(topics), "--windows", model=str(topics_checkpoint))
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "training texts are longer than 16 tokens; the longest is 5 windows" in report
+    assert json.loads((folder / "config.json").read_text())["minitext"]["windows"] is True
+    _, folder = train("--data", str(topics), out="plain", model=str(topics_checkpoint))
+    assert "training texts are longer than" not in (folder / "report.md").read_text(encoding="utf-8")
+    assert json.loads((folder / "config.json").read_text())["minitext"]["windows"] is False
+
+
+def test_windows_do_not_change_a_run_of_short_texts(train, topics, topics_checkpoint):
+    arguments = ("--data", str(topics), "--max-length", "64")
+    _, plain = train(*arguments, model=str(topics_checkpoint))
+    _, windows = train(*arguments, "--windows", out="windows", model=str(topics_checkpoint))
+    for name in ("model.safetensors", "metrics.jsonl", "predictions.csv"):
+        assert (plain / name).read_bytes() == (windows / name).read_bytes(), name
+
+
+def test_words_at_the_end_of_a_text_are_learned_from_windows_only(train, tmp_path, topics_checkpoint):
+    rows = [(f"{'x ' * (14 + i // 3)}{word}", word) for i in range(144) for word in [THREE[i % 3]]]
+    with open(tmp_path / "ends.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    arguments = ("--data", str(tmp_path / "ends.csv"), "--lr", "1e-2", "--epochs", "6")
+    accuracies = []
+    for cut in ((), ("--windows",)):
+        _, folder = train(*arguments, *cut, out=f"run{len(cut)}", model=str(topics_checkpoint))
+        accuracies.append(json.loads((folder / "scores.json").read_text())["test"]["accuracy"]["value"])
+    assert accuracies[0] < 0.6 and accuracies[1] > 0.8, accuracies  # chance is 0.33, of 30 texts
+
+
+@pytest.mark.parametrize("truncate", ["tail", "head+tail"])
+def test_windows_with_truncation_are_refused(train, capsys, truncate: str):
+    status, folder = train("--windows", "--truncate", truncate)
+    assert (status, folder.exists()) == (2, False)
+    line = f"error: --windows keeps all tokens, but --truncate {truncate} drops some; choose one\n"
+    assert capsys.readouterr().err == line
 
 
 def test_three_classes_are_learned(train, topics, topics_checkpoint):
@@ -241,9 +300,11 @@ def test_layer_lr_decay_scales_the_first_update_of_each_layer(train, topics, top
     assert found == pytest.approx([1e-3, 5e-4, 2.5e-4, 1.25e-4], rel=1e-3)
 
 
-def test_micro_batches_and_gradient_checkpointing_give_the_same_weights(train):
-    _, whole = train("--micro-batch-size", "8")
-    _, pieces = train("--micro-batch-size", "3", "--gradient-checkpointing", out="pieces")
+@pytest.mark.parametrize("cut", [(), ("--windows",)], ids=["truncated", "windows"])
+def test_micro_batches_and_gradient_checkpointing_give_the_same_weights(train, topics, cut: tuple[str, ...]):
+    data = ("--data", str(topics), *cut)
+    _, whole = train(*data, "--micro-batch-size", "8")
+    _, pieces = train(*data, "--micro-batch-size", "3", "--gradient-checkpointing", out="pieces")
     assert farthest(whole, pieces) < 1e-4  # Adam divides by small moments, which magnifies the rounding of sums
 
 
@@ -275,8 +336,10 @@ def test_the_same_seed_gives_the_same_weights(train):
     assert farthest(one, other) == 0
 
 
-def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(train, monkeypatch):
-    _, whole = train("--eval-every", "2", "--save-every", "0")
+@pytest.mark.parametrize("cut", [(), ("--windows", "--max-tokens-per-batch", "200")], ids=["truncated", "windows"])
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(train, topics, monkeypatch, cut: tuple[str, ...]):
+    arguments = ("--data", str(topics), "--dropout", "0.2", "--eval-every", "2", "--save-every", "0", *cut)
+    _, whole = train(*arguments)
     real, steps = train_finetune.loop.train_step, []
 
     def interrupted(*arguments, **settings):
@@ -286,9 +349,9 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(train, monkeypatc
         return real(*arguments, **settings)
 
     monkeypatch.setattr(train_finetune.loop, "train_step", interrupted)
-    assert train("--eval-every", "2", "--save-every", "0", out="stopped")[0] == 130
+    assert train(*arguments, out="stopped")[0] == 130
     monkeypatch.setattr(train_finetune.loop, "train_step", real)
-    status, resumed = train("--eval-every", "2", "--save-every", "0", "--resume", out="stopped")
+    status, resumed = train(*arguments, "--resume", out="stopped")
     assert status == 0 and (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -475,9 +538,15 @@ def test_long_runs_on_cuda_are_compiled_unless_told_otherwise(
 
 @pytest.mark.parametrize(("hidden_size", "lr"), [(768, 3e-5), (192, 2.4e-4), (3072, 3.75e-6)])
 def test_narrower_encoders_have_a_higher_default_learning_rate(hidden_size: int, lr: float):
-    config = train_finetune.fill_defaults(train_finetune.TrainConfig(), hidden_size, torch.device("cpu"))
+    config = train_finetune.fill_defaults(train_finetune.TrainConfig(), hidden_size, 100.0, torch.device("cpu"))
     assert config.lr == pytest.approx(lr)
-    assert config.micro_batch_size == 8
+
+
+@pytest.mark.parametrize(("mean_length", "texts"), [(4000.0, 1), (256.0, 8), (200.0, 10), (20.0, 16)])
+def test_on_a_cpu_a_forward_pass_has_about_two_thousand_tokens(mean_length: float, texts: int):
+    settings = train_finetune.TrainConfig(batch_size=16)
+    assert train_finetune.fill_defaults(settings, 192, mean_length, torch.device("cpu")).micro_batch_size == texts
+    assert train_finetune.fill_defaults(settings, 192, mean_length, torch.device("cuda")).micro_batch_size is None
 
 
 @pytest.mark.slow

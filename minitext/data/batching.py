@@ -1,7 +1,8 @@
 """Tokenized texts to packed batches: the tokens of all texts end to end, without a mask and without padding.
 
 Inputs: `TokenizedTexts` and labels. Outputs: batches in an order that is a function of (seed, epoch) alone.
-Shapes: B texts, N tokens of a batch, M masked tokens. Layout: "unpadding" of ModernBERT (Warner et al. 2024, 2.1.2).
+Shapes: B texts, S sequences (texts or their windows), N tokens of a batch, M masked tokens.
+Layout: "unpadding" of ModernBERT (Warner et al. 2024, 2.1.2).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,20 +14,25 @@ import torch
 from torch import Tensor
 
 from minitext.data.tokenizer import TokenizedTexts
+from minitext.data.windows import window_lengths
 
 POOL_BATCHES = 50  # batches whose texts are sorted by length together: similar lengths, still well mixed
 
 
 class Batch(NamedTuple):
-    """The input of one forward pass. Text i owns the tokens `cu_seqlens[i]` to `cu_seqlens[i + 1]`."""
+    """The input of one forward pass. Sequence i owns the tokens `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
+
+    A sequence is a text, or where the data have windows a window of one.
+    """
 
     ids: Tensor  # (N,) int32
-    positions: Tensor  # (N,) int64, from 0 in each text
-    cu_seqlens: Tensor  # (B + 1,) int32, cumulative lengths, from 0 to N
-    lengths: tuple[int, ...]  # B lengths, known on the host so that nothing has to be read back from the device
+    positions: Tensor  # (N,) int64, from 0 in each sequence
+    cu_seqlens: Tensor  # (S + 1,) int32, cumulative lengths, from 0 to N
+    lengths: tuple[int, ...]  # S lengths, known on the host so that nothing has to be read back from the device
     labels: Tensor  # (B,) int64; for masked language models (M,)
     indices: Tensor  # (B,) int64, the texts' indices in the data set
     masked: Tensor | None = None  # (M,) int64, the tokens that a masked language model predicts
+    windows: Tensor | None = None  # (B,) int64, the number of windows of each text
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`, asynchronous from pinned memory to CUDA.
@@ -38,21 +44,27 @@ class Batch(NamedTuple):
 
     def split(self, max_texts: int) -> "list[Batch]":
         """Batches of at most `max_texts` texts."""
-        if len(self.lengths) <= max_texts:
+        num_texts = len(self.indices)
+        if num_texts <= max_texts:
             return [self]
-        return [self.part(first, first + max_texts) for first in range(0, len(self.lengths), max_texts)]
+        return [self.part(first, first + max_texts) for first in range(0, num_texts, max_texts)]
 
     def part(self, first: int, last: int) -> "Batch":
         """The texts `first` to `last` (excluded)."""
-        start = sum(self.lengths[:first])
-        end = start + sum(self.lengths[first:last])
-        texts, tokens = slice(first, last), slice(start, end)
+        texts = sequences = slice(first, last)
+        if self.windows is not None:  # the host waits for the device: texts are split only when memory has run out
+            windows = self.windows.tolist()
+            sequences = slice(sum(windows[:first]), sum(windows[:last]))
+        start, end = sum(self.lengths[: sequences.start]), sum(self.lengths[: sequences.stop])
+        tokens = slice(start, end)
         labels, masked = self.labels[texts], None
         if self.masked is not None:
             inside = (self.masked >= start) & (self.masked < end)
             labels, masked = self.labels[inside], self.masked[inside] - start
-        ids, positions, cu_seqlens = self.ids[tokens], self.positions[tokens], self.cu_seqlens[first : last + 1] - start
-        return Batch(ids, positions, cu_seqlens, self.lengths[texts], labels, self.indices[texts], masked)
+        cu_seqlens = self.cu_seqlens[sequences.start : sequences.stop + 1] - start
+        windows = None if self.windows is None else self.windows[texts]
+        return Batch(self.ids[tokens], self.positions[tokens], cu_seqlens, self.lengths[sequences], labels,
+                     self.indices[texts], masked, windows)  # fmt: skip
 
 
 class Collator(Protocol):
@@ -86,7 +98,17 @@ class PackCollator:
             padding = positions >= filled.repeat_interleave(lengths)
             ids = torch.full_like(positions, self.pad_id, dtype=torch.int32)
             ids[~padding] = self.data.ids[source[~padding]]
-        return Batch(ids, positions, cu_seqlens.int(), tuple(lengths.tolist()), self.labels[indices], indices)
+        batch = Batch(ids, positions, cu_seqlens.int(), tuple(lengths.tolist()), self.labels[indices], indices)
+        return batch if self.data.window is None else as_windows(batch, self.data.window)
+
+
+def as_windows(batch: Batch, size: int) -> Batch:
+    """Each text of a batch as its windows of `size` tokens."""
+    windows, lengths = window_lengths(torch.tensor(batch.lengths, dtype=torch.int64), size)  # (B,), (S,)
+    cu_seqlens = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int()
+    return batch._replace(
+        positions=batch.positions % size, cu_seqlens=cu_seqlens, lengths=tuple(lengths.tolist()), windows=windows
+    )
 
 
 def epoch_batches(

@@ -1,13 +1,14 @@
 """Texts to token ids with a WordPiece or BPE tokenizer of the `tokenizers` library.
 
 Inputs: texts, and a tokenizer that is loaded (file, folder, Hub) or trained on them. Outputs: flat ids with offsets.
-Shapes: B texts, N tokens of all texts.
+A long text is truncated, or cut into overlapping windows. Shapes: B texts, N tokens of all texts.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 from tqdm import tqdm
 
+from minitext.data.windows import num_windows, split_windows
 from minitext.data.words import without_long_words
 from minitext.utils.config import option, require
 from minitext.utils.download import download_from_hub
@@ -36,13 +38,17 @@ CHUNK = 1024  # texts encoded in one call, which uses all cores
 
 
 class TokenizedTexts(NamedTuple):
-    """Token ids of B texts end to end: text i is `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of B texts end to end: text i is `ids[offsets[i]:offsets[i + 1]]`.
+
+    With `window`, a text is its windows end to end, each with special tokens: all but its last have `window` tokens.
+    """
 
     ids: Tensor  # (N,) int32
     offsets: Tensor  # (B + 1,) int64
+    window: int | None = None  # tokens
 
     def lengths(self) -> Tensor:
-        """(B,) int64."""
+        """(B,) int64, the tokens of each text, in all of its windows."""
         return self.offsets.diff()
 
 
@@ -138,11 +144,17 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
 
 
 def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, truncate: str, quiet: bool = True
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_length: int,
+    truncate: str,
+    quiet: bool = True,
+    windows: bool = False,
 ) -> TokenizedTexts:
     """Tokenize on all cores. A text has at most `max_length` tokens, with the special tokens that the tokenizer adds.
 
     `truncate`: which tokens of a longer text are kept: `head`, `tail`, or `head+tail` (Sun et al. 2019, section 5.3.1).
+    With `windows` all are kept, in windows of at most `max_length` tokens, each with the special tokens.
     """
     before, after = special_ids(tokenizer)
     room = max_length - len(before) - len(after)
@@ -151,10 +163,16 @@ def encode(
         for first in range(0, len(texts), CHUNK):
             encodings = tokenizer.encode_batch_fast(texts[first : first + CHUNK], add_special_tokens=False)
             for encoding in encodings:
-                rows.append(np.array(before + truncated(encoding.ids, room, truncate) + after, dtype=np.int32))
+                parts = (before + part + after for part in fit_length(encoding.ids, room, truncate, windows))
+                rows.append(np.array(list(chain.from_iterable(parts)), dtype=np.int32))
             bar.update(len(encodings))
     offsets = torch.tensor([len(row) for row in rows]).cumsum(0)  # from 0: the first row is empty
-    return TokenizedTexts(torch.from_numpy(np.concatenate(rows)), offsets)
+    return TokenizedTexts(torch.from_numpy(np.concatenate(rows)), offsets, max_length if windows else None)
+
+
+def fit_length(ids: list[int], room: int, truncate: str, windows: bool) -> list[list[int]]:
+    """The windows of a text, or the one sequence that is left of it, each of at most `room` ids."""
+    return split_windows(ids, room) if windows else [truncated(ids, room, truncate)]
 
 
 def truncated(ids: list[int], room: int, truncate: str) -> list[int]:
@@ -176,7 +194,9 @@ def describe_unknown(tokenizer: Tokenizer, tokens: TokenizedTexts) -> str | None
     """A warning if more than `MANY_UNKNOWN` of the tokens of texts are the unknown token; None without one."""
     names = (getattr(tokenizer.model, "unk_token", None) or UNKNOWN_TOKENS[0], *UNKNOWN_TOKENS)
     unknown, (before, after) = first_token_id(tokenizer, names), special_ids(tokenizer)
-    total = len(tokens.ids) - (len(tokens.offsets) - 1) * len(before + after)
+    lengths, window = tokens.lengths(), tokens.window
+    sequences = len(lengths) if window is None else num_windows(lengths, window).sum().item()
+    total = len(tokens.ids) - sequences * len(before + after)
     share = (tokens.ids == unknown).sum().item() / total if total and unknown is not None else 0
     if share <= MANY_UNKNOWN:
         return None

@@ -1,19 +1,22 @@
 """Word attributions: how much each word of a text contributes to the score of a class.
 
 Inputs: a predictor and a text. Outputs: an `Attribution` with one signed contribution per word.
-Shapes: P tokens of the text that the model sees, K points of a path, H hidden, D vector width, C classes.
+Shapes: P tokens that the model sees in all windows of the text, K points of a path, H hidden, D vector width,
+C classes.
 Method: integrated gradients (`integrated_gradients.py`).
 """
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from minitext.data.ngrams import add_ngrams
-from minitext.data.tokenizer import TokenizedTexts, special_ids, truncated
+from minitext.data.tokenizer import TokenizedTexts, fit_length, special_ids
 from minitext.data.words import replacements
 from minitext.evaluation.integrated_gradients import Margin, PathIntegral, integrated_gradients, one_layer_gradients
 from minitext.evaluation.predictor import EMPTY_TEXT_ID, Predictor, TokenSettings
@@ -55,7 +58,8 @@ class TokenSpan(NamedTuple):
     start: int
     end: int
     word: int  # tokens of the same word have the same number
-    column: int | None  # index among the P tokens; None: the model does not see it, or it is a special token
+    columns: tuple[int, ...]  # indices among the P tokens, one per window that has it
+    # none: the model does not see it, or it is a special token
 
 
 def explain(predictor: Predictor, text: str, target: int | None = None) -> Attribution:
@@ -91,7 +95,7 @@ def static_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[l
     spans, rows = [], []
     for number, (word, start, end) in enumerate(word_spans(text)):
         row = encoder.index.get(word)
-        spans.append(TokenSpan(start, end, number, None if row is None else len(rows)))
+        spans.append(TokenSpan(start, end, number, () if row is None else (len(rows),)))
         rows += [] if row is None else [row]
     # the encoder is linear: the vector of a text is the mean of the vectors of its words, encoded one by one
     vectors = encoder(torch.tensor(rows, dtype=torch.int64), torch.arange(len(rows) + 1)) / max(len(rows), 1)  # (P, D)
@@ -147,12 +151,15 @@ def bert_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[lis
     """Attribute to the tokens, along a straight path between outputs of the embedding layer.
 
     The baseline is the text with [MASK] for each ordinary token, as in pretraining; without a mask token, zero vectors.
+    In all of its windows, a token moves along the path at the same time.
     """
     spans, ids, ordinary = read_tokens(predictor.tokens, text)
     if not ids.numel():
         ids, ordinary = torch.tensor([EMPTY_TEXT_ID]), torch.tensor([False])
     device, model, length = predictor.device, predictor.model, len(ids)
-    ids, ordinary, positions = ids.to(device), ordinary.to(device), torch.arange(length, device=device)
+    lengths = tuple(map(len, ids.split(predictor.tokens.max_length)))  # of the windows; all but the last are full
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+    ids, ordinary = ids.to(device), ordinary.to(device)
     mask = mask_id(predictor.tokens.tokenizer)
     with torch.no_grad():
         hidden = model.encoder.embed(ids, positions)  # (P, H)
@@ -163,9 +170,11 @@ def bert_gradients(predictor: Predictor, text: str, margin: Margin) -> tuple[lis
 
     def margin_at(scales: Tensor) -> Tensor:
         blended = baseline + scales[:, :, None] * (hidden - baseline)  # (K, P, H)
-        starts = torch.arange(len(scales) + 1, dtype=torch.int32, device=device) * length
-        sequence = SequenceInfo(starts, length, (length,) * len(scales))
-        return margin(model.head(model.encoder.encode(blended.flatten(0, 1), sequence, first_only=True)))
+        repeated = lengths * len(scales)
+        starts = torch.tensor([0, *accumulate(repeated)], dtype=torch.int32, device=device)
+        sequence = SequenceInfo(starts, max(lengths), repeated)
+        logits = model.head(model.encoder.encode(blended.flatten(0, 1), sequence, first_only=True))
+        return margin(logits.unflatten(0, (len(scales), len(lengths))).mean(dim=1))
 
     return spans, integrated_gradients(margin_at, length, device)
 
@@ -179,13 +188,15 @@ def read_tokens(tokens: TokenSettings, text: str) -> tuple[list[TokenSpan], Tens
     encoding = tokenizer.encode(text, add_special_tokens=False)
     before, after = special_ids(tokenizer)
     room = tokens.max_length - len(before) - len(after)
-    kept = truncated(list(range(len(encoding))), room, tokens.truncate)  # indices of the tokens that are not truncated
-    column = {token: len(before) + i for i, token in enumerate(kept)}
-    ids = [*before, *(encoding.ids[token] for token in kept), *after]
+    columns, ids = defaultdict(list), []
+    for kept in fit_length(list(range(len(encoding))), room, tokens.truncate, tokens.windows):  # indices of tokens
+        for column, token in enumerate(kept, len(ids) + len(before)):
+            columns[token].append(column)
+        ids += [*before, *(encoding.ids[token] for token in kept), *after]
     special = {tokenizer.token_to_id(token) for tokens_of_role in SPECIAL_ROLES.values() for token in tokens_of_role}
     spans = []
     for token, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
-        seen = None if encoding.ids[token] in special else column.get(token)
+        seen = () if encoding.ids[token] in special else tuple(columns[token])
         spans.append(TokenSpan(start, end, -1 - token if word is None else word, seen))
     ordinary = torch.tensor([number not in special for number in ids], dtype=torch.bool)
     return spans, torch.tensor(ids, dtype=torch.int64), ordinary
@@ -196,8 +207,8 @@ def merge_subwords(text: str, spans: Sequence[TokenSpan], contributions: Sequenc
     words: list[WordAttribution] = []
     number = None
     for span in spans:
-        seen = span.column is not None
-        word = WordAttribution(span.start, span.end, contributions[span.column] if seen else 0.0, seen)
+        contribution = sum((contributions[column] for column in span.columns), start=0.0)
+        word = WordAttribution(span.start, span.end, contribution, bool(span.columns))
         if words and (span.word == number or span.start < words[-1].end or span.start == span.end):
             start, end, contribution, seen = words.pop()
             word = WordAttribution(start, max(end, word.end), contribution + word.contribution, seen or word.seen)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.data.batching import Collator, evaluation_batches, load_batches
+from minitext.evaluation.calibration import minimize_temperature
 from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
@@ -30,12 +31,16 @@ def predict_logits(
 ) -> Tensor:
     """Logits of all texts, `(B, C)` float32 on the CPU, without dropout.
 
-    A batch has at most `batch_size` texts; on CUDA, at most GPU_TOKENS tokens instead. With several processes each one
-    computes its shard of the batches, and all get all logits.
+    A batch has at most `batch_size` texts, and no more tokens than as many windows if there are windows; on CUDA, at
+    most GPU_TOKENS tokens instead. With several processes each one computes its shard of the batches, and all get all
+    logits.
     """
     model.eval()
     num_texts, num_classes = len(collator.data.offsets) - 1, model.output.out_features
-    limits = (max(num_texts, 1), GPU_TOKENS) if device.type == "cuda" else (batch_size, None)
+    window = collator.data.window
+    limits = (batch_size, None if window is None else batch_size * window)
+    if device.type == "cuda":
+        limits = (max(num_texts, 1), GPU_TOKENS)
     batches = distributed.shard(evaluation_batches(collator.data.lengths().numpy(), *limits))
     logits = torch.zeros(num_texts, num_classes, device=device)  # copied to the host once, at the end
     loaded = load_batches(collator, batches, pin=device.type == "cuda")
@@ -60,3 +65,14 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     scores = average_scores(*class_counts(confusion))
     metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
     return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics
+
+
+def validation_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """`classification_metrics`, and the loss of the logits divided by the temperature that is fitted on them.
+
+    With few texts accuracy is coarse, and with many classes the loss alone stops a training too early, while the model
+    becomes overconfident but still more often right (Guo et al. 2017, section 3). The calibrated loss selects well with
+    both.
+    """
+    calibrated = logits.double() / minimize_temperature(labels, logits)
+    return classification_metrics(logits, labels) | {"calibrated_loss": F.cross_entropy(calibrated, labels).item()}

@@ -46,6 +46,7 @@ class TokenSettings(NamedTuple):
     tokenizer: Tokenizer
     max_length: int
     truncate: str
+    windows: bool = False  # a longer text is cut into windows instead
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Predictor:
         if self.tokens is None:
             with one_thread():
                 return self.model.logits(texts)
-        rows, pad_id = encode(self.tokens.tokenizer, texts, self.tokens.max_length, self.tokens.truncate), EMPTY_TEXT_ID
+        tokenizer, max_length, truncate, windows = self.tokens
+        rows, pad_id = encode(tokenizer, texts, max_length, truncate, windows=windows), EMPTY_TEXT_ID
         if isinstance(self.model, EmbeddingBagClassifier):
             rows, pad_id = self.model.features(rows), None
         collator = PackCollator(rows, torch.zeros(len(texts), dtype=torch.int64), pad_id)  # the labels are not used
@@ -129,6 +131,9 @@ def load_model(folder: Path, config: dict) -> tuple[tuple[str, ...], nn.Module, 
     tokens = TokenSettings(load_tokenizer(str(folder)), settings["max_length"], settings["truncate"])
     if settings["track"] == "scratch":
         return tuple(config["class_names"]), EmbeddingBagClassifier.load(folder), tokens
+    if not isinstance(windows := settings.get("windows", False), bool):  # missing: a run of an older version
+        raise TypeError(f"config.json, windows: expected true or false, found {windows!r:.40}")
+    tokens = tokens._replace(windows=windows)
     class_names = tuple(config["id2label"][str(c)] for c in range(len(config["id2label"])))
     new_model = partial(BertClassifier, read_config(config, str(folder)), len(class_names))
     model, new, _ = load_checkpoint(new_model, folder, family_of(config, str(folder)))

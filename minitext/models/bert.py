@@ -1,8 +1,9 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805) and relatives, with classification and masked-LM heads.
 
 Inputs: packed batches (`data/batching.py`). Outputs: hidden states, class logits, or logits of masked tokens.
-Shapes: B texts, T tokens of a text, N tokens of a batch, M masked tokens, H hidden, A heads, D head width (H / A),
-E width of the token embedding, C classes, V vocabulary.
+Shapes: B texts (in the encoder, sequences), S sequences (texts or their windows), T tokens of a sequence, N tokens of a
+batch, M masked tokens, H hidden, A heads, D head width (H / A), E width of the token embedding, C classes,
+V vocabulary.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minitext.data.batching import Batch
+from minitext.data.windows import mean_by_text
 from minitext.models.attention import SequenceInfo, attend, can_use_varlen
 from minitext.utils.errors import UserError
 
@@ -80,8 +82,9 @@ class BertClassifier(nn.Module):
         init_weights(self, config.initializer_range)
 
     def forward(self, batch: Batch) -> Tensor:
-        """A packed batch to `(B, C)` logits. Every text needs at least one token."""
-        return self.head(self.encoder(batch, first_only=True))
+        """A packed batch to `(B, C)` logits. Every text needs at least one token; windows are averaged."""
+        logits = self.head(self.encoder(batch, first_only=True))  # (S, C)
+        return logits if batch.windows is None else mean_by_text(logits, batch.windows)
 
     def head(self, hidden: Tensor) -> Tensor:
         """`(B, H)` hidden states to `(B, C)` logits, in float32: half precision would round logits to three digits."""

@@ -6,7 +6,7 @@ fastText (Joulin et al. 2017, "Bag of tricks for efficient text classification")
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,21 +21,34 @@ from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.io import atomic, read_json, write_json
 
+MIN_BUCKETS, MAX_BUCKETS = 1 << 10, 1 << 20
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """network"""
 
     embedding_dim: int = option(64, "dimension of the embeddings")
-    hidden_size: int = option(64, "units of the hidden layer")
-    dropout: float = option(0.5, "dropout probability of the hidden layer")
-    ngrams: int = option(1, "length of the longest n-grams with an embedding; 1: tokens only")
-    buckets: int = option(1 << 20, "embeddings that the n-grams share by hashing")
+    hidden_size: int = option(512, "units of the hidden layer")
+    dropout: float = option(0.7, "dropout probability of the hidden layer")
+    ngrams: int = option(2, "length of the longest n-grams with an embedding; 1: tokens only")
+    buckets: int | None = option(
+        None, "embeddings that the n-grams share by hashing (default: as many as n-grams in the training texts, "
+        f"rounded up to a power of two, at most {MAX_BUCKETS:,})"
+    )  # fmt: skip
     binary_counts: bool = option(False, "count each token and n-gram once per text (Wang & Manning 2012)")
 
     def __post_init__(self) -> None:
         require(self, lambda value: value >= 1, "at least 1", "embedding_dim", "hidden_size", "ngrams", "buckets")
         require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
+
+
+def fill_buckets(config: NetworkConfig, num_tokens: int) -> NetworkConfig:
+    """Where no number of buckets is given: a power of two for the n-grams of `num_tokens` tokens, repeated ones too."""
+    if config.buckets is not None:
+        return config
+    count = (config.ngrams - 1) * num_tokens
+    return replace(config, buckets=min(max(1 << (count - 1).bit_length(), MIN_BUCKETS), MAX_BUCKETS))
 
 
 class EmbeddingBagClassifier(nn.Module):

@@ -72,7 +72,6 @@ class PretrainTrainConfig(LoopConfig):
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float = option(5e-4, "peak learning rate")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
-    select_by: str = option("loss", "validation metric that selects the best checkpoint", choices=("accuracy", "loss"))
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
             with after_training("drawing the figure", f"minitext plot {run.out}"):
                 draw(run.folder)
         run.commit()
-    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by)}", quiet)
+    log(f"{config.run.out}: best checkpoint: {state.describe_best(config.loop.select_by, config.loop.epochs)}", quiet)
     destroy(distributed)
     return Path(config.run.out)
 

@@ -7,7 +7,7 @@ The order of batches is a function of (seed, epoch) alone, and the position in t
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class LoopConfig:
     max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this value")
     label_smoothing: float = option(0.0, "probability that label smoothing spreads over all classes")
     eval_every: int | None = option(None, "updates between evaluations on the validation set (default: one epoch)")
-    select_by: str = option("accuracy", "metric of the best weights", choices=("accuracy", "macro_f1", "loss"))
+    select_by: str = option("loss", "validation metric that selects the best weights", choices=("accuracy", "loss"))
     patience: int | None = option(None, "stop after N evaluations without improvement")
     save_every: float = option(60.0, "seconds between checkpoints")
     precision: str = option("auto", "autocast dtype", choices=("auto", "fp32", "bf16", "fp16"))
@@ -67,6 +67,11 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """training"""
 
+    epochs: int | None = option(None, "passes over the training texts (default: by the numbers of texts and classes)")
+    select_by: str = option(
+        "calibrated_loss", "validation metric that selects the best weights; calibrated: after temperature scaling",
+        choices=("accuracy", "macro_f1", "loss", "calibrated_loss"),
+    )  # fmt: skip
     class_weights: str = option("equal", "balanced: rare classes count more in the loss", choices=("equal", "balanced"))
 
 
@@ -89,6 +94,13 @@ class TrainPlan(NamedTuple):
     def evaluates_after(self, step: int, eval_every: int | None) -> bool:
         """Whether an evaluation follows the first `step` steps: at the end of an epoch, and every `eval_every`."""
         return self.ends_epoch(step) or (eval_every is not None and step % eval_every == 0)
+
+
+def fill_epochs(config: LoopConfig, num_texts: int, updates: int, least: int, most: int) -> LoopConfig:
+    """Where no number of epochs is given: as many as make `updates` updates, but between `least` and `most`."""
+    if config.epochs is not None:
+        return config
+    return replace(config, epochs=min(max(least, math.ceil(updates * config.batch_size / num_texts)), most))
 
 
 def plan_steps(lengths: np.ndarray, config: LoopConfig, seed: int) -> TrainPlan:
@@ -207,7 +219,7 @@ def add_evaluation(state: TrainState, epoch: float, scores: Scores, select_by: s
     """Update the best score; returns the evaluation's row in the metrics log. Training scores are with dropout."""
     if not math.isfinite(scores["loss"]):
         raise UserError(f"epoch {epoch:g}: the validation loss is {scores['loss']}; lower --lr")
-    score = -scores["loss"] if select_by == "loss" else scores[select_by]
+    score = -scores[select_by] if select_by.endswith("loss") else scores[select_by]
     is_best = score > state.best_score
     state.evals_since_best += 1
     if is_best:

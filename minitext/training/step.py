@@ -72,7 +72,7 @@ def train_step(
     model.train()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    num_texts = num_texts or sum(len(batch.lengths) for batch in micro_batches)
+    num_texts = num_texts or sum(len(batch.indices) for batch in micro_batches)
     sums = torch.zeros(6, device=class_weights.device)  # those of `loss_sums`, then the number of interrupts
     for batch in micro_batches:
         is_last = batch is micro_batches[-1]  # gradients add up until the last one, which averages them over processes

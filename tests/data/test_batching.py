@@ -1,5 +1,7 @@
 """Tests of batching: the plan of an epoch, packed batches, and their order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,43 @@ def test_split_batches_are_batches_of_fewer_texts(texts, size):
     for part, other in zip(parts, expected, strict=True):
         assert part.lengths == other.lengths
         for name in ("ids", "positions", "cu_seqlens", "labels", "indices"):
+            assert torch.equal(getattr(part, name), getattr(other, name)), name
+
+
+WINDOW = st.integers(1, 4)  # of texts of up to 6 tokens
+
+
+def windowed(*texts: list[int], window: int, pad_id: int | None = None) -> PackCollator:
+    return replace(collator(*texts, pad_id=pad_id), data=tokenized(*texts)._replace(window=window))
+
+
+def test_a_batch_holds_the_windows_of_its_texts_end_to_end():
+    batch = windowed([1, 2, 3, 4, 5], [6], [7, 8, 9, 10], window=2)(np.array([2, 0]))
+    assert texts_of(batch) == [[7, 8], [9, 10], [1, 2], [3, 4], [5]]
+    assert batch.positions.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]  # from 0 in each window
+    assert batch.cu_seqlens.tolist() == [0, 2, 4, 6, 8, 9]
+    assert batch.windows.tolist() == [2, 3]
+    assert (batch.labels.tolist(), batch.indices.tolist()) == ([20, 0], [2, 0])  # one per text
+
+
+@given(TEXTS, st.integers(6, 9))
+def test_texts_of_one_window_are_packed_as_without_windows(texts, window):
+    plain, batch = (collate(np.arange(len(texts))) for collate in (collator(*texts), windowed(*texts, window=window)))
+    assert plain.windows is None and batch.windows.tolist() == [1] * len(texts)
+    for name in ("ids", "positions", "cu_seqlens", "labels", "indices"):
+        found, expected = getattr(batch, name), getattr(plain, name)
+        assert torch.equal(found, expected) and found.dtype == expected.dtype, name
+    assert plain.lengths == batch.lengths
+
+
+@given(TEXTS, WINDOW, st.integers(1, 9))
+def test_split_batches_of_windows_are_batches_of_fewer_texts(texts, window, size):
+    collate, indices = windowed(*texts, window=window, pad_id=9), np.arange(len(texts))
+    parts = collate(indices).split(size)
+    expected = [collate(indices[first : first + size]) for first in range(0, len(texts), size)]
+    for part, other in zip(parts, expected, strict=True):
+        assert part.lengths == other.lengths
+        for name in ("ids", "positions", "cu_seqlens", "labels", "indices", "windows"):
             assert torch.equal(getattr(part, name), getattr(other, name)), name
 
 

@@ -130,6 +130,20 @@ def test_a_text_of_exactly_the_maximum_length_is_not_truncated(truncate: str):
     assert encode_one(digits_tokenizer(template=True), "1 2 3 4", 6, truncate) == [10, 1, 2, 3, 4, 11]
 
 
+def test_each_window_has_the_special_tokens():
+    found = encode(digits_tokenizer(template=True), ["1 2", "0 1 2 3 4 5 6 7 8 9", ""], 6, "head", windows=True)
+    first, second, third = [10, 0, 1, 2, 3, 11], [10, 3, 4, 5, 6, 11], [10, 6, 7, 8, 9, 11]  # 4 // 4 = 1 is repeated
+    assert found.ids.tolist() == [10, 1, 2, 11, *first, *second, *third, 10, 11]
+    assert (found.lengths().tolist(), found.window) == ([4, 18, 2], 6)
+
+
+def test_windows_do_not_change_a_text_of_the_maximum_length():
+    texts, tokenizer = ["1 2 3 4", "", "5"], digits_tokenizer(template=True)
+    plain, windows = (encode(tokenizer, texts, 6, "head", windows=windows) for windows in (False, True))
+    assert plain.ids.tolist() == windows.ids.tolist() and plain.offsets.tolist() == windows.offsets.tolist()
+    assert (plain.window, windows.window) == (None, 6)
+
+
 @pytest.mark.parametrize(("template", "ids"), [(False, []), (True, [10, 11])])
 def test_a_text_of_zero_tokens_keeps_only_special_ones(template: bool, ids: list[int]):
     found = encode(digits_tokenizer(template), ["", "1", "  "], 10, "head")

@@ -21,7 +21,7 @@ from minitext.evaluation.predictor import Predictor
 from minitext.models.static import LogisticRegression, MeanEncoder, StaticClassifier
 
 TEXT = "So GOOD, the film; unheard-of! The film..."
-TOKEN_KINDS = ("scratch", "n-grams", "binary n-grams", "n-grams with special tokens", "BERT")
+TOKEN_KINDS = ("scratch", "n-grams", "binary n-grams", "n-grams with special tokens", "BERT", "BERT with windows")
 
 
 def logit_margin(predictor: Predictor, text: str, target: int) -> float:
@@ -48,7 +48,7 @@ def test_contributions_sum_to_the_change_from_the_baseline(kind: str, classes: i
     for target in range(classes):
         found = explain(predictor, TEXT, target)
         missing = sum(word.contribution for word in found.words) - (found.margin - found.baseline_margin)
-        limit = MAX_ERROR if kind == "BERT" else 1e-9  # exact, in float64
+        limit = MAX_ERROR if kind.startswith("BERT") else 1e-9  # exact, in float64
         assert abs(missing) < limit * max(abs(found.margin - found.baseline_margin), 0.1)
         assert sum(abs(word.contribution) for word in found.words) > 0.1  # the case is not trivial
         assert found.completeness_error < limit
@@ -211,6 +211,21 @@ def test_head_and_tail_contribute_as_in_the_text_of_both():
     long = by_word(explain(bert_predictor(max_length=6, truncate="head+tail"), "good bad so the film .", 1))
     both = by_word(explain(bert_predictor(max_length=6), "good the film .", 1))
     assert {word: value for word, value in long.items() if word in both} == pytest.approx(both, abs=1e-6)  # float32
+
+
+def test_words_of_all_windows_contribute_the_mean_of_what_they_contribute_to_each():
+    windows = ["good bad so the film", "film . so bad good", "good film"]  # of five tokens, the first one repeated
+    found = explain(bert_predictor(max_length=7, windows=True), "good bad so the film . so bad good film", 1)
+    alone = [explain(bert_predictor(), window, 1) for window in windows]
+    expected = [0.0] * 10
+    for start, part in zip((0, 4, 8), alone, strict=True):
+        for place, word in enumerate(part.words, start):
+            expected[place] += word.contribution / 3
+    assert all(word.seen for word in found.words)
+    # each is integrated with as many points as its own error needs
+    assert [word.contribution for word in found.words] == pytest.approx(expected, abs=0.02)
+    assert found.margin == pytest.approx(sum(part.margin for part in alone) / 3, abs=1e-5)  # float32
+    assert found.baseline_margin == pytest.approx(sum(part.baseline_margin for part in alone) / 3, abs=1e-5)
 
 
 @pytest.mark.parametrize("make", [scratch_predictor, bert_predictor])

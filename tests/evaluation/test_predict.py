@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minitext.data.batching import Batch, PackCollator
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
+from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities, validation_metrics
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training.distributed import Distributed
 
@@ -69,6 +69,22 @@ class Threads(Distributed):
         return value
 
 
+class WindowEcho(Echo):
+    """The logits of a text are those of its first window."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return super().forward(batch)[batch.windows.cumsum(0) - batch.windows]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_texts_of_several_windows_get_their_own_logits_from_batches_of_bounded_size(batch_size: int):
+    data, model = numbered(LENGTHS), WindowEcho()
+    data = dataclasses.replace(data, data=data.data._replace(window=4))
+    found = predict_logits(model, data, batch_size, CPU, torch.float32)
+    assert found.tolist() == [[index, min(length, 4), 1] for index, length in enumerate(LENGTHS)]
+    assert all(len(batch.indices) == 1 or len(batch.ids) <= 4 * batch_size for batch in model.batches)
+
+
 def predict_in_threads(processes: int, data: PackCollator, batch_size: int) -> tuple[list[Tensor], list[int]]:
     """The logits that each process returns, and the number of texts that it computed."""
     barrier, values, models = Barrier(processes, timeout=20), [], [Echo() for _ in range(processes)]
@@ -93,7 +109,7 @@ def test_logits_are_in_the_order_of_the_texts(batch_size: int):
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 64])
 def test_the_batch_size_does_not_change_the_logits(batch_size: int):
     torch.manual_seed(0)
-    data, model = numbered(LENGTHS), EmbeddingBagClassifier(11, 2, NetworkConfig(8, 8)).eval()
+    data, model = numbered(LENGTHS), EmbeddingBagClassifier(11, 2, NetworkConfig(8, 8, ngrams=1)).eval()
     alone = torch.cat([model(data([index])) for index in range(11)]).detach()
     assert (predict_logits(model, data, batch_size, CPU, torch.float32) - alone).abs().max() < 1e-6  # float32
 
@@ -189,6 +205,19 @@ def test_scores_by_hand():
     assert scores["macro_f1"] == pytest.approx(2 / 3)  # both classes: precision and recall 1 and 1/2, in either order
     e = math.e
     assert scores["loss"] == pytest.approx((math.log(2) + math.log(1 + 1 / e) + math.log(1 + e)) / 3)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_calibrated_loss_does_not_depend_on_the_scale_of_the_logits(scale: float):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 3, generator=generator)
+    labels = (logits + torch.randn(50, 3, generator=generator)).argmax(dim=1)
+    scores = validation_metrics(logits, labels), validation_metrics(scale * logits, labels)
+    # 1e-5: scaling rounds the float32 logits
+    assert scores[1]["calibrated_loss"] == pytest.approx(scores[0]["calibrated_loss"], rel=1e-5)
+    assert scores[0]["calibrated_loss"] < min(
+        classification_metrics(factor * logits, labels)["loss"] for factor in (0.2, 5)
+    )
 
 
 def test_a_small_loss_is_not_rounded_to_zero():

@@ -94,6 +94,36 @@ def test_finetuned_run_predicts_its_model_on_the_truncated_text(tmp_path, trunca
     assert np.abs(found[0] - found[1]).max() > 1e-3  # the texts differ
 
 
+def test_finetuned_run_with_windows_predicts_the_mean_of_their_logits(tmp_path):
+    save_finetuned(tmp_path / "run", windows=True)
+    save_finetuned(tmp_path / "plain")
+    predictor, plain = Predictor.load(tmp_path / "run"), Predictor.load(tmp_path / "plain")
+    # four tokens and [CLS] and [SEP]; a window begins with the last token of the one before it
+    windows = ["good good good bad", "bad so bad so", "so good"]
+    found = predictor.predict_logits(["good good good bad so bad so good", "good bad"])
+    expected = torch.stack([plain.predict_logits(windows).mean(dim=0), plain.predict_logits(["good bad"])[0]])
+    assert (found - expected).abs().max() < 1e-6  # float32
+    assert (found[0] - plain.predict_logits(windows[:1])[0]).abs().max() > 1e-3  # the case tells
+
+
+def test_finetuned_run_of_a_version_without_windows_is_loaded(tmp_path):
+    save_finetuned(tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["minitext"]
+    expected = Predictor.load(tmp_path / "run").predict_logits(["good " * 9])
+    del settings["windows"]
+    change_json(tmp_path / "run" / "config.json", minitext=settings)
+    assert torch.equal(Predictor.load(tmp_path / "run").predict_logits(["good " * 9]), expected)
+
+
+@pytest.mark.parametrize("windows", ["yes", 1, None, []])
+def test_windows_must_be_true_or_false(tmp_path, windows: object):
+    save_finetuned(tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["minitext"]
+    change_json(tmp_path / "run" / "config.json", minitext=settings | {"windows": windows})
+    with pytest.raises(UserError, match=r"corrupt \(config.json, windows: expected true or false, found"):
+        Predictor.load(tmp_path / "run")
+
+
 # Loading
 
 

@@ -150,7 +150,7 @@ class RealLengths:
     """The lengths of texts: the plan of a run needs their values."""
 
     def __init__(self, data: TokenizedTexts) -> None:
-        self.offsets, self.values = data.offsets, data.lengths().numpy()
+        self.offsets, self.window, self.values = data.offsets, data.window, data.lengths().numpy()
 
     def lengths(self) -> "RealLengths":
         return self

@@ -66,13 +66,14 @@ def masked_lm(family: str = "bert") -> nn.Module:
 
 
 def scratch(**settings: object) -> nn.Module:
-    return EmbeddingBagClassifier(500, 2, NetworkConfig(embedding_dim=8, hidden_size=8, buckets=100, **settings))
+    return EmbeddingBagClassifier(500, 2, NetworkConfig(8, 8, **({"ngrams": 1, "buckets": 100} | settings)))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "frozen layers": frozen,
     "gradient checkpointing": checkpointed,
     "heads of width 10": lambda: classifier(hidden_size=20),
+    "windows": lambda: classifier(),
     "attention dropout": lambda: classifier(attention_probs_dropout_prob=0.1),
     "scratch": scratch,
     "scratch with n-grams": lambda: scratch(ngrams=2, binary_counts=True),
@@ -101,6 +102,7 @@ def collator(name: str) -> FakeCollator:
     if isinstance(model, BertMaskedLM):
         return FakeCollator(MLMCollator(tokens, 0, 3, (0, 1, 2, 3), 400))
     tokens = model.features(tokens) if isinstance(model, EmbeddingBagClassifier) else tokens
+    tokens = tokens._replace(window=20 if name == "windows" else None)
     return FakeCollator(PackCollator(tokens, torch.zeros(NUM_TEXTS, dtype=torch.int64)))
 
 
@@ -144,7 +146,7 @@ def test_an_update_waits_once_and_its_gradients_are_float32(on_fake_cuda, name: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["bert", "masked LM of bert"])  # fake sparse gradients cannot be added up
+@pytest.mark.parametrize("name", ["bert", "windows", "masked LM of bert"])  # fake sparse gradients cannot be added up
 def test_an_update_from_micro_batches_waits_once(on_fake_cuda, name: str, dtype: torch.dtype):
     assert on_fake_cuda(count_update, name, dtype, 2).waits == ["tolist"]
 

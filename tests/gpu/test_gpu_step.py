@@ -20,7 +20,7 @@ MAX_LAUNCHES = 900  # of an update of BERT-base in bfloat16, not compiled
 def network(device: torch.device, **changes) -> EmbeddingBagClassifier:
     """A small model with a sparse embedding; the same weights on every device."""
     torch.manual_seed(0)
-    return EmbeddingBagClassifier(VOCAB_SIZE, 3, NetworkConfig(8, 8, dropout=0.0), **changes).to(device)
+    return EmbeddingBagClassifier(VOCAB_SIZE, 3, NetworkConfig(8, 8, dropout=0.0, ngrams=1), **changes).to(device)
 
 
 def copies(optimizers: list) -> list[torch.Tensor]:

@@ -132,6 +132,58 @@ def test_a_text_may_fill_the_position_table_to_its_last_row():
     assert BertClassifier(changes, 2)(pack(TEXTS[0])).isfinite().all()
 
 
+# Windows of two tokens: three, one, two and one of TEXTS
+WINDOWS = [[1, 2], [3, 3], [9], [3], [4, 5], [6], [7, 8]]
+WINDOWS_OF_TEXTS = [slice(0, 3), slice(3, 4), slice(4, 6), slice(6, 7)]
+
+
+def mean_of_windows(model: BertClassifier) -> Tensor:
+    """`(B, C)` logits by a loop over the windows of TEXTS, each a batch of its own."""
+    alone = torch.cat([model(pack(window)) for window in WINDOWS])
+    return torch.stack([alone[windows].mean(dim=0) for windows in WINDOWS_OF_TEXTS])
+
+
+@each_family
+def test_the_logits_of_a_text_are_the_mean_of_those_of_its_windows(changes: dict):
+    model = classifier(**changes).double()
+    found = model(pack(*TEXTS, window=2))
+    torch.testing.assert_close(found, mean_of_windows(model), rtol=0, atol=1e-12)  # float64 of values near 1
+    assert (found - model(pack(*TEXTS))).abs().max() > 1e-2  # the case tells
+
+
+@each_family
+def test_the_gradient_of_windows_is_that_of_a_loop_over_them(changes: dict):
+    model = classifier(**changes).double()
+    expected = gradients(model, weighted(mean_of_windows(model)))
+    for checkpointing in (False, True):
+        model.encoder.checkpointing = checkpointing
+        found = gradients(model.train(), weighted(model(pack(*TEXTS, window=2))))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)  # float64 of values near 100
+
+
+@pytest.mark.parametrize("window", [5, 6, 99])
+def test_texts_of_one_window_have_the_bits_of_texts_without_windows(window: int):
+    model = classifier()
+    plain, windows = model(pack(*TEXTS)), model(pack(*TEXTS, window=window))
+    assert torch.equal(plain, windows)
+    expected, found = (gradients(model, weighted(logits)) for logits in (plain, windows))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_other_texts_and_their_order_do_not_change_the_logits_of_windows():
+    model = classifier().double()
+    together = model(pack(*TEXTS, window=2))
+    alone = torch.cat([model(pack(text, window=2)) for text in TEXTS])
+    reverse = model(pack(*reversed(TEXTS), window=2)).flip(0)
+    for other in (alone, reverse):
+        torch.testing.assert_close(together, other, rtol=0, atol=1e-12)  # float64 of values near 1
+
+
+def test_a_text_of_several_windows_may_be_longer_than_the_position_table():
+    model = classifier(max_positions=7, first_position=2)
+    assert model(pack(list(range(23)), [5], window=5)).isfinite().all()
+
+
 def test_dropout_acts_in_training_only():
     model = classifier(dropout=0.5)
     assert torch.equal(model(pack(*TEXTS)), model(pack(*TEXTS)))

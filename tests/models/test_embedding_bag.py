@@ -8,7 +8,7 @@ from packed_batches import tokenized
 from torch import Tensor
 
 from minitext.data.batching import PackCollator
-from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
+from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig, fill_buckets
 from minitext.utils.errors import UserError
 
 SMALL = NetworkConfig(embedding_dim=4, hidden_size=5, dropout=0.5, ngrams=1, buckets=1000)
@@ -120,6 +120,23 @@ def test_a_saved_network_gives_the_same_logits(tmp_path, kind: dict):
     loaded = EmbeddingBagClassifier.load(tmp_path).eval()
     texts = [1, 2, 3, 3], [], [4]
     assert torch.equal(logits(loaded, *texts), logits(model, *texts))
+
+
+@pytest.mark.parametrize(
+    ("ngrams", "num_tokens", "buckets"),
+    [
+        (2, 5000, 8192),
+        (2, 8192, 8192),
+        (2, 8193, 16384),
+        (3, 5000, 16384),
+        (2, 0, 1024),
+        (1, 5000, 1024),
+        (2, 10**8, 1 << 20),
+    ],
+)
+def test_without_a_number_of_buckets_there_are_as_many_as_ngrams(ngrams: int, num_tokens: int, buckets: int):
+    assert fill_buckets(NetworkConfig(ngrams=ngrams), num_tokens).buckets == buckets
+    assert fill_buckets(NetworkConfig(ngrams=ngrams, buckets=7), num_tokens).buckets == 7
 
 
 @pytest.mark.parametrize(

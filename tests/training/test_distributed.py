@@ -19,7 +19,7 @@ from torch import Tensor
 from training_factories import CPU, VOCAB_SIZE, random_texts, same_bits
 
 from minitext.data.batching import PackCollator
-from minitext.evaluation.predict import classification_metrics, predict_logits
+from minitext.evaluation.predict import predict_logits, validation_metrics
 from minitext.models.bert import BertClassifier, BertConfig
 from minitext.training import loop
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed, refuse_torchrun, world_size
@@ -43,14 +43,15 @@ CASES = {  # of 23 texts: settings of the loop, and of the model
     "frozen": (ODD, {"freeze": True}),
     "checkpointing": (replace(ODD, micro_batch_size=2), {"checkpointing": True}),
     "layer decay": (ODD, {"layer_lr_decay": 0.5}),
+    "windows": (replace(BASE, batch_size=7, micro_batch_size=2), {"window": 3}),
 }
 EVALUATIONS = {"two batches each": (23, 6), "one has more": (11, 4), "one has none": (3, 4), "a single text": (1, 4)}
 
 
-def texts(count: int, seed: int = 0) -> PackCollator:
+def texts(count: int, seed: int = 0, window: int | None = None) -> PackCollator:
     """Texts of three classes, the first of which occurs in half of them."""
     data = random_texts(count, num_classes=5, seed=seed)
-    return replace(data, labels=(data.labels - 2).clamp_min(0))
+    return replace(data, data=data.data._replace(window=window), labels=(data.labels - 2).clamp_min(0))
 
 
 def network(dropout: float = 0.0, freeze: bool = False, checkpointing: bool = False) -> BertClassifier:
@@ -69,14 +70,15 @@ def network(dropout: float = 0.0, freeze: bool = False, checkpointing: bool = Fa
 def train(case: str, folder: Path, distributed: Distributed, model: BertClassifier | None = None) -> dict[str, Tensor]:
     """The weights after the run of a case."""
     config, settings = CASES[case]
-    model = model or network(**{name: value for name, value in settings.items() if name != "layer_lr_decay"})
-    data, valid = texts(23), texts(9, seed=1)
+    others = ("layer_lr_decay", "window")
+    model = model or network(**{name: value for name, value in settings.items() if name not in others})
+    data, valid = (texts(*sizes, window=settings.get("window")) for sizes in ((23, 0), (9, 1)))
     if distributed.rank == 0:
         folder.mkdir(exist_ok=True)
 
     def evaluate() -> dict[str, float]:
         logits = predict_logits(model, valid, config.batch_size, CPU, torch.float32, distributed=distributed)
-        return classification_metrics(logits, valid.labels)
+        return validation_metrics(logits, valid.labels)
 
     fit(
         model, data, evaluate, config, seed=0, device=CPU, dtype=torch.float32,

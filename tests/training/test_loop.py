@@ -15,7 +15,7 @@ from training_factories import CPU, batch_of, evaluator, network, random_texts, 
 from minitext.data.batching import PackCollator, epoch_batches
 from minitext.training import loop
 from minitext.training.checkpoint import TrainState
-from minitext.training.loop import TrainConfig, class_weights_of, fit, plan_steps
+from minitext.training.loop import TrainConfig, class_weights_of, fill_epochs, fit, plan_steps
 from minitext.training.optim import lr_factor
 from minitext.training.step import StepResult
 from minitext.utils.errors import UserError
@@ -203,7 +203,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
     model = network()
     with pytest.raises(UserError, match="epoch 1: the validation loss is nan; lower --lr"):
         fit(
-            model, random_texts(10), lambda: {"loss": math.nan, "accuracy": 0.5}, SMALL,
+            model, random_texts(10), lambda: {"loss": math.nan, "calibrated_loss": math.nan}, SMALL,
             seed=0, device=CPU, dtype=torch.float32, run_dir=tmp_path, class_weights=torch.ones(2), quiet=True,
         )  # fmt: skip
 
@@ -211,20 +211,30 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
 # Evaluations and the best weights
 
 
-@pytest.mark.parametrize("select_by", ["accuracy", "macro_f1", "loss"])
+@pytest.mark.parametrize("select_by", ["accuracy", "macro_f1", "loss", "calibrated_loss"])
 def test_the_weights_of_the_best_evaluation_are_returned(tmp_path, select_by: str):
     data = random_texts(12, seed=3)
     config = dataclasses.replace(SMALL, epochs=6, select_by=select_by)
     model, state = train(tmp_path, config, data, opposite(data))
-    sign = -1 if select_by == "loss" else 1
+    sign = -1 if select_by.endswith("loss") else 1
     scores = [sign * row["valid"][select_by] for row in evaluations_of(tmp_path)]
     assert max(scores) > scores[-1] + 0.05  # the last evaluation is clearly worse
     assert state.best_epoch == scores.index(max(scores)) + 1
     assert sign * validate(model, opposite(data))[select_by] == max(scores) == state.best_score
 
 
+@pytest.mark.parametrize(
+    ("num_texts", "updates", "epochs"),
+    [(64, 10, 10), (640, 30, 3), (640, 31, 4), (6400, 10, 3), (64, 21, 20), (1, 10, 20)],
+)
+def test_without_a_number_of_epochs_there_are_enough_for_the_updates(num_texts: int, updates: int, epochs: int):
+    config = TrainConfig(batch_size=64)
+    assert fill_epochs(config, num_texts, updates, least=3, most=20).epochs == epochs
+    assert fill_epochs(dataclasses.replace(config, epochs=99), num_texts, updates, least=3, most=20).epochs == 99
+
+
 def test_of_equal_evaluations_the_first_is_the_best(tmp_path):
-    train(tmp_path, dataclasses.replace(SMALL, epochs=30), random_texts(8))
+    train(tmp_path, dataclasses.replace(SMALL, epochs=30, select_by="accuracy"), random_texts(8))
     rows = evaluations_of(tmp_path)
     assert rows[-1]["valid"]["accuracy"] == rows[-2]["valid"]["accuracy"]
     best = -1.0
@@ -295,7 +305,7 @@ def test_the_row_of_an_evaluation_holds_the_means_over_the_texts_of_the_epoch(tm
         assert row["train"]["loss"] == pytest.approx(np.dot(losses, sizes) / 10)
         assert row["train"]["accuracy"] * 10 == pytest.approx(round(row["train"]["accuracy"] * 10))
         assert set(row) == {"epoch", "update", "train", "valid", "best"}
-        assert set(row["valid"]) == {"loss", "accuracy", "macro_f1"}
+        assert set(row["valid"]) == {"loss", "calibrated_loss", "accuracy", "macro_f1"}
 
 
 def test_each_evaluation_is_logged_in_one_line(tmp_path):

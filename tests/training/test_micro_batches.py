@@ -1,5 +1,7 @@
 """Micro-batches cover each update once, and an update is tried again in halves when memory runs out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,41 @@ def test_micro_batches_keep_the_order_of_the_texts(max_texts: int):
     parts = next(iter(MicroBatches(DATA, [np.arange(7)], [0], max_texts, CPU, SINGLE)))
     assert torch.cat([part.indices for part in parts]).tolist() == list(range(7))
     assert max(len(part.lengths) for part in parts) <= max_texts and len(parts) == -(-7 // max_texts)
+
+
+WINDOWED = replace(DATA, data=DATA.data._replace(window=2))  # texts of 1 to 6 tokens: of up to three windows
+
+
+@pytest.mark.parametrize("max_texts", [1, 2, 5, 12])
+def test_a_micro_batch_has_no_more_tokens_than_as_many_texts_of_one_window(max_texts: int):
+    lengths = DATA.data.lengths()
+    (parts,) = MicroBatches(WINDOWED, [np.arange(12)], [0], max_texts, CPU, SINGLE)
+    assert torch.cat([part.indices for part in parts]).tolist() == list(range(12))
+    for part in parts:
+        assert len(part.indices) <= max_texts
+        assert len(part.indices) == 1 or len(part.ids) <= 2 * max_texts
+        assert part.windows.tolist() == (-(-lengths[part.indices] // 2)).tolist()
+
+
+def test_texts_of_several_windows_are_split_between_texts_when_memory_runs_out():
+    text_counts, token_counts = [], []
+
+    def step(parts: list[Batch]) -> None:
+        text_counts.append([len(part.indices) for part in parts])
+        token_counts[:] = [len(part.ids) for part in parts]
+        if max(token_counts) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    batches = MicroBatches(WINDOWED, [np.arange(12)], [0], 12, CPU, SINGLE)
+    batches.run(step, [batch_of(WINDOWED)], lambda line: None)
+    assert text_counts == [[12], [6, 6], [3] * 4, [1] * 12]
+    assert token_counts == DATA.data.lengths().tolist()
+
+
+def test_windows_of_one_text_too_large_for_the_memory_are_refused_with_the_remedy():
+    batches = MicroBatches(WINDOWED, STEPS, [0, 0, 1], 4, CPU, SINGLE)
+    with pytest.raises(UserError, match="with 1 texts per forward pass; pass --gradient-checkpointing or drop --wind"):
+        batches.run(step_of(LimitedMemory(0)), [batch_of(WINDOWED, range(4))], lambda line: None)
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits():

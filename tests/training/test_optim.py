@@ -33,7 +33,7 @@ class Tied(nn.Module):
 
 
 def embedding_bag() -> EmbeddingBagClassifier:
-    return EmbeddingBagClassifier(10, 3, NetworkConfig(embedding_dim=4, hidden_size=4))
+    return EmbeddingBagClassifier(10, 3, NetworkConfig(embedding_dim=4, hidden_size=4, ngrams=1))
 
 
 def ids_of(optimizer: torch.optim.Optimizer) -> list[int]:

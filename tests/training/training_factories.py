@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from minitext.data.batching import Batch, PackCollator
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.evaluation.predict import classification_metrics, predict_logits
+from minitext.evaluation.predict import predict_logits, validation_metrics
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def random_texts(count: int, num_classes: int = 2, seed: int = 0) -> PackCollato
 def network(num_classes: int = 2, dropout: float = 0.0, seed: int = 0) -> EmbeddingBagClassifier:
     """A small model with a sparse embedding; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    config = NetworkConfig(embedding_dim=8, hidden_size=8, dropout=dropout)
+    config = NetworkConfig(embedding_dim=8, hidden_size=8, dropout=dropout, ngrams=1)
     return EmbeddingBagClassifier(VOCAB_SIZE, num_classes, config)
 
 
@@ -42,7 +42,7 @@ def batch_of(data: PackCollator, indices: Sequence[int] | None = None) -> Batch:
 
 def validate(model: nn.Module, data: PackCollator, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """The scores of `model` on `data`."""
-    return classification_metrics(predict_logits(model, data, 4, CPU, dtype), data.labels)
+    return validation_metrics(predict_logits(model, data, 4, CPU, dtype), data.labels)
 
 
 def evaluator(model: nn.Module, data: PackCollator) -> Callable[[], dict[str, float]]:
