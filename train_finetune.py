@@ -183,7 +183,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
     cut = {name: getattr(config.model, name) for name in ("max_length", "truncate", "windows")}
-    tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
+    with notes.phase("tokenizing"):
+        tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
