@@ -35,12 +35,13 @@ from minitext.data.tokenizer import (
 from minitext.data.windows import describe_windows
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import predict_logits, probabilities, validation_metrics
-from minitext.evaluation.predictor import format_prediction
+from minitext.evaluation.predictor import TOP, format_prediction
 from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
 from minitext.models.hf_tokenizer import load_hub_tokenizer
 from minitext.models.hub import fetch_checkpoint, open_repository, push
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
@@ -171,7 +172,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     run, checkpoint = open_run(config) if is_main else (None, None)
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
-    splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
+    with notes.phase(f"reading {config.data.data}"):
+        splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
     distributed.require_same(splits.summary(), config.data.data)
@@ -185,7 +187,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     config = replace(config, model=fill_max_length(config.model, model.config.max_length, notes))
     start = time.perf_counter()
     cut = {name: getattr(config.model, name) for name in ("max_length", "truncate", "windows")}
-    tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
+    with notes.phase("tokenizing"):
+        tokens = [encode(tokenizer, part.texts, quiet=quiet, **cut) for part in splits]
     encoding_seconds = time.perf_counter() - start
     note_tokens(tokenizer, tokens, notes)
     train, valid, test = map(PackCollator, tokens, [torch.from_numpy(part.labels) for part in splits])
@@ -219,7 +222,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
-    logits = [predict(part) for part in (train, valid, test)]
+    with notes.phase("predicting all parts"):
+        logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
     if is_main:
         temperature = fit_temperature(valid.labels, logits[1])
@@ -242,7 +246,7 @@ def open_run(config: Config) -> tuple[RunDir, Path]:
 
 def show_results(run: RunDir, test: Dataset, example: np.ndarray, scores: dict, notes: Notes) -> None:
     """Print the probabilities of one test text and the scores."""
-    notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist())}")
+    notes.print(f"\n{format_prediction(test.texts[0], test.class_names, example.tolist(), top=TOP)}")
     notes.print(f"  label: {test.class_names[test.labels[0]]}")
     notes.print(f"\n{run.out}/report.md\n{text_table(score_rows(scores))}")
 

@@ -32,7 +32,8 @@ from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import predict_logits, validation_metrics
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig, fill_buckets
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
@@ -119,12 +120,15 @@ def train_one_seed(config: Config) -> None:
         locate_word_vectors(config.init.vectors)  # a wrong path fails before the data are read
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
-    splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
+    with notes.phase(f"reading {config.data.data}"):
+        splits, duplicates = check_duplicates(load_dataset(config.data, seed), config.data.drop_duplicates)
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
     start = time.perf_counter()
-    tokenizer = build_tokenizer(config.tokens, splits.train, run)
-    tokens = [encode(tokenizer, part.texts, config.tokens.max_length, config.tokens.truncate, quiet) for part in splits]
+    with notes.phase("tokenizing"):
+        tokenizer = build_tokenizer(config.tokens, splits.train, run)
+        length, truncate = config.tokens.max_length, config.tokens.truncate
+        tokens = [encode(tokenizer, part.texts, length, truncate, quiet) for part in splits]
     notes.add("tokens", f"{tokenizer.get_vocab_size():,} word pieces; {describe_tokens(tokens)}")
 
     # Model: initialized after seeding, so that one seed gives one set of weights.
@@ -162,7 +166,8 @@ def train_one_seed(config: Config) -> None:
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.
     start = time.perf_counter()
-    logits = [predict(part) for part in (train, valid, test)]
+    with notes.phase("predicting all parts"):
+        logits = [predict(part) for part in (train, valid, test)]
     cost = Cost(parameters, state.seconds, encoding_seconds + time.perf_counter() - start, sum(map(len, splits)))
     temperature = fit_temperature(valid.labels, logits[1])
     fold_temperature(model.output, temperature)

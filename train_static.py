@@ -21,7 +21,8 @@ from minitext.data.words import distinct_words
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
 from minitext.evaluation.predict import classification_metrics
 from minitext.models.static import EncodedTexts, MeanEncoder, StaticClassifier, fit_sif, time_encoding
-from minitext.reporting.report import finish_run, score_rows, text_table
+from minitext.reporting.formats import text_table
+from minitext.reporting.report import finish_run, score_rows
 from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training.distributed import refuse_torchrun
 from minitext.training.fit_static import FitResult, LogisticConfig, MLPConfig, SelectionConfig, fit_logistic, fit_mlp
@@ -86,7 +87,8 @@ def train_one_seed(config: Config) -> None:
     locate_word_vectors(config.vectors.vectors)  # a wrong path fails before the data are read
 
     # Data: training, validation and test texts. Test texts are scored once, at the end.
-    splits, duplicates = check_duplicates(load_dataset(config.data, config.run.seed), config.data.drop_duplicates)
+    with notes.phase(f"reading {config.data.data}"):
+        splits, duplicates = check_duplicates(load_dataset(config.data, config.run.seed), config.data.drop_duplicates)
     num_classes = len(splits.train.class_names)
     notes.add("data", f"{config.data.data}; {describe_splits(splits)}")
     notes.add("duplicates across splits", duplicates)
@@ -120,7 +122,8 @@ def train_one_seed(config: Config) -> None:
 def build_encoder(config: VectorConfig, splits: Splits, notes: Notes) -> MeanEncoder:
     """An encoder with the vectors of the words that occur in the texts."""
     words = distinct_words(text for part in splits for text in part.texts)
-    vectors = load_word_vectors(config.vectors, words)
+    with notes.phase(f"reading the vectors of {len(words):,} words"):
+        vectors = load_word_vectors(config.vectors, words)
     if not vectors.words:
         problem = f"none of the {len(words):,} distinct words of the texts has a vector"
         raise UserError(f"--vectors {config.vectors}: {problem}; give vectors of the language of the texts")
@@ -134,7 +137,8 @@ def build_encoder(config: VectorConfig, splits: Splits, notes: Notes) -> MeanEnc
 
 def encode_splits(encoder: MeanEncoder, splits: Splits, notes: Notes) -> list[EncodedTexts]:
     """Vectors and labels of the three parts."""
-    encodings = [encoder.encode(part.texts) for part in splits]
+    with notes.phase("encoding"):
+        encodings = [encoder.encode(part.texts) for part in splits]
     shares = [encoding.num_known / max(encoding.num_words, 1) for encoding in encodings]
     coverage = ", ".join(f"{name} {share:.1%}" for name, share in zip(Splits._fields, shares, strict=True))
     notes.add("vocabulary coverage", coverage)

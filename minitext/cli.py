@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from minitext.data.readers import TextRow, line_rows, stream_texts
 from minitext.data.word_vectors import load_word_vectors
 from minitext.evaluation.attribution import explain
 from minitext.evaluation.predict_file import PredictConfig, predict_file
-from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
+from minitext.evaluation.predictor import TOP, Predictor, format_prediction, json_prediction
 from minitext.pretraining import mlm
 from minitext.pretraining.glove import GloveConfig, train_vectors
 from minitext.reporting import evaluate
@@ -27,9 +28,9 @@ from minitext.utils.config import add_group, fill
 from minitext.utils.errors import UserError, exit_status
 from minitext.utils.io import check_output, lock_output, write_text
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE, log
+from minitext.utils.run_dir import METRICS_FILE, Notes, log
 from minitext.utils.run_folders import is_complete
-from minitext.utils.terminal import printable
+from minitext.utils.terminal import list_names, printable
 
 CHUNK = 256  # texts predicted at once
 Handler = Callable[[argparse.Namespace], None]
@@ -38,6 +39,8 @@ Handler = Callable[[argparse.Namespace], None]
 def predict(arguments: argparse.Namespace) -> None:
     """Predict class probabilities of the given texts, of the rows of --input, or of the lines of stdin."""
     config = fill(PredictConfig, arguments)
+    if arguments.json and config.top is not None:
+        raise UserError("--top is for predictions that are not --json, which have all classes; drop one of them")
     if arguments.texts and config.input:
         raise UserError(f"--input {config.input}: pass texts or --input, not both")
     if config.output:
@@ -57,12 +60,15 @@ def predict(arguments: argparse.Namespace) -> None:
             rows = line_rows(arguments.texts)
         else:
             rows = stream_texts(Path("standard input"), sys.stdin.buffer, table_format=config.table_format())
-        print_predictions(predictor, rows, config.threshold, arguments.json)
+        top = TOP if config.top is None and sys.stdout.isatty() else config.top
+        format_text = json_prediction if arguments.json else partial(format_prediction, top=top)
+        print_predictions(predictor, rows, config.threshold, format_text, arguments.json)
 
 
-def print_predictions(predictor: Predictor, rows: Iterator[TextRow], threshold: float, as_json: bool) -> None:
+def print_predictions(
+    predictor: Predictor, rows: Iterator[TextRow], threshold: float, format_text: Callable[..., str], as_json: bool
+) -> None:
     """Print the prediction of each row, or its note if it has no text."""
-    format_text = json_prediction if as_json else format_prediction
     while chunk := list(islice(rows, CHUNK)):
         for row, values in zip(chunk, predictor.predict_proba([row.text for row in chunk]).tolist(), strict=True):
             line = format_text(row.text, predictor.class_names, values, threshold)
@@ -78,7 +84,7 @@ def explain_texts(arguments: argparse.Namespace) -> None:
     predictor = Predictor.load(arguments.run, arguments.device)
     names, name = predictor.class_names, arguments.target
     if name is not None and name not in names:
-        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {', '.join(names)}")
+        raise UserError(f"--class {name}: not a class of {arguments.run}; pass one of {list_names(names)}")
     target = None if name is None else names.index(name)
     if arguments.json:
         use_utf8()
@@ -110,12 +116,13 @@ def compare(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out)
     check_output("--out", out, arguments.overwrite, arguments.runs)
-    if over_seeds := paired_seeds.compare_seeds(arguments.runs):
-        text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
-    else:
-        compared = comparison.compare(arguments.runs, arguments.device)
-        text, page = comparison.show_comparison(compared), html.page(compared)
-    log(text)
+    with Notes().phase("comparing runs and drawing the page"):
+        if over_seeds := paired_seeds.compare_seeds(arguments.runs):
+            text, page = paired_seeds.show_seeds(over_seeds), html.seeds_page(over_seeds)
+        else:
+            compared = comparison.compare(arguments.runs, arguments.device)
+            text, page = comparison.show_comparison(compared), html.page(compared)
+    log(f"\n{text}")
     with lock_output(out):
         write_text(out, page)
     log(f"\npage: {out}")
@@ -128,7 +135,8 @@ def plot(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.run)
     if not (folder / "scores.json").exists() and is_complete(folder, METRICS_FILE):  # of `minitext pretrain`
         draw_curves(folder)
-    else:
+        return
+    with Notes().phase("drawing figures"):
         draw(folder)
 
 
@@ -136,7 +144,8 @@ def report(arguments: argparse.Namespace) -> None:
     """Write the report of a finished run again, from its saved numbers."""
     folder = Path(arguments.run)
     run, notes = read_run(folder), read_notes(folder)
-    with corrupt(folder):  # the report also shows scores that `read_run` does not check
+    # the report also shows scores that `read_run` does not check
+    with Notes().phase("writing the report"), corrupt(folder):
         write_report(folder, run.name, notes)
 
 

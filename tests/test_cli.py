@@ -139,6 +139,36 @@ def test_threshold_applies_to_printed_predictions(run_cli, folder):
     ]
 
 
+@pytest.fixture
+def five_classes(tmp_path) -> Path:
+    folder = tmp_path / "five"
+    folder.mkdir()
+    static_predictor(5).model.save(folder)
+    (folder / "scores.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "options", "shown"),
+    [(True, (), 4), (False, (), 5), (True, ("--top", "5"), 5), (True, ("--top", "1"), 2), (False, ("--top", "2"), 3)],
+)
+def test_a_terminal_shows_the_three_most_probable_classes_and_a_pipe_all(
+    run_cli, monkeypatch, five_classes, is_terminal: bool, options: tuple[str, ...], shown: int
+):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    _, out, _ = run_cli("predict", five_classes, "good film", *options)
+    lines = out.splitlines()[1:]
+    assert len(lines) == shown
+    assert ("other class" in lines[-1]) == (shown not in (5,))
+    assert sum(line.startswith("  >") for line in lines) == 1
+
+
+def test_json_has_all_classes_on_a_terminal(run_cli, monkeypatch, five_classes):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    _, out, _ = run_cli("predict", five_classes, "good film", "--json")
+    assert len(json.loads(out)["probabilities"]) == 5
+
+
 def test_each_line_of_stdin_is_a_text(run_cli, folder):
     _, out, _ = run_cli("predict", folder, "--json", stdin=b"good\nbad\n")
     assert classes(out) == ["pos", "neg"]
@@ -205,6 +235,9 @@ REFUSED = {
     "texts and an input": (["good", "--input", "{}/in.csv"], "not both"),
     "resume without an output": (["good", "--resume"], "need --output"),
     "JSON into a file": (["--input", "{}/in.csv", "--output", "{}/out.csv", "--json"], "pass an --output that ends in"),
+    "top of a file": (["--input", "{}/in.csv", "--output", "{}/out.csv", "--top", "3"], "--top is for printed"),
+    "top of JSON": (["good", "--json", "--top", "3"], "--top is for predictions that are not --json"),
+    "no top class": (["good", "--top", "0"], "--top must be at least 1 (got 0)"),
     "text column without a file": (["good", "--text-column", "text"], "--text-column needs --input"),
     "unknown device": (["good", "--device", "abacus"], "--device abacus"),
 }

@@ -15,8 +15,8 @@ from minitext.data.readers import Row, read_rows
 from minitext.data.tables import TableFormat
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
+from minitext.utils.terminal import list_names
 
-MAX_SHOWN = 20  # class names in the message of an error
 SOURCES = "sample, imdb, a .csv, .tsv, .jsonl or fastText file (or .gz), a folder, or the IMDB .tar.gz"
 
 
@@ -144,7 +144,7 @@ def load_dataset(config: DataConfig | str, seed: int = 0) -> Splits:
 def describe_splits(splits: Splits) -> str:
     """Format the sizes and classes as `train 22,500, valid 2,500, test 25,000; classes neg, pos`."""
     counts = ", ".join(f"{name} {len(part):,}" for name, part in splits._asdict().items())
-    return f"{counts}; classes {', '.join(splits.train.class_names)}"
+    return f"{counts}; classes {list_names(splits.train.class_names)}"
 
 
 def find_class_names(source: str, parts: dict[str, list[Row]]) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def check_labels(rows: Iterable[Row], names: Collection[str], owner: str) -> Non
         if other := by_value.get(label_value(row.label)):
             problem = f"label {row.label!r} is the number {other!r} of {owner}; write them alike"
             raise UserError(f"{row.origin}: {problem}")
-        known = ", ".join(sorted(names)[:MAX_SHOWN]) + (", …" if len(names) > MAX_SHOWN else "")
+        known = list_names(sorted(names))
         raise UserError(f"{row.origin}: label {row.label!r} does not occur in {owner} ({known}); fix the row")
 
 

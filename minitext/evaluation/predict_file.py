@@ -17,14 +17,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minitext.data.readers import TextRow, stream_texts
-from minitext.data.tables import TABLE_DELIMITERS, TABLE_KINDS, TableFormat
+from minitext.data.tables import TABLE_KINDS, TableFormat
 from minitext.data.text_input import check_regular
-from minitext.evaluation.predictor import BELOW_THRESHOLD, Predictor, predict_class
+from minitext.evaluation.predictor import BELOW_THRESHOLD, TOP, Predictor, predict_class
 from minitext.utils.config import option, require
 from minitext.utils.errors import UserError
 from minitext.utils.io import check_output, lock_output, sync_folder
 
 CHUNK = 1024  # rows predicted and written at once
+NOT_IN_TSV = str.maketrans(dict.fromkeys("\t\r\n\0", " "))  # NUL: a file that begins with one is read as binary
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class PredictConfig:
     delimiter: str | None = option(None, "what separates columns, such as ; or tab; makes a table of any file")
     encoding: str | None = option(None, "of --input, such as latin-1 (default: UTF-8, or UTF-16 with a mark)")
     threshold: float = option(0.0, "predict no class if all probabilities are below this value")
+    top: int | None = option(
+        None, f"print the N most probable classes (default: {TOP} on a terminal if there are more, otherwise all)"
+    )
     output: str | None = option(None, "write one row per row of --input to this .csv, .tsv or .jsonl file")
     keep_columns: tuple[str, ...] | None = option(None, "columns of --input to copy to --output")
     overwrite: bool = option(False, "replace an existing --output")
@@ -48,10 +52,13 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self, lambda value: 0 <= value <= 1, "in [0, 1]", "threshold")
+        require(self, lambda value: value is None or value >= 1, "at least 1", "top")
         self.table_format()
         for name in ("text_column", "no_header", "delimiter"):
             if getattr(self, name) and not self.input:
                 raise UserError(f"--{name.replace('_', '-')} needs --input")
+        if self.output and self.top is not None:
+            raise UserError("--top is for printed predictions; an --output has all classes")
         if self.output and not self.input:
             raise UserError(f"--output {self.output} needs --input")
         if not self.output and (self.keep_columns or self.overwrite or self.resume):
@@ -154,7 +161,7 @@ def start_partial(partial: Path, kind: str, columns: Sequence[str], resume: bool
         rows = quotes = kept = 0
         size = len(header)
         while line := file.readline():
-            quotes += 0 if kind == ".jsonl" else line.count(b'"')
+            quotes += line.count(b'"') if kind == ".csv" else 0
             if line.endswith(b"\n") and quotes % 2 == 0:  # an odd count: the line end is inside a quoted field
                 rows += 1
                 if rows % CHUNK == 0:
@@ -181,10 +188,16 @@ def output_row(row: TextRow, values: Sequence[float], names: Sequence[str], thre
 
 
 def format_rows(kind: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null."""
+    """Format rows as lines of a `.csv`, `.tsv` or `.jsonl` file; None is an empty field, or JSON's null.
+
+    TSV has no quotes: tabs and line ends of a field become spaces, so that every row is one line.
+    """
     if kind == ".jsonl":
         records = (dict(zip(columns, row, strict=True)) for row in rows)
         return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if kind == ".tsv":
+        fields = (("" if value is None else str(value).translate(NOT_IN_TSV) for value in row) for row in rows)
+        return "".join("\t".join(row) + "\n" for row in fields)
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, delimiter=TABLE_DELIMITERS[kind]).writerows(rows)
+    csv.writer(buffer).writerows(rows)
     return buffer.getvalue()

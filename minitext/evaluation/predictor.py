@@ -28,12 +28,14 @@ from minitext.models.static import StaticClassifier
 from minitext.training.device import one_thread, pick_device
 from minitext.utils.errors import UserError, first_line, is_out_of_memory
 from minitext.utils.io import read_json
-from minitext.utils.run_dir import check_finished, evaluated_run
+from minitext.utils.run_dir import check_finished, evaluated_run, how_to_replace
+from minitext.utils.terminal import pad, shorten, text_width
 
 BATCH_SIZE = 32  # texts per forward pass
 EMPTY_TEXT_ID = 0  # the token of an empty text, where the tokenizer adds no special tokens; BERT needs one
 BAR_WIDTH = 30  # characters of the bar of probability 1
-TEXT_WIDTH = 100  # characters of a text that a terminal shows
+TEXT_WIDTH, NAME_WIDTH = 100, 40  # characters of a text, and columns of a class name, that a terminal shows
+TOP = 3  # classes that a terminal shows
 TRACKS = ("static", "scratch", "finetune")
 BELOW_THRESHOLD = "below threshold"  # the note of a text without a predicted class
 
@@ -87,7 +89,7 @@ class Predictor:
                 remedy = "close other programs" if torch_device.type == "cpu" else "pass --device cpu"
                 raise UserError(f"{folder}: too large for the memory of {torch_device}; {remedy}") from error
             reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
-            raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+            raise UserError(f"{folder}: corrupt ({reason}); {how_to_replace(folder)}") from error
         return predictor
 
     def check(self) -> None:
@@ -146,16 +148,26 @@ def predict_class(names: Sequence[str], values: Sequence[float], threshold: floa
     return names[values.index(highest)] if highest >= threshold else None
 
 
-def format_prediction(text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0) -> str:
+def format_prediction(
+    text: str, names: Sequence[str], values: Sequence[float], threshold: float = 0.0, top: int | None = None
+) -> str:
     """Format a prediction for a terminal: the text, one bar per class, the predicted class marked with `>`.
 
-    `values` are the C probabilities. No class is marked if all are below `threshold`.
+    `values` are the C probabilities. No class is marked if all are below `threshold`. Of more than `top` classes the
+    `top` most probable ones are shown, in this order, and the number and sum of the others; long names are shortened.
     """
-    predicted, width = predict_class(names, values, threshold), max(map(len, names))
+    predicted, shown = predict_class(names, values, threshold), list(zip(names, values, strict=True))
+    if top is not None and top < len(names):
+        shown = sorted(shown, key=lambda row: -row[1])[:top]
+    name_width = NAME_WIDTH if top else max(map(text_width, names))
+    rows = [(">" if name == predicted else " ", shorten(name, name_width), value) for name, value in shown]
+    if others := len(names) - len(shown):
+        rest = max(0.0, 1 - sum(value for _, value in shown))
+        rows.append((" ", f"{others:,} other class{'es' if others > 1 else ''}", rest))
+    width = max(text_width(name) for _, name, _ in rows)
     lines = [text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…"]
-    for name, value in zip(names, values, strict=True):
-        mark, bar = ">" if name == predicted else " ", "█" * round(BAR_WIDTH * value)
-        lines.append(f"  {mark} {name:<{width}} {value:7.2%} {bar}")
+    for mark, name, value in rows:
+        lines.append(f"  {mark} {pad(name, width)} {value:7.2%} {'█' * round(BAR_WIDTH * value)}")
     return "\n".join(lines if predicted is not None else [*lines, f"  abstains: {BELOW_THRESHOLD}"])
 
 

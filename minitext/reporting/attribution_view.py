@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from minitext.evaluation.attribution import Attribution, WordAttribution
 from minitext.evaluation.integrated_gradients import MAX_ERROR
+from minitext.evaluation.predictor import TOP
 from minitext.utils.terminal import printable
 
 TABLE_WORDS = 10
@@ -48,11 +49,17 @@ def html_words(attribution: Attribution) -> str:
 def format_attribution(attribution: Attribution) -> str:
     """Format an attribution for a terminal: probabilities, colored text, strongest words, and what the numbers mean.
 
-    Colors are left out where stdout is no terminal or NO_COLOR is set (no-color.org).
+    A terminal shows the TOP most probable classes. Colors are left out where stdout is no terminal or NO_COLOR is set
+    (no-color.org).
     """
     names = [printable(name) for name in attribution.class_names]
     ranked = sorted(zip(attribution.probabilities, names, strict=True), key=lambda row: -row[0])
-    lines = [" · ".join(f"{name} {probability:.1%}" for probability, name in ranked)]
+    top = TOP if sys.stdout.isatty() else len(ranked)
+    shown = [f"{name} {probability:.1%}" for probability, name in ranked[:top]]
+    if others := ranked[top:]:
+        rest = sum(probability for probability, _ in others)
+        shown.append(f"{len(others):,} other class{'es' if len(others) > 1 else ''} {rest:.1%}")
+    lines = [" · ".join(shown)]
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         lines += [colored_text(attribution), ""]
     lines += word_table(attribution)

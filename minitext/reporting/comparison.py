@@ -18,6 +18,7 @@ from minitext.evaluation.intervals import proportion
 from minitext.evaluation.significance import BootstrapEstimate, McNemar
 from minitext.evaluation.subgroups import by_value
 from minitext.reporting.disagreements import Disagreement, explain_texts, find_disagreements
+from minitext.reporting.formats import format_mean, format_points, format_score, text_table
 from minitext.reporting.report import (
     ABOVE,
     IF_CALIBRATED,
@@ -25,16 +26,14 @@ from minitext.reporting.report import (
     METRIC_LABELS,
     SMALL_RISE,
     format_if_calibrated,
-    format_mean,
     format_metric,
-    format_points,
-    format_score,
     loss_since_best,
-    text_table,
 )
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_runs
 from minitext.utils.errors import UserError
+from minitext.utils.terminal import list_names
 
+SAME = "the same predictions"
 SEED = 0  # of the resamples that all runs share
 SCORES_NOTE = (
     "Brackets: 95 % intervals: Wilson for accuracy and F1, bootstrap for log-loss, Newcombe for the generalization gap "
@@ -55,6 +54,7 @@ class PairwiseTest(NamedTuple):
     differences: dict[str, dict[str, float]]  # first minus second, `value`, `low`, `high`: accuracy, macro_f1, log_loss
     mcnemar: McNemar
     corrected_p: float  # McNemar's p, corrected for the number of pairs (Holm)
+    same_predictions: bool = False
 
     @property
     def verdict(self) -> str:
@@ -106,7 +106,7 @@ def check_same_test(first: SavedRun, other: SavedRun) -> None:
 def describe_test(run: SavedRun) -> dict[str, object]:
     """What decides on the test texts of a run."""
     seed = {"seed": run.settings["run"]["seed"]} if run.evaluations else {}
-    counts = {"number of texts": len(run.labels), "classes": ", ".join(run.class_names)}
+    counts = {"number of texts": len(run.labels), "classes": list_names(run.class_names)}
     return {**run.settings["data"], **seed, **counts}
 
 
@@ -118,7 +118,8 @@ def pairwise_tests(runs: Sequence[SavedRun], paired: Sequence[Mapping[str, Boots
     for (i, j), test, p in zip(run_pairs, tests, significance.holm([test.p for test in tests]), strict=True):
         estimates = {key: significance.difference(paired[i][key], paired[j][key]) for key in significance.SCORES}
         differences = {key: with_interval(*estimate) for key, estimate in estimates.items()}
-        result.append(PairwiseTest(i, j, differences, test, p))
+        same = np.array_equal(runs[i].predicted, runs[j].predicted)
+        result.append(PairwiseTest(i, j, differences, test, p, same))
     return result
 
 
@@ -207,5 +208,6 @@ def pair_rows(comparison: Comparison) -> list[list[str]]:
         accuracy, f1 = format_points(pair.differences["accuracy"]), format_points(pair.differences["macro_f1"])
         counts = f"{pair.mcnemar.only_first:,} / {pair.mcnemar.only_second:,}"
         loss = "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format_map(pair.differences["log_loss"])
-        rows.append([names, accuracy, pair.verdict, counts, f1, loss])
+        same = [names, SAME, "", counts, "", loss]  # an interval [0, 0] would only say that nothing was measured
+        rows.append(same if pair.same_predictions else [names, accuracy, pair.verdict, counts, f1, loss])
     return rows

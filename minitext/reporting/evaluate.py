@@ -17,18 +17,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minitext.data.dataset import MAX_SHOWN, SOURCES, Dataset, SourceConfig, check_labels, to_dataset
+from minitext.data.dataset import SOURCES, Dataset, SourceConfig, check_labels, to_dataset
 from minitext.data.readers import Row, read_rows
 from minitext.evaluation.predict_file import CHUNK
 from minitext.evaluation.predictor import Predictor
 from minitext.evaluation.score import score_new_data
-from minitext.reporting.report import OVERLAP, format_score, score_rows, text_table, write_results
+from minitext.reporting.formats import format_score, text_table
+from minitext.reporting.report import OVERLAP, score_rows, write_results
 from minitext.reporting.saved_run import SavedRun, read_run, with_seeds
 from minitext.training.device import compute_settings
 from minitext.utils.config import option
 from minitext.utils.errors import UserError
 from minitext.utils.io import check_place
 from minitext.utils.run_dir import Notes, RunDir, evaluated_run, run_settings
+from minitext.utils.terminal import list_names
 
 NOT_COMPARED = "single texts were not compared, as a run keeps no training texts"
 ARCHIVES = (".gz", ".tgz", ".tar")
@@ -136,8 +138,7 @@ def note_data(trained: SavedRun, test: Dataset, has_splits: bool, source: str, n
     notes.add("data", f"{source}; test {len(test):,}: {used}")
     counts = np.bincount(test.labels, minlength=len(test.class_names))
     if absent := [name for name, count in zip(test.class_names, counts, strict=True) if not count]:
-        shown = ", ".join(absent[:MAX_SHOWN]) + (", …" if len(absent) > MAX_SHOWN else "")
-        notes.add("classes without texts", f"{len(absent):,} of {len(test.class_names):,} ({shown})")
+        notes.add("classes without texts", f"{len(absent):,} of {len(test.class_names):,}: {list_names(absent)}")
     notes.add(OVERLAP, describe_overlap(trained.settings, test.fingerprint(), source, has_splits))
 
 

@@ -14,20 +14,31 @@ from matplotlib.figure import Figure
 
 from minitext.reporting import comparison as tables
 from minitext.reporting import paired_seeds, plots
+from minitext.reporting.class_tables import (
+    CONFUSIONS,
+    MAX_CLASSES,
+    MOST,
+    confusion_rows,
+    describe_cells,
+    f1_rows,
+    weakest_first,
+)
 from minitext.reporting.comparison import Comparison
 from minitext.reporting.disagreements import EXPLAIN_SECONDS, Disagreement
 from minitext.reporting.paired_seeds import SeedComparison
 from minitext.reporting.saved_run import SavedRun
+from minitext.utils.terminal import list_names
 
 DISAGREEMENTS_NOTE = (
     "The best run against every other one. Blue words support the prediction, striped orange words oppose it, "
     f"underlined ones are unknown. Words are colored for {EXPLAIN_SECONDS:.0f} s at most."
 )
 TAGS_NOTE = "On test, with 95 % intervals (Wilson). Numbers of texts in parentheses."
+CLASSES_NOTE = "F1 on test, with 95 % intervals (Wilson). Numbers of texts in parentheses."
 FIGURE_NOTES = {
     "Calibration": "Below the dotted line, a run is overconfident. Bars: 95 % intervals; point area: number of texts.",
     "Predicted probabilities": "Correct and wrong predictions on test, stacked.",
-    "Confusion matrices": "True classes in rows; shaded by the fraction of the true class.",
+    "Confusion matrices": "",  # describe_cells
     "Learning curves": "Train: training batches, during the epoch. Dotted: the best evaluation; its weights were kept.",
 }
 
@@ -41,6 +52,7 @@ def page(comparison: Comparison) -> str:
         scores(comparison),
         table_section("Differences", tables.PAIRS_NOTE, tables.pair_rows(comparison)),
         table_section("Accuracy by tag", TAGS_NOTE, tables.tag_scores(comparison)),
+        classes(comparison.runs),
         figures_of_runs(comparison),
         disagreements(comparison),
         commands(comparison.runs),
@@ -66,7 +78,7 @@ def seeds_page(comparison: SeedComparison) -> str:
 def document(title: str, run: SavedRun, *parts: str) -> str:
     """A whole page; `run` names data and classes, `parts` are HTML."""
     date, style = datetime.now(UTC).date(), Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    subtitle = f"{run.settings['data']['data']} · classes {', '.join(run.class_names)} · compared on {date}"
+    subtitle = f"{run.settings['data']['data']} · classes {list_names(run.class_names, 5)} · compared on {date}"
     body = "\n".join(parts)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -84,19 +96,32 @@ def section(title: str, note: str, *parts: str) -> str:
     return f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(parts)}</section>'
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A header and rows of text; the first column names the rows. It scrolls in its box where it is too wide."""
+def table(rows: Sequence[Sequence[str]], num_names: int = 1) -> str:
+    """A header and rows of text, named by their first columns. It scrolls in its box where it is too wide."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, *cells in rows[1:]
-    )
+    body = ""
+    for row in rows[1:]:
+        names = "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[:num_names])
+        body += f"<tr>{names}{''.join(f'<td>{escape(cell)}</td>' for cell in row[num_names:])}</tr>"
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def table_section(title: str, note: str, rows: Sequence[Sequence[str]]) -> str:
     """A section with a table, or nothing if there is only a header."""
     return section(title, note, table(rows)) if len(rows) > 1 else ""
+
+
+def classes(runs: Sequence[SavedRun]) -> str:
+    """F1 of each class, and the most frequent confusions. Of many classes the weakest are shown, the others folded."""
+    names, matrices = runs[0].class_names, {run.name: np.array(run.scores["confusion"]) for run in runs}
+    rows = f1_rows(names, matrices)
+    confusions = confusion_rows(names, matrices) if len(names) > 2 else []
+    frequent = section("Most frequent confusions", CONFUSIONS, table(confusions, 2)) if len(confusions) > 1 else ""
+    if len(names) <= MAX_CLASSES:
+        return section("Classes", CLASSES_NOTE, table(rows)) + frequent
+    shown = [rows[0], *(rows[1 + c] for c in weakest_first(list(matrices.values()))[:MOST])]
+    every = f"<details><summary>All {len(names):,} classes</summary>{table(rows)}</details>"
+    return section("Weakest classes", f"{CLASSES_NOTE} Lowest mean first.", table(shown), every) + frequent
 
 
 def figures_of_runs(comparison: Comparison) -> str:
@@ -110,7 +135,8 @@ def figures_of_runs(comparison: Comparison) -> str:
         [plots.curves(run.evaluations, stacked=True) for run in trained],
     )
     names = [[run.name for run in shown] for shown in (runs, runs, runs, trained)]
-    return "\n".join(map(figures, FIGURE_NOTES, FIGURE_NOTES.values(), names, drawings))
+    notes = FIGURE_NOTES | {"Confusion matrices": describe_cells(len(runs[0].class_names))}
+    return "\n".join(map(figures, notes, notes.values(), names, drawings))
 
 
 def figures(title: str, note: str, names: Sequence[str], drawings: Sequence[Figure]) -> str:
@@ -133,8 +159,8 @@ def verdict(comparison: Comparison) -> str:
     for pair in comparison.pairs:
         if comparison.best in (pair.first, pair.second):
             other = comparison.runs[pair.second if pair.first == comparison.best else pair.first]
-            points = f"{100 * abs(pair.differences['accuracy']['value']):.1f} points lower"
-            lines.append(f"<b>{escape(other.name)}</b>: {points}, {escape(pair.verdict)}")
+            points = f"{100 * abs(pair.differences['accuracy']['value']):.1f} points lower, {pair.verdict}"
+            lines.append(f"<b>{escape(other.name)}</b>: {escape(tables.SAME if pair.same_predictions else points)}")
     lines += map(escape, comparison.seeds)
     return f'<ul class="verdict">{"".join(f"<li>{line}.</li>" for line in lines)}</ul>'
 

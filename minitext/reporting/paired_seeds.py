@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from minitext.evaluation.significance import SCORES, mean_and_std, paired_by_seed
 from minitext.reporting.comparison import check_same_test
-from minitext.reporting.report import IN_PERCENT, METRIC_LABELS, format_mean, format_score, text_table
+from minitext.reporting.formats import format_mean, format_score, text_table
+from minitext.reporting.report import IN_PERCENT, METRIC_LABELS
 from minitext.reporting.saved_run import COMPARED, SavedRun, read_run, short_names, with_seeds
 from minitext.utils.errors import UserError
 

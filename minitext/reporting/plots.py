@@ -6,6 +6,7 @@ Colors: the palette of Okabe & Ito 2008, which color-blind readers can tell apar
 """
 
 import io
+import math
 import os
 import re
 import sys
@@ -18,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from minitext.evaluation.calibration import expected_calibration_error, reliability_bins
+from minitext.reporting.class_tables import MAX_ANNOTATED, MAX_FRACTIONS
 from minitext.reporting.saved_run import read_run
 from minitext.utils.io import atomic
+from minitext.utils.terminal import shorten, text_width
 
 # Figures need no backend, but matplotlib cannot be imported where MPLBACKEND names one that is not installed, as the
 # shell of a notebook does
@@ -38,7 +41,8 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 DPI = 160
 PROBABILITY_BINS = 20
 PANEL = 4.5  # width of one plot in inches
-MAX_ANNOTATED = 20  # classes; more have no room for numbers in the cells
+MAX_LABELED = 80  # names at an axis of the confusion matrix
+NAME_WIDTH = 20  # columns of a name
 
 
 def draw(folder: Path) -> None:
@@ -132,21 +136,26 @@ def share_scales(figures: Sequence[Figure]) -> None:
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
-    """(C, C) counts, true classes in rows, shaded by the fraction of the true class. The size is bounded."""
-    classes = len(names)
+    """(C, C) counts, true classes in rows, shaded by the fraction of the true class; see `describe_cells`.
+
+    The size is bounded. Of more than MAX_LABELED classes every second, third … has its name.
+    """
+    classes, annotated = len(names), len(names) <= MAX_ANNOTATED
     size = min(2.6 + 0.6 * classes, 9)
-    annotated = classes <= MAX_ANNOTATED
     figure, (axis,) = new_figure(1, 1, size + (0 if annotated else 1), size)
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="none")
-    for (i, j), fraction in np.ndenumerate(fractions) if annotated else ():
-        text = f"{matrix[i, j]:,}\n{fraction:.1%}" if classes <= 8 else f"{matrix[i, j]:,}"
-        color = "white" if fraction > 0.55 else "#111111"
-        axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9 if classes <= 8 else 7)
+    for i, j in np.argwhere(matrix) if annotated else ():
+        fraction = fractions[i, j]
+        text = f"{matrix[i, j]:,}\n{fraction:.1%}" if classes <= MAX_FRACTIONS else f"{matrix[i, j]:,}"
+        color, font = "white" if fraction > 0.55 else "#111111", 9 if classes <= MAX_FRACTIONS else 7
+        axis.text(j, i, text, ha="center", va="center", color=color, fontsize=font)
     axis.set(xlabel="predicted class", ylabel="true class")
-    labels, font = [plain(name if len(name) <= 18 else f"{name[:17]}…") for name in names], min(10, 360 / classes)
-    axis.set_xticks(range(classes), labels, fontsize=font, rotation=90 if classes > 4 else 0)
-    axis.set_yticks(range(classes), labels, fontsize=font)
+    ticks = range(0, classes, math.ceil(classes / MAX_LABELED))
+    labels, font = [plain(shorten(names[c], NAME_WIDTH)) for c in ticks], min(10, 360 / len(ticks))
+    upright = max(map(text_width, labels)) * classes > 25  # characters below the matrix, where labels would touch
+    axis.set_xticks(ticks, labels, fontsize=font, rotation=90 if upright else 0)
+    axis.set_yticks(ticks, labels, fontsize=font)
     if not annotated:
         figure.colorbar(image, shrink=0.8, format=PercentFormatter(1), label="fraction of the true class")
     return figure
@@ -164,7 +173,11 @@ def histogram(probabilities: np.ndarray, correct: np.ndarray, names: Sequence[st
     labels = [f"correct ({correct.mean():.1%})", f"wrong ({1 - correct.mean():.1%})"]
     parts = [values[correct], values[~correct]]
     axis.hist(parts, bins=bins, stacked=True, color=[BLUE, ORANGE], label=labels, rwidth=0.92)
-    xlabel = f"predicted probability of '{plain(names[1])}'" if binary else "probability of the predicted class"
+    xlabel = (
+        f"predicted probability of '{plain(shorten(names[1], NAME_WIDTH))}'"
+        if binary
+        else "probability of the predicted class"
+    )
     axis.set(xlabel=xlabel, ylabel="test texts", xlim=(bins[0], 1))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
@@ -199,7 +212,7 @@ def intervals(names: Sequence[str], scores: Sequence[Mapping[str, float]], label
     value, low, high = (100 * np.array([score[key] for score in scores]) for key in ("value", "low", "high"))
     rows = range(len(names))
     axis.errorbar(value, rows, xerr=[value - low, high - value], fmt="o", color=BLUE, capsize=3, markersize=5)
-    axis.set_yticks(rows, [plain(name) for name in names])
+    axis.set_yticks(rows, [plain(shorten(name, NAME_WIDTH)) for name in names])
     axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     axis.grid(axis="x", alpha=0.25)
     return figure

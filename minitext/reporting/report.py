@@ -7,7 +7,6 @@ texts, C classes.
 
 import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,16 @@ from minitext.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from minitext.evaluation.predict import probabilities
 from minitext.evaluation.score import score_run
 from minitext.evaluation.subgroups import write_mistakes
+from minitext.reporting.class_tables import (
+    CONFUSIONS,
+    MAX_CLASSES,
+    MOST,
+    class_rows,
+    confusion_rows,
+    describe_cells,
+    weakest_first,
+)
+from minitext.reporting.formats import code, escape, folded, format_points, format_score, markdown_table
 from minitext.utils.errors import after_training
 from minitext.utils.io import atomic, read_json, write_json, write_text
 from minitext.utils.metrics_log import MetricsLog
@@ -48,7 +57,6 @@ OVERLAP = "overlap with the run's texts"  # a note of an evaluation
 NOT_FITTED = "Here nothing was fitted: the temperature is that of the run."
 CURVES = ("## Learning curves", "![Loss and accuracy by epoch](curves.png)")
 SMALL_RISE = 0.05  # of the validation loss after the best evaluation
-MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "|": "&#124;"})
 IN_PERCENT = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"}
 
 
@@ -83,7 +91,7 @@ def write_results(
         from minitext.reporting.plots import draw  # here: matplotlib is slow to import, and training need not wait
 
         draw(run.folder)
-    with after_training("the report", f"minitext report {run.out}"):
+    with after_training("the report", f"minitext report {run.out}"), notes.phase("writing the report"):
         write_report(run.folder, run.out.name, notes)
     run.commit()
 
@@ -116,9 +124,9 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         markdown_table(score_rows(scores)),
         f"Brackets: 95 % intervals ({counts} texts): Wilson from accuracy to F1, else bootstrap.",
         *about,
-        "## Classes, on test",
-        markdown_table(class_rows(test)),
+        *class_sections(test),
         "![Confusion matrix on test](confusion.png)",
+        describe_cells(len(settings["classes"])),
         *(CURVES if is_trained else ()),
         "## Predicted probabilities on test",
         "![Histogram of predicted probabilities](probabilities.png)",
@@ -134,7 +142,7 @@ def write_report(folder: Path, name: str, notes: Mapping[str, str]) -> None:
         "## Notes",
         "\n".join(f"- {escape(key)}: {escape(value)}" for key, value in notes.items()),
         "## Settings",
-        "```json\n" + json.dumps(settings, indent=2, ensure_ascii=False) + "\n```",
+        folded("All settings", "```json\n" + json.dumps(settings, indent=2, ensure_ascii=False) + "\n```"),
     ]
     write_text(folder / "report.md", "\n\n".join(sections) + "\n")
 
@@ -158,21 +166,28 @@ def describe_evaluation(settings: Mapping, notes: Mapping[str, str]) -> list[str
     ]
 
 
+def class_sections(test: Mapping) -> list[str]:
+    """Paragraphs on single classes. Of many, the weakest and the most frequent confusions come first."""
+    per_class, matrix = test["per_class"], np.array(test["confusion"])
+    names = list(per_class)
+    confusions = confusion_rows(names, {"texts": matrix})
+    table = markdown_table(class_rows(per_class))
+    sections, end = ["## Classes, on test", table], []
+    if len(names) > MAX_CLASSES:
+        shown = {names[c]: per_class[names[c]] for c in weakest_first([matrix])[:MOST]}
+        sections = [f"## Weakest classes, on test: the {len(shown)} lowest F1", markdown_table(class_rows(shown))]
+        end = [folded(f"All {len(names):,} classes", table)]
+    if len(names) > 2 and len(confusions) > 1:
+        sections += ["## Most frequent confusions, on test", markdown_table(confusions), CONFUSIONS]
+    return [*sections, *end]
+
+
 def score_rows(scores: Mapping[str, Mapping]) -> list[list[str]]:
     """A header and one row per score, with one column per part of the data."""
     rows = [["", *scores]]
     for key, label in METRIC_LABELS.items():
         rows.append([label, *(format_metric(part, key) for part in scores.values())])
     return [*rows, [IF_CALIBRATED, *(format_if_calibrated(part) for part in scores.values())]]
-
-
-def class_rows(scores: Mapping) -> list[list[str]]:
-    """A header and one row per class, with Wilson intervals."""
-    rows = [["class", "precision", "recall", "F1", "texts"]]
-    for name, values in scores["per_class"].items():
-        cells = (format_score(values[key], True) for key in ("precision", "recall", "f1"))
-        rows.append([name, *cells, f"{values['support']:,}"])
-    return rows
 
 
 def calibration_rows(scores: Mapping) -> list[list[str]]:
@@ -189,23 +204,13 @@ def calibration_rows(scores: Mapping) -> list[list[str]]:
 
 
 def subgroup_rows(subgroups: Sequence[Mapping]) -> list[list[str]]:
-    """A header and one row per subgroup of the test texts."""
+    """A header and one row per subgroup of the test texts, except classes: their accuracy is their recall."""
     rows = [["by", "subgroup", "texts", "accuracy"]]
     for row in subgroups:
-        rows.append(
-            [row["by"], row["subgroup"], f"{row['count']:,}", format_score(row | {"value": row["accuracy"]}, True)]
-        )
+        if row["by"] != "class":
+            accuracy = format_score(row | {"value": row["accuracy"]}, True)
+            rows.append([row["by"], row["subgroup"], f"{row['count']:,}", accuracy])
     return rows
-
-
-def format_score(score: Mapping[str, float | None], percent: bool) -> str:
-    """`74.1 % [73.5, 74.6]` or `0.512 [0.505, 0.519]`; the value alone if it has no interval."""
-    if score["value"] is None:
-        return "none"
-    factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    numbers = (score.get(key) for key in ("value", "low", "high"))
-    value, *ends = (f"{factor * number:.{digits}f}" for number in numbers if number is not None)
-    return f"{value}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def format_metric(scores: Mapping, key: str) -> str:
@@ -239,40 +244,3 @@ def describe_overfitting(evaluations: Sequence[Mapping]) -> str:
         return f"No overfitting: the best evaluation is the last one ({unit} {best[unit]:g})."
     found = "Overfitting" if rose else f"No overfitting (a rise of more than {SMALL_RISE:.0%})"
     return f"{found}: validation loss {kept}, {last['valid']['loss']:.3f} at the last ({unit} {last[unit]:g})."
-
-
-def format_points(difference: Mapping[str, float]) -> str:
-    """A difference between two accuracies or F1 as `+1.3 [-0.4, +3.0]`."""
-    value, low, high = (f"{100 * difference[key]:+.1f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def format_mean(mean: float, std: float, percent: bool) -> str:
-    """`84.0 % (2.4)` or `0.391 (0.021)`: mean and standard deviation over two or more seeds."""
-    factor, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    return f"{factor * mean:.{digits}f}{unit} ({factor * std:.{digits}f})"
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """The rows as a Markdown table; the first is its header."""
-    escaped = [[escape(cell) for cell in row] for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
-
-
-def escape(text: str) -> str:
-    """Text as one line of Markdown that cannot hold HTML, code, links or the end of a table's cell."""
-    return " ".join(text.splitlines()).translate(MARKDOWN).replace("](", "]&#40;")
-
-
-def code(text: str) -> str:
-    """Text as one line of code in Markdown, between more backticks than it holds."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if "`" in text else ""
-    return f"{fence}{space}{' '.join(text.splitlines())}{space}{fence}"
-
-
-def text_table(rows: list[list[str]]) -> str:
-    """The rows in aligned columns, for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)

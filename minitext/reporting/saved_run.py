@@ -17,7 +17,7 @@ from minitext.data.text_input import MAX_TEXT
 from minitext.utils.errors import UserError, first_line
 from minitext.utils.io import read_json
 from minitext.utils.metrics_log import MetricsLog
-from minitext.utils.run_dir import METRICS_FILE, Cost, check_finished
+from minitext.utils.run_dir import METRICS_FILE, Cost, check_finished, how_to_replace
 from minitext.utils.run_folders import is_complete
 
 COMPARED = ("accuracy", "macro_f1", "log_loss", "ece")
@@ -165,14 +165,16 @@ def corrupt(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: corrupt ({Path(error.filename).name} is missing); re-train the model") from error
+        raise UserError(
+            f"{folder}: corrupt ({Path(error.filename).name} is missing); {how_to_replace(folder)}"
+        ) from error
     except OSError as error:  # no permission, a folder in place of the file, a disk that fails
         reason = error.strerror or first_line(error)
         raise UserError(f"{error.filename or folder}: cannot be read ({reason}); fix that and repeat") from error
     # bytes that are not UTF-8, a missing key, a cell that is not a number
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise UserError(f"{folder}: corrupt ({reason}); re-train the model") from error
+        raise UserError(f"{folder}: corrupt ({reason}); {how_to_replace(folder)}") from error
 
 
 def conform(value: Any, form: Any, place: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minitext.evaluation.significance import mean_and_std
-from minitext.reporting.report import IF_CALIBRATED, IN_PERCENT, METRIC_LABELS, format_mean, text_table
+from minitext.reporting.formats import format_mean, text_table
+from minitext.reporting.report import IF_CALIBRATED, IN_PERCENT, METRIC_LABELS
 from minitext.utils.errors import UserError
 from minitext.utils.io import read_json, write_json
 from minitext.utils.metrics_log import MetricsLog

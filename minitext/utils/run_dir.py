@@ -203,6 +203,14 @@ def evaluated_run(folder: Path) -> Path | None:
         return None
 
 
+def how_to_replace(folder: Path) -> str:
+    """The remedy for a corrupt finished folder. An evaluation has neither a model nor a log of its training."""
+    if run := evaluated_run(folder):
+        return f"evaluate the run again: minitext evaluate {run} --data FILE --out {folder} --overwrite"
+    is_trained = any((folder / name).exists() for name in ("config.json", "model.safetensors", METRICS_FILE))
+    return "re-train the model" if is_trained else "delete it and run minitext evaluate again"
+
+
 def already_finished(config: Any, folders: Sequence[Path], final_file: str = "scores.json") -> bool:
     """With --resume: whether `folders` are finished runs with these options, and no unfinished run could be resumed.
 

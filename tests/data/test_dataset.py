@@ -5,6 +5,7 @@ be learned are errors with their row.
 import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -358,6 +359,13 @@ def test_a_lone_surrogate_from_json_has_a_fingerprint(tmp_path: Path):
 
 def test_the_splits_are_described_in_one_line():
     assert describe_splits(Splits(DATASET, DATASET, DATASET)) == "train 2, valid 2, test 2; classes neg, pos"
+
+
+def test_of_many_classes_the_first_are_named_and_all_are_counted():
+    many = replace(DATASET, class_names=tuple(f"c{c}" for c in range(77)))
+    assert describe_splits(Splits(many, many, many)).endswith(
+        "; classes c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, … (77 in all)"
+    )
 
 
 def test_tags_stay_with_their_texts_in_splits_and_subsets():

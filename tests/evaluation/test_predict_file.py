@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_models import POSITIVE, save_finetuned, save_static
 
+from minitext.data.readers import read_rows, stream_texts
 from minitext.evaluation import predict_file as module
 from minitext.evaluation.predict_file import PredictConfig, format_rows, predict_file, start_partial
 from minitext.evaluation.predictor import Predictor
@@ -50,9 +52,11 @@ def write(run: Path, source: Path, output: Path, **options: object) -> bytes:
 
 def read(output: Path) -> list[dict]:
     if output.suffix == ".jsonl":
-        return [json.loads(line) for line in output.read_text().split("\n")[:-1]]
+        return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
     with open(output, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t" if output.suffix == ".tsv" else ",", strict=True))
+        if output.suffix == ".tsv":  # every line is a row, every tab separates two fields
+            return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n"))
+        return list(csv.DictReader(file, strict=True))
 
 
 # Output
@@ -140,6 +144,11 @@ CELLS = st.lists(st.tuples(TEXT, TEXT), max_size=9)
 KIND = st.sampled_from([".csv", ".tsv", ".jsonl"])
 
 
+def one_line(text: str) -> str:
+    """A text as a field of TSV."""
+    return re.sub(r"[\t\r\n]", " ", text)
+
+
 def write_table(path: Path, cells: list[tuple[str, str]]) -> Path:
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("key", "text"), *cells])
@@ -154,9 +163,39 @@ def test_every_input_row_is_an_output_row(cells: list[tuple[str, str]], kind: st
         source = write_table(Path(name, "in.csv"), cells)
         counts = predict_file(run, PredictConfig(input=str(source), output=str(output), keep_columns=("key",)))
         rows = read(output)
-    assert [row["key"] for row in rows] == [key for key, _ in cells]
+    assert [row["key"] for row in rows] == [one_line(key) if kind == ".tsv" else key for key, _ in cells]
     assert [row["note"] for row in rows] == ["" if text.strip() else "empty text" for _, text in cells]
     assert counts.total() == len(cells)
+
+
+@settings(deadline=None, max_examples=40)
+@given(CELLS, KIND)
+def test_our_reader_finds_the_texts_and_classes_that_were_written(cells: list[tuple[str, str]], kind: str):
+    with tempfile.TemporaryDirectory() as name:
+        run, output = save_static(Path(name, "run")), Path(name, "out" + kind)
+        write(run, write_table(Path(name, "in.csv"), cells), output, keep_columns=("text",))
+        predicted = [row["predicted"] for row in read(output)]
+        with open(output, "rb") as file:
+            rows = list(stream_texts(output, file, "text", ("predicted",)))
+    texts = [one_line(text) if kind == ".tsv" else text for _, text in cells]
+    assert [row.text for row in rows] == texts
+    assert [row.kept[0] or "" for row in rows] == [label or "" for label in predicted]
+
+
+@pytest.mark.parametrize("field", ["a\tb", "a\nb", "a\rb", "a\0b"])
+def test_a_field_of_tsv_is_never_two(field: str):
+    assert format_rows(".tsv", ["x", "y"], [(field, None), (1.5, '"a')]) == 'a b\t\n1.5\t"a\n'
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl"])
+def test_labeled_texts_of_a_prediction_can_be_trained_on(run, tmp_path, kind: str):
+    """Quotes at the beginning, inside, unbalanced; the predicted class as the label."""
+    texts = ['"good', 'good "film"', "bad", '"', "a bad\tday", '"bad"']
+    write_table(tmp_path / "in.csv", [(str(i), text) for i, text in enumerate(texts)])
+    write(run, tmp_path / "in.csv", tmp_path / f"out{kind}", keep_columns=("text",))
+    rows = read_rows(str(tmp_path / f"out{kind}"), "text", "predicted")
+    assert [row.text for row in rows] == [one_line(text) if kind == ".tsv" else text for text in texts]
+    assert [row.label for row in rows] == ["pos", "pos", "neg", "neg", "neg", "neg"]  # a tie: the first class
 
 
 @settings(deadline=None, max_examples=40)
@@ -235,6 +274,20 @@ def interrupted(run, source, tmp_path, monkeypatch) -> tuple[bytes, bytes]:
 def test_failed_prediction_keeps_the_finished_chunks(interrupted):
     whole, partial = interrupted
     assert whole.startswith(partial) and partial.count(b"\r\n") == 7  # a header and three chunks of two
+
+
+def test_a_partial_tsv_with_quotes_is_resumed_to_the_same_bytes(run, tmp_path, monkeypatch):
+    """A quote in TSV is a character as any other: it does not join lines."""
+    monkeypatch.setattr(module, "CHUNK", 2)
+    source = write_table(tmp_path / "in.csv", [(str(i), text) for i, text in enumerate(['"good', "bad", 'a " b'] * 3)])
+    whole = write(run, source, tmp_path / "whole.tsv", keep_columns=("text",))
+    lines = whole.splitlines(keepends=True)
+    for kept in (1, 3, 4, 8, 10):  # lines, with the header
+        (tmp_path / "out.tsv.partial").write_bytes(b"".join(lines[:kept]))
+        config = PredictConfig(input=str(source), output=str(tmp_path / "out.tsv"), keep_columns=("text",), resume=True)
+        assert predict_file(run, config)["resumed"] == (kept - 1) // 2 * 2
+        assert (tmp_path / "out.tsv").read_bytes() == whole
+        (tmp_path / "out.tsv").unlink()
 
 
 @pytest.mark.parametrize("more", [b"", b"9,half a row", b'9,"half a row\r\n', b"\0" * 20])
@@ -423,7 +476,7 @@ CELL = st.text(st.characters(codec="utf-8"), max_size=8)
 @given(st.lists(st.tuples(CELL, st.one_of(st.none(), CELL, st.floats(allow_nan=False))), max_size=6))
 def test_formatted_rows_are_read_back(cells: list[tuple]):
     columns = ("a", "b")
-    read = list(csv.reader(io.StringIO(format_rows(".tsv", columns, cells), newline=""), delimiter="\t", strict=True))
+    read = list(csv.reader(io.StringIO(format_rows(".csv", columns, cells), newline=""), strict=True))
     assert read == [[a, "" if b is None else str(b)] for a, b in cells]
     lines = format_rows(".jsonl", columns, cells).split("\n")
     assert [tuple(json.loads(line).values()) for line in lines[:-1]] == cells

@@ -17,6 +17,7 @@ from minitext.evaluation import predictor as predictor_module
 from minitext.evaluation.predictor import Predictor, format_prediction, json_prediction
 from minitext.models.static import StaticClassifier
 from minitext.utils.errors import UserError
+from minitext.utils.terminal import text_width
 
 
 @pytest.fixture
@@ -289,6 +290,30 @@ def test_terminal_format_has_one_bar_per_class_and_marks_the_predicted_one():
 def test_bars_are_aligned():
     lines = format_prediction("x", ("a", "longer"), (0.5, 0.5)).splitlines()[1:]
     assert len({line.index("█") for line in lines}) == 1
+
+
+def test_the_most_probable_of_many_classes_are_shown_with_the_sum_of_the_others():
+    assert format_prediction("x", tuple("abcde"), (0.1, 0.5, 0.05, 0.3, 0.05), top=3).splitlines()[1:] == [
+        "  > b                50.00% " + "█" * 15,
+        "    d                30.00% " + "█" * 9,
+        "    a                10.00% ███",
+        "    2 other classes  10.00% ███",
+    ]
+    assert "    1 other class   0.00% " in format_prediction("x", tuple("abcd"), (0.5, 0.3, 0.2, 0), top=3).splitlines()
+
+
+@pytest.mark.parametrize("top", [3, 9, None])
+def test_all_of_few_classes_are_shown_in_their_order(top: int | None):
+    lines = format_prediction("x", tuple("abc"), (0.1, 0.2, 0.7), top=top).splitlines()
+    assert [line.split("%")[0].split()[-2] for line in lines[1:]] == ["a", "b", "c"]
+    assert len(lines) == 4
+
+
+def test_bars_of_wide_and_of_long_names_are_aligned():
+    lines = format_prediction("x", ("退款没有", "x" * 60, "short"), (0.3, 0.3, 0.4), top=3).splitlines()[1:]
+    assert len({text_width(line[: line.index("█")]) for line in lines}) == 1
+    assert max(map(text_width, lines)) < 80
+    assert "x" * 60 in format_prediction("x", ("a", "x" * 60), (0.3, 0.7))  # a pipe gets whole names
 
 
 def test_long_text_is_shortened():

@@ -115,6 +115,14 @@ def test_with_more_classes_the_score_is_described_as_a_margin(monkeypatch):
     assert "the logit of c1 minus the mean of the others (+ for, - against c1)" in shown
 
 
+@pytest.mark.parametrize(("is_terminal", "shown"), [(True, 3), (False, 5)])
+def test_a_terminal_shows_the_most_probable_of_many_classes(monkeypatch, is_terminal: bool, shown: int):
+    set_terminal(monkeypatch, is_terminal)
+    names = format_attribution(explain(static_predictor(5), "good film")).splitlines()[0].split(" \u00b7 ")
+    assert len([name for name in names if name.startswith("c")]) == shown
+    assert names[3].startswith("2 other classes ") == is_terminal
+
+
 def test_text_without_words_says_so(monkeypatch):
     set_terminal(monkeypatch, False)
     assert "  no words in this text" in format_attribution(FOUND._replace(text="", words=[]))

@@ -16,6 +16,7 @@ from minitext.reporting.comparison import (
     show_comparison,
     tag_scores,
 )
+from minitext.reporting.html import page
 from minitext.utils.errors import UserError
 
 
@@ -82,6 +83,18 @@ def test_p_values_are_corrected_for_the_number_of_pairs(two_runs, tmp_path, data
     pairs = compare([*two_runs, third]).pairs
     smallest = min(pairs, key=lambda pair: pair.mcnemar.p)
     assert smallest.corrected_p == pytest.approx(3 * smallest.mcnemar.p)
+
+
+def test_runs_that_agree_everywhere_have_the_same_predictions_and_no_interval(two_runs, tmp_path, data, save_run_on):
+    comparison = compare([two_runs[0], save_run_on(tmp_path / "copy", data, [0])])
+    assert pair_rows(comparison)[1][:5] == ["first - copy", "the same predictions", "", "0 / 0", ""]
+    assert "<b>copy</b>: the same predictions." in page(comparison)
+    assert "the same predictions" not in show_comparison(compare(two_runs))
+
+
+def test_runs_that_are_equally_accurate_on_other_texts_have_a_difference(tmp_path, data, save_run_on):
+    comparison = compare([save_run_on(tmp_path / "a", data, [0]), save_run_on(tmp_path / "b", data, [1])])
+    assert pair_rows(comparison)[1][1].startswith("+0.0 [-")
 
 
 def test_a_clear_difference_is_significant(tmp_path, data, save_run_on):

@@ -166,7 +166,7 @@ def test_of_a_source_with_splits_only_test_is_used(minitext, run, tmp_path):
 
 def test_a_class_without_texts_is_named(minitext, run, tmp_path):
     printed = minitext("evaluate", run, "--data", write_table(tmp_path / "neg.csv", [("neg", "bad"), ("neg", "good")]))
-    assert "classes without texts: 1 of 2 (pos)" in printed
+    assert "classes without texts: 1 of 2: pos" in printed
     assert read_run(tmp_path / "mlp-on-neg").scores["roc_auc"]["value"] is None
 
 
@@ -406,3 +406,27 @@ def test_each_seed_is_evaluated_and_seeds_are_paired(minitext, refused, own, oth
     minitext("evaluate", tmp_path / "mlp" / "seed0", "--data", other, "--out", tmp_path / "one")
     error = refused("evaluate", tmp_path / "mlp", "--data", other, "--out", tmp_path / "one", "--overwrite")
     assert "contains a single run, but" in error
+
+
+@pytest.mark.parametrize("name", ["costs.json", "predictions.csv", "mistakes.csv", "settings.json"])
+def test_a_corrupt_evaluation_is_to_be_evaluated_again_and_no_model_trained(
+    run, other, minitext, refused, tmp_path, name: str
+):
+    out = tmp_path / "new"
+    minitext("evaluate", run, "--data", other, "--out", out)
+    (out / name).unlink()
+    for command in ("plot", "report"):
+        error = refused(command, out)
+        assert "re-train" not in error
+        again = f"minitext evaluate {run} --data FILE --out {out} --overwrite"
+        assert (again if name != "settings.json" else "delete it and run minitext evaluate again") in error
+    if name != "settings.json":
+        minitext("evaluate", run, "--data", other, "--out", out, "--overwrite")
+        minitext("report", out)
+
+
+def test_plot_and_report_print_when_they_begin_and_end(run, minitext):
+    for command, phase in (("plot", "drawing figures"), ("report", "writing the report")):
+        first, last = minitext(command, run).splitlines()
+        assert first == f"{phase} …"
+        assert last.startswith(f"{phase}: ") and last.endswith(" s")

@@ -99,8 +99,8 @@ def test_every_element_is_closed_in_order(full: str):
     reader = Reader(full)
     assert (reader.open, reader.wrong) == ([], [])
     assert re.findall(r"<h2>(.*?)</h2>", full) == [
-        "Scores", "Differences", "Accuracy by tag", "Calibration", "Predicted probabilities", "Confusion matrices",
-        "Learning curves", "Disagreements", "Commands and environments",
+        "Scores", "Differences", "Accuracy by tag", "Classes", "Calibration", "Predicted probabilities",
+        "Confusion matrices", "Learning curves", "Disagreements", "Commands and environments",
     ]  # fmt: skip
 
 
@@ -178,13 +178,29 @@ def test_many_runs_and_many_classes_make_a_page(tmp_path):
     assert sum(label.startswith("Confusion matrices: run ") for label in labels) == 3
 
 
+def test_of_many_classes_the_weakest_and_the_confusions_are_shown_and_the_others_folded(tmp_path):
+    names = tuple(f"class number {c}" for c in range(24))
+    text = page(comparison(saved(tmp_path, "run", names=names)))  # the last ten texts are wrong
+    folded = re.search(r"<details><summary>All 24 classes</summary>(.*?)</details>", text).group(1)
+    visible = Reader(text.replace(folded, "")).words
+    assert all(f"class number {c} (" in Reader(folded).words for c in range(24))
+    assert len(re.findall(r"class number \d+ \(\d\)", visible)) == 10
+    assert "class number 6class number 71 (50.0 %)" in visible  # the 31st text
+    assert "classes class number 0, " in visible and "… (24 in all)" in visible
+
+
+LONG = tuple(f"{'a_long_name_' * 5}{c}" for c in range(15)) + tuple(f"{'退款没有显示' * 5}{c}" for c in range(15))
+
+
 @pytest.mark.slow
-def test_the_page_fits_phones_and_desktops(tmp_path, full: str):
+@pytest.mark.parametrize("names", [("neg", "pos"), LONG])
+def test_the_page_fits_phones_and_desktops(tmp_path, names: tuple[str, ...]):
     """A browser draws the page as wide as its window: nothing overflows to the right."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser:
         pytest.skip("needs chromium to draw the page")
-    (tmp_path / "page.html").write_text(full, encoding="utf-8")
+    runs = saved(tmp_path, "first" * len(names), names=names), saved(tmp_path, "second", 0.5, names=names)
+    (tmp_path / "page.html").write_text(page(comparison(*runs)), encoding="utf-8")
     frame = tmp_path / "frame.html"
     for width in (390, 1280):
         frame.write_text(

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from minitext.reporting import plots
+from minitext.reporting.class_tables import describe_cells
 from minitext.reporting.plots import (
     confusion,
     curves,
@@ -19,6 +20,7 @@ from minitext.reporting.plots import (
     share_scales,
     to_svg,
 )
+from minitext.utils.terminal import shorten
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -115,23 +117,64 @@ def test_the_confusion_matrix_names_its_axes_and_classes():
     assert [text.get_text() for text in axis.get_yticklabels()] == ["neg", "pos"]
 
 
-def test_a_cell_holds_its_count_and_its_fraction_of_the_row():
-    cells = confusion(np.array([[3, 1], [0, 4000]]), ["neg", "pos"]).axes[0].texts
-    at = {cell.get_position(): cell.get_text() for cell in cells}  # (column, row)
-    assert at == {(0, 0): "3\n75.0%", (1, 0): "1\n25.0%", (0, 1): "0\n0.0%", (1, 1): "4,000\n100.0%"}
+def cell_texts(figure: Figure) -> dict[tuple[int, int], str]:
+    """(column, row) -> text."""
+    return {cell.get_position(): cell.get_text() for cell in figure.axes[0].texts}
 
 
-def test_a_class_without_texts_has_fractions_of_zero():
-    cells = confusion(np.array([[2, 0], [0, 0]]), ["neg", "pos"]).axes[0].texts
-    assert [cell.get_text() for cell in cells] == ["2\n100.0%", "0\n0.0%", "0\n0.0%", "0\n0.0%"]
+def test_a_cell_holds_its_count_and_its_fraction_of_the_row_and_an_empty_one_nothing():
+    cells = cell_texts(confusion(np.array([[3, 1], [0, 4000]]), ["neg", "pos"]))
+    assert cells == {(0, 0): "3\n75.0%", (1, 0): "1\n25.0%", (1, 1): "4,000\n100.0%"}
 
 
-@pytest.mark.parametrize(("classes", "texts"), [(2, 4), (20, 400), (21, 0), (77, 0)])
-def test_the_confusion_matrix_has_numbers_up_to_20_classes(classes: int, texts: int):
-    figure = confusion(np.eye(classes, dtype=int), [f"class {c}" for c in range(classes)])
-    assert len(figure.axes[0].texts) == texts
-    assert len(figure.axes) == (1 if texts else 2)  # a color bar replaces the numbers
+def test_a_class_without_texts_has_an_empty_row():
+    assert cell_texts(confusion(np.array([[2, 0], [0, 0]]), ["neg", "pos"])) == {(0, 0): "2\n100.0%"}
+
+
+def many_classes(classes: int) -> Figure:
+    return confusion(np.eye(classes, dtype=int), [f"class {c}" for c in range(classes)])
+
+
+@pytest.mark.parametrize(
+    ("classes", "cell", "caption"),
+    [
+        (8, "1\n100.0%", "the number of texts, and their fraction of the true class."),
+        (9, "1", "the number of texts."),
+        (20, "1", "the number of texts."),
+        (21, None, "no number; the table of confusions has the counts."),
+    ],
+)
+def test_the_caption_says_what_a_cell_holds(classes: int, cell: str | None, caption: str):
+    cells = cell_texts(many_classes(classes))
+    assert cells == ({(c, c): cell for c in range(classes)} if cell else {})
+    assert f"A cell holds {caption}" in describe_cells(classes)
+
+
+@pytest.mark.parametrize(("classes", "axes"), [(2, 1), (20, 1), (21, 2), (77, 2), (1000, 2)])
+def test_the_size_of_the_confusion_matrix_is_bounded(classes: int, axes: int):
+    figure = many_classes(classes)
     assert max(figure.get_size_inches()) <= 10
+    assert len(figure.axes) == axes  # a color bar replaces the numbers
+
+
+@pytest.mark.parametrize(("classes", "step"), [(77, 1), (80, 1), (81, 2), (1000, 13)])
+def test_each_name_is_at_the_tick_of_its_class(classes: int, step: int):
+    axis = many_classes(classes).axes[0]
+    for ticks, labels in ((axis.get_xticks(), axis.get_xticklabels()), (axis.get_yticks(), axis.get_yticklabels())):
+        assert list(ticks) == list(range(0, classes, step))
+        assert [label.get_text() for label in labels] == [f"class {c}" for c in ticks]
+
+
+@pytest.mark.parametrize("name", ["x" * 60, "退款没有显示在账户里面的情况"])
+def test_a_long_class_name_is_shortened(name: str):
+    labels = confusion(np.eye(2, dtype=int), [name, "pos"]).axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == [shorten(name, 20), "pos"]
+
+
+@pytest.mark.parametrize(("names", "rotation"), [(["neg", "pos"], 0), (["neg", "x" * 15], 90), (list("abcdefghi"), 0)])
+def test_names_below_the_matrix_are_upright_where_they_would_touch(names: list[str], rotation: int):
+    labels = confusion(np.eye(len(names), dtype=int), names).axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {rotation}
 
 
 # Probabilities

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +14,13 @@ from minitext.data.dataset import Dataset, Splits
 from minitext.evaluation import bootstrap
 from minitext.evaluation.score import score_run
 from minitext.reporting import plots, report
+from minitext.reporting.class_tables import class_rows
+from minitext.reporting.formats import markdown_table
 from minitext.reporting.report import (
     METRIC_LABELS,
-    class_rows,
-    code,
     describe_overfitting,
-    escape,
     finish_run,
-    format_points,
-    format_score,
-    markdown_table,
     score_rows,
-    text_table,
     write_predictions,
     write_report,
 )
@@ -64,8 +60,12 @@ def part(value: float, count: int) -> dict:
 SCORES = {"train": part(0.9, 5000), "valid": part(0.8, 100), "test": part(0.7, 1207)}
 SCORES["test"] |= {
     "generalization_gap": {"value": 0.2, "low": 0.15, "high": 0.25},
+    "confusion": [[600, 600], [7, 0]],
     "before_temperature": {"temperature": 1.5, "log_loss": 0.75, "ece": 0.125, "brier": 0.25},
-    "subgroup_accuracy": [{"by": "tag", "subgroup": "irony", "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}],
+    "subgroup_accuracy": [
+        {"by": by, "subgroup": name, "count": 1200, "accuracy": 0.5, "low": 0.4, "high": 0.6}
+        for by, name in (("class", "neg"), ("tag", "irony"))
+    ],
 }
 SCORES["valid"]["temperature_fit"] = {"description": "a gain of nothing: T = 1 is kept"}
 EVALUATIONS = [{"epoch": i, "valid": {"loss": loss}, "best": i < 3} for i, loss in ((1, 0.5), (2, 0.4), (3, 0.6))]
@@ -83,22 +83,6 @@ def written(tmp_path) -> str:
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_an_accuracy_is_formatted_in_percent_with_its_interval():
-    assert format_score({"value": 0.741, "low": 0.735, "high": 0.7464}, percent=True) == "74.1 % [73.5, 74.6]"
-
-
-def test_other_scores_have_three_digits():
-    assert format_score({"value": 0.5123, "low": 0.505, "high": 0.5194}, percent=False) == "0.512 [0.505, 0.519]"
-
-
-def test_an_undefined_score_is_none():
-    assert format_score({"value": None, "low": None, "high": None}, percent=False) == "none"
-
-
-def test_a_score_without_an_interval_is_formatted_alone():
-    assert format_score({"value": 1.0, "low": None, "high": None}, percent=False).startswith("1.000")
-
-
 def test_scores_have_one_column_per_part_and_one_row_per_score():
     head, *body = score_rows(SCORES)
     assert head == ["", "train", "valid", "test"]
@@ -114,42 +98,11 @@ def test_the_calibration_error_is_beside_that_of_a_calibrated_model():
 
 
 def test_classes_have_one_row_each():
-    assert class_rows(SCORES["test"]) == [
+    assert class_rows(SCORES["test"]["per_class"]) == [
         ["class", "precision", "recall", "F1", "texts"],
         ["neg", *["50.0 % [40.0, 60.0]"] * 3, "1,200"],
         ["pos", *["0.0 %"] * 3, "7"],
     ]
-
-
-def test_a_markdown_table_has_a_line_below_its_head():
-    assert markdown_table([["", "a"], ["b", "1"]]) == "|  | a |\n| --- | --- |\n| b | 1 |"
-
-
-def test_a_bar_in_a_class_name_does_not_open_a_column():
-    table = markdown_table([["class", "texts"], ["neg|pos", "1"]])
-    assert table.splitlines()[2].count("|") == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
-        ("a|b", "a&#124;b"),
-        ("`rm`", "&#96;rm&#96;"),
-        ("![](http://host/x.png)", "![]&#40;http://host/x.png)"),
-        ("two\nlines\r\n# title", "two lines # title"),
-        ("R&D \\<b>", "R&amp;D \\&lt;b&gt;"),
-    ],
-)
-def test_names_and_notes_cannot_hold_markup(text: str, shown: str):
-    assert escape(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("command", "shown"), [("a.py --out é", "`a.py --out é`"), ("a.py '`b``c'", "``` a.py '`b``c' ```")]
-)
-def test_a_command_is_code_whatever_backticks_it_holds(command: str, shown: str):
-    assert code(command) == shown
 
 
 def test_a_report_of_hostile_names_holds_no_html(tmp_path):
@@ -162,10 +115,6 @@ def test_a_report_of_hostile_names_holds_no_html(tmp_path):
     assert "<script>" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_a_text_table_aligns_its_columns():
-    assert text_table([["", "a"], ["long", "1"], ["b", "22"]]) == "      a\nlong  1\nb     22"
-
-
 def test_the_report_begins_with_name_accuracy_command_and_machine(written):
     lines = written.splitlines()
     assert lines[0] == "# mlp"
@@ -176,7 +125,7 @@ def test_the_report_begins_with_name_accuracy_command_and_machine(written):
 
 def test_the_report_holds_both_tables(written):
     assert markdown_table(score_rows(SCORES)) in written
-    assert markdown_table(class_rows(SCORES["test"])) in written
+    assert markdown_table(class_rows(SCORES["test"]["per_class"])) in written
 
 
 def test_the_report_counts_the_texts_of_its_intervals(written):
@@ -208,8 +157,39 @@ def test_without_a_clear_rise_no_run_is_called_overfitted(unit: str, losses: lis
     assert f"({unit} {best}" in describe_overfitting(rows)
 
 
-def test_differences_are_formatted_in_points_with_their_sign():
-    assert format_points({"value": 0.005, "low": -0.01, "high": 0.02}) == "+0.5 [-1.0, +2.0]"
+def report_of(tmp_path: Path, names: list[str], matrix: np.ndarray) -> str:
+    """The report of a run with these classes, of which the c-th has an F1 of c per cent."""
+    per_class = {
+        name: dict.fromkeys(("precision", "recall", "f1"), HALF | {"value": c / 100})
+        | {"support": int(matrix[c].sum())}
+        for c, name in enumerate(names)
+    }
+    test = SCORES["test"] | {"per_class": per_class, "confusion": matrix.tolist()}
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS | {"classes": names}), encoding="utf-8")
+    (tmp_path / "scores.json").write_text(json.dumps(SCORES | {"test": test}), encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EVALUATIONS))
+    write_report(tmp_path, "mlp", {})
+    return (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_of_many_classes_the_weakest_and_the_confusions_come_first_and_all_are_folded(tmp_path):
+    names = [f"c{c}" for c in range(21)]
+    matrix = 9 * np.eye(21, dtype=int)
+    matrix[4, 7] = 3
+    text = report_of(tmp_path, names, matrix)
+    visible, folded = (re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL), text)
+    assert "| c4 | c7 | 3 (25.0 %) |" in visible
+    shown = re.findall(r"^\| (c\d+) \| \d", visible, flags=re.MULTILINE)
+    assert len(shown) == 10 and set(shown) >= {"c4", "c7"}
+    assert visible.index("## Weakest classes") < visible.index("## Most frequent confusions")
+    assert re.findall(r"^\| (c\d+) \| \d", folded, flags=re.MULTILINE) == [*shown, *names]
+    assert "<details><summary>All 21 classes</summary>\n\n| class |" in text
+
+
+def test_few_classes_are_shown_whole(tmp_path):
+    text = report_of(tmp_path, [f"c{c}" for c in range(20)], 9 * np.eye(20, dtype=int))
+    assert text.index("| c19 |") < text.index("<details>")  # of the settings
+    assert "confusions, on test" not in text  # there are none
 
 
 def test_the_report_shows_calibration_before_and_after_the_temperature(written):
@@ -221,6 +201,7 @@ def test_the_report_shows_calibration_before_and_after_the_temperature(written):
 
 def test_the_report_shows_accuracy_by_subgroup(written):
     assert "| tag | irony | 1,200 | 50.0 % [40.0, 60.0] |" in written
+    assert "| class | neg |" not in written  # the accuracy in a class is its recall, which is above
 
 
 def test_the_report_holds_no_texts(written):
@@ -301,7 +282,7 @@ def test_a_finished_run_has_all_its_files(tmp_path, fast):
 def test_each_phase_is_printed_when_it_begins_and_ends(tmp_path, fast, capsys):
     finish_run(start(tmp_path / "mlp"), SPLITS, [LOGITS] * 3, 2.0, Notes(), COST)
     lines = capsys.readouterr().out.splitlines()
-    phases = ["scoring", "writing scores and predictions", "drawing figures"]
+    phases = ["scoring", "writing scores and predictions", "drawing figures", "writing the report"]
     assert [line.partition(":")[0] for line in lines] == [line for name in phases for line in (f"{name} …", name)]
     assert all(line.endswith(" s") for line in lines[1::2])
 
