@@ -108,9 +108,11 @@ def train_one_seed(config: Config) -> None:
     select_by = config.fit.select_by
     class_weights = class_weights_of(train.labels, num_classes, config.fit.class_weights)
     how = {"class_weights": class_weights, "select_by": select_by, "evaluate": classification_metrics}
-    fits = {"logistic": fit_logistic(train, valid, config.logistic, **how)}
+    with notes.phase("fitting the logistic regression"):
+        fits = {"logistic": fit_logistic(train, valid, config.logistic, **how)}
     note_fit("logistic regression", fits["logistic"], select_by, notes)
-    fits["mlp"] = fit_mlp(train, valid, config.mlp, seed=config.run.seed, quiet=config.run.quiet, **how)
+    with notes.phase("fitting the MLP"):
+        fits["mlp"] = fit_mlp(train, valid, config.mlp, seed=config.run.seed, quiet=config.run.quiet, **how)
     note_fit("MLP", fits["mlp"], select_by, notes)
 
     # Evaluation: the temperature is fitted on validation and folded into the last layer; then test is scored.

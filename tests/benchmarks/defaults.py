@@ -40,7 +40,7 @@ from minitext.data.dataset import DataConfig, Dataset, Splits, load_dataset
 from minitext.data.words import words
 from minitext.evaluation.metrics import classification_scores
 from minitext.evaluation.significance import mean_and_std
-from minitext.reporting.report import format_mean, format_score, markdown_table
+from minitext.reporting.formats import format_mean, format_score, markdown_table
 from minitext.utils.io import read_json
 
 ROOT = Path(__file__).parents[2]

@@ -401,7 +401,7 @@ def test_each_seed_is_evaluated_and_seeds_are_paired(minitext, refused, own, oth
     folders = [tmp_path / f"{name}-on-other" for name in ("mlp", "logistic")]
     assert sorted(path.name for path in folders[0].iterdir()) == ["seed0", "seed1"]
     printed = minitext("compare", *folders, "--out", tmp_path / "page.html")
-    assert printed.startswith("2 models over 2 seeds (0, 1), the same test texts")
+    assert "\n\n2 models over 2 seeds (0, 1), the same test texts" in printed
     assert "Learning curves" not in (tmp_path / "page.html").read_text(encoding="utf-8")
     minitext("evaluate", tmp_path / "mlp" / "seed0", "--data", other, "--out", tmp_path / "one")
     error = refused("evaluate", tmp_path / "mlp", "--data", other, "--out", tmp_path / "one", "--overwrite")
