@@ -14,15 +14,13 @@ splits anew what the file does not split itself. Seconds: of a script everything
 baseline all fits of its search, without reading.
 
 By default the scores are those of test: the figures to publish, once defaults are fixed. `--part valid` prints
-validation only, and the baselines then predict no test text; use it to choose defaults, with `--valid-fraction` for a
-larger validation part and `--options='--lr 1e-2'` for another recipe. Validation scores are optimistic, as each model
-chose its epoch or its settings by them; so they rank recipes, and are not to be published.
+validation only, and the baselines then predict no test text. Validation scores are optimistic, as each model chose its
+epoch or its settings by them. Defaults are chosen by `choose_defaults.py`.
 """
 
 import argparse
 import importlib.util
 import itertools
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -148,8 +146,7 @@ def run_models(arguments: argparse.Namespace, source: str, seed: int) -> dict[st
     config = DataConfig(data=data, test_data=test_data or None, subset=tuple(arguments.subset), valid_fraction=fraction)
     splits = load_dataset(config, seed)
     options = ["--data", data, *(("--test-data", test_data) if test_data else ()), "--seed", str(seed)]
-    options += ["--subset", *map(str, arguments.subset), "--valid-fraction", str(fraction)]
-    options += shlex.split(arguments.options)
+    options += ["--subset", *map(str, arguments.subset)]
     scripts = [(name, []) for name in arguments.only if name in ("static", "scratch")]
     scripts += [("finetune", ["--model", model]) for model in arguments.model if "finetune" in arguments.only]
     results = {}
@@ -185,8 +182,6 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="FILE", help="labeled texts, or TRAIN,TEST")
     parser.add_argument("--subset", type=float, nargs=2, default=(1.0, 1.0), metavar=("TRAIN", "TEST"))
-    parser.add_argument("--valid-fraction", type=float, default=0.1, help="more for --part valid")
-    parser.add_argument("--options", default="", help="further options of the scripts, in one argument")
     parser.add_argument("--num-seeds", type=int, default=1, help="seeds 0, 1, …")
     parser.add_argument("--only", nargs="+", choices=TRACKS + BASELINES, default=TRACKS + BASELINES)
     parser.add_argument("--model", nargs="+", default=["sample"], help="encoders to fine-tune, one row each")
