@@ -130,7 +130,7 @@ def main() -> None:
             found.append(score_recipe(prepare, shlex.split(recipe), parts, seed))
             print(f"seed {seed}, {recipe or 'defaults'}: {found[-1]}", flush=True)
     names = (*SELECTIONS, "last epoch")
-    rows = [["recipe", *(f"by {name.replace("_", " ")}" for name in names), "epochs", "seconds"]]
+    rows = [["recipe", *(f"by {name.replace('_', ' ')}" for name in names), "epochs", "seconds"]]
     for recipe, found in results.items():
         columns = ([run[name] for run in found] for name in names)
         cells = (format_mean(mean, std or 0.0, True) for mean, std in map(mean_and_std, columns))
