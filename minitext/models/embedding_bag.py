@@ -65,6 +65,7 @@ class EmbeddingBagClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.hidden_size, num_classes)
         nn.init.uniform_(self.embedding.weight, -1 / config.embedding_dim, 1 / config.embedding_dim)  # as in fastText
+        nn.init.zeros_(self.embedding.weight[vocab_size:])  # n-grams that no training text has add nothing to a mean
 
     def forward(self, batch: Batch) -> Tensor:
         """A packed batch of `features` to `(B, C)` logits."""

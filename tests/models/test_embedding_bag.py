@@ -122,6 +122,12 @@ def test_a_saved_network_gives_the_same_logits(tmp_path, kind: dict):
     assert torch.equal(logits(loaded, *texts), logits(model, *texts))
 
 
+def test_ngrams_begin_with_zero_and_tokens_do_not():
+    model = EmbeddingBagClassifier(10, 3, NetworkConfig(4, 5, ngrams=2, buckets=6))
+    assert model.embedding.weight[:10].ne(0).all()
+    assert model.embedding.weight[10:].eq(0).all()
+
+
 @pytest.mark.parametrize(
     ("ngrams", "num_tokens", "buckets"),
     [
