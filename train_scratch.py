@@ -1,7 +1,7 @@
 """Text classifier trained from random weights: WordPiece tokens, embedding, mean, Linear, ReLU, Linear.
 
     python train_scratch.py                                            the bundled sample
-    python train_scratch.py --data imdb --ngrams 3 --binary-counts     all of IMDB, with hashed n-grams
+    python train_scratch.py --data imdb --ngrams 3                     all of IMDB, with hashed n-grams up to trigrams
     python train_scratch.py --data reviews.csv                         your own texts
     python train_scratch.py --data reviews.csv --resume                continue an interrupted run
 
@@ -52,7 +52,9 @@ UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 200, 20, 3, 100  # how long
 class InitConfig:
     """initialization"""
 
-    vectors: str | None = option(None, "initialize the embedding from word vectors: sample, a name, or a file")
+    vectors: str | None = option(
+        None, "word vectors that initialize the embedding: sample (from English film reviews), a name, or a file"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,7 @@ def train_one_seed(config: Config) -> None:
     # Training: every step is in minitext/training/step.py and loop.py.
     num_updates = UPDATES + UPDATES_PER_CLASS * num_classes
     settings = fill_epochs(config.loop, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
-    plan = plan_steps(
-        train.data.lengths().numpy(), settings, seed
-    )  # what cannot be trained fails before a folder exists
+    plan = plan_steps(train.data.lengths().numpy(), settings, seed)  # bad settings fail before a folder exists
     notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates")
     run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer),
                            **compute_settings(device, dtype)))  # fmt: skip

@@ -142,8 +142,7 @@ def predict_fasttext(model: object, num_classes: int, texts: list[str]) -> np.nd
 def run_models(arguments: argparse.Namespace, source: str, seed: int) -> dict[str, Result]:
     """The results of all chosen models for one source and seed, by the name of their row."""
     data, _, test_data = source.partition(",")
-    fraction = arguments.valid_fraction
-    config = DataConfig(data=data, test_data=test_data or None, subset=tuple(arguments.subset), valid_fraction=fraction)
+    config = DataConfig(data=data, test_data=test_data or None, subset=tuple(arguments.subset))
     splits = load_dataset(config, seed)
     options = ["--data", data, *(("--test-data", test_data) if test_data else ()), "--seed", str(seed)]
     options += ["--subset", *map(str, arguments.subset)]
