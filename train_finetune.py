@@ -34,7 +34,7 @@ from minitext.data.tokenizer import (
 )
 from minitext.data.windows import describe_windows
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import predict_logits, probabilities, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits, probabilities
 from minitext.evaluation.predictor import TOP, format_prediction
 from minitext.models.bert import BertClassifier, init_weights
 from minitext.models.hf_checkpoint import load_classifier, save_model
@@ -108,10 +108,6 @@ class TrainConfig(loop.TrainConfig):
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
     weight_decay: float = option(0.01, "weight decay (matrices only; biases and norms are exempt)")
-    select_by: str = option(
-        "accuracy", "validation metric that selects the best weights; calibrated: after temperature scaling",
-        choices=("accuracy", "macro_f1", "loss", "calibrated_loss"),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     predict = partial(predict_logits, model, batch_size=batch_size, device=device, dtype=dtype,
                       distributed=distributed, quiet=quiet)  # fmt: skip
     state = fit(
-        model, train, lambda: validation_metrics(predict(valid), valid.labels), settings,
+        model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder if is_main else None,
         class_weights=class_weights_of(train.labels, len(class_names), settings.class_weights),
         param_groups=layer_groups(model, settings.weight_decay, config.model.layer_lr_decay),

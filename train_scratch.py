@@ -30,7 +30,7 @@ from minitext.data.tokenizer import (
 )
 from minitext.data.word_vectors import load_word_vectors, locate_word_vectors
 from minitext.evaluation.calibration import fit_temperature, fold_temperature
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig, fill_buckets
 from minitext.reporting.formats import text_table
 from minitext.reporting.report import finish_run, score_rows
@@ -67,6 +67,9 @@ class TrainConfig(loop.TrainConfig):
     )  # fmt: skip
     lr: float = option(5e-3, "peak learning rate")
     label_smoothing: float = option(0.1, "probability that label smoothing spreads over all classes")
+    select_by: str = option(
+        "loss", "validation metric that selects the best weights", choices=("accuracy", "macro_f1", "loss")
+    )
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def train_one_seed(config: Config) -> None:
     write_text(run.folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     predict = partial(predict_logits, model, batch_size=config.loop.batch_size, device=device, dtype=dtype, quiet=quiet)
     state = fit(
-        model, train, lambda: validation_metrics(predict(valid), valid.labels), settings,
+        model, train, lambda: classification_metrics(predict(valid), valid.labels), settings,
         seed=seed, device=device, dtype=dtype, run_dir=run.folder,
         class_weights=class_weights_of(train.labels, num_classes, settings.class_weights),
         log=notes.print, quiet=quiet,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitext.data.batching import Collator, evaluation_batches, load_batches
-from minitext.evaluation.calibration import minimize_temperature
 from minitext.evaluation.metrics import average_scores, class_counts, confusion_matrix
 from minitext.training.distributed import SINGLE, Distributed
 
@@ -65,14 +64,3 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     scores = average_scores(*class_counts(confusion))
     metrics = {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
     return {"loss": F.cross_entropy(logits.double(), labels).item()} | metrics
-
-
-def validation_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """`classification_metrics`, and the loss of the logits divided by the temperature that is fitted on them.
-
-    With few texts accuracy is coarse, and with many classes the loss alone stops a training too early, while the model
-    becomes overconfident but still more often right (Guo et al. 2017, section 3). The calibrated loss selects well with
-    both.
-    """
-    calibrated = logits.double() / minimize_temperature(labels, logits)
-    return classification_metrics(logits, labels) | {"calibrated_loss": F.cross_entropy(calibrated, labels).item()}

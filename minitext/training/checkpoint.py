@@ -41,8 +41,9 @@ class TrainState:
 
     def describe_best(self, select_by: str, epochs: int) -> str:
         """One line: the epoch of the best weights, the length of training, and whether a longer one may be better."""
-        name = select_by.replace("_", " ")
-        line = f"epoch {self.best_epoch:g} (by validation {name}); {self.updates:,} updates in {self.seconds:.1f} s"
+        line = (
+            f"epoch {self.best_epoch:g} (by validation {select_by}); {self.updates:,} updates in {self.seconds:.1f} s"
+        )
         return line + (f"; still improving: try --epochs {2 * epochs}" if self.best_epoch == epochs else "")
 
 

@@ -69,9 +69,8 @@ class TrainConfig(LoopConfig):
 
     epochs: int | None = option(None, "passes over the training texts (default: by the numbers of texts and classes)")
     select_by: str = option(
-        "calibrated_loss", "validation metric that selects the best weights; calibrated: after temperature scaling",
-        choices=("accuracy", "macro_f1", "loss", "calibrated_loss"),
-    )  # fmt: skip
+        "accuracy", "validation metric that selects the best weights", choices=("accuracy", "macro_f1", "loss")
+    )
     class_weights: str = option("equal", "balanced: rare classes count more in the loss", choices=("equal", "balanced"))
 
 
@@ -229,8 +228,8 @@ def add_evaluation(state: TrainState, epoch: float, scores: Scores, select_by: s
 
 
 def selection_score(scores: Scores, select_by: str) -> float:
-    """What the best weights maximize: a validation score, or the negative of a loss."""
-    return -scores[select_by] if select_by.endswith("loss") else scores[select_by]
+    """What the best weights maximize: a validation score, or the negative loss."""
+    return -scores["loss"] if select_by == "loss" else scores[select_by]
 
 
 def out_of_patience(state: TrainState, config: LoopConfig) -> bool:

@@ -5,8 +5,8 @@
 
 A recipe is a string of options of the script. No test text is read into a model or a score. The texts for training are
 split once more: `--train-fraction` of them train, a ninth of their number selects the epoch, as in a script with its
-defaults, and up to MAX_SCORED others are scored. So the scores are not optimistic. A run gives four of them: at the
-epochs that accuracy, loss and calibrated loss select, and at the last epoch.
+defaults, and up to MAX_SCORED others are scored. So the scores are not optimistic. A run gives three of them: at the
+epochs that accuracy and loss select, and at the last epoch.
 """
 
 import argparse
@@ -26,20 +26,20 @@ import train_scratch
 from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Dataset, load_dataset, split_off
 from minitext.data.tokenizer import encode, train_tokenizer
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.evaluation.significance import mean_and_std
 from minitext.models.embedding_bag import EmbeddingBagClassifier, fill_buckets
 from minitext.models.hub import fetch_checkpoint
 from minitext.reporting.formats import format_mean, markdown_table
 from minitext.training.device import pick_dtype
-from minitext.training.loop import TrainConfig, class_weights_of, fill_epochs, fit
+from minitext.training.loop import TrainConfig, class_weights_of, fill_epochs, fit, selection_score
 from minitext.training.optim import layer_groups
 from minitext.utils.config import parse
 from minitext.utils.run_dir import Notes
 
 MAX_SCORED = 1_000  # texts
 CPU = torch.device("cpu")
-SELECTIONS = ("accuracy", "loss", "calibrated_loss")
+SELECTIONS = ("accuracy", "loss")
 Prepared = tuple[nn.Module, list[PackCollator], TrainConfig, torch.dtype]
 
 
@@ -93,7 +93,8 @@ def score_recipe(
     def evaluate() -> dict[str, float]:
         logits = (predict_logits(model, part, 64, CPU, dtype) for part in (selecting, scored))
         chosen, result = (
-            validation_metrics(values, part.labels) for values, part in zip(logits, (selecting, scored), strict=True)
+            classification_metrics(values, part.labels)
+            for values, part in zip(logits, (selecting, scored), strict=True)
         )
         selections.append(chosen)
         accuracies.append(result["accuracy"])
@@ -108,8 +109,7 @@ def score_recipe(
             param_groups=layer_groups(model, loop.weight_decay, 1.0) if is_bert else None, log=lambda line: None,
             quiet=True,
         )  # fmt: skip
-    signs = {metric: -1 if metric.endswith("loss") else 1 for metric in SELECTIONS}
-    best = {metric: int(np.argmax([sign * row[metric] for row in selections])) for metric, sign in signs.items()}
+    best = {metric: int(np.argmax([selection_score(row, metric) for row in selections])) for metric in SELECTIONS}
     result = {metric: accuracies[epoch] for metric, epoch in best.items()} | {"last epoch": accuracies[-1]}
     return result | {"epochs": loop.epochs, "seconds": time.perf_counter() - start}
 
@@ -130,7 +130,7 @@ def main() -> None:
             found.append(score_recipe(prepare, shlex.split(recipe), parts, seed))
             print(f"seed {seed}, {recipe or 'defaults'}: {found[-1]}", flush=True)
     names = (*SELECTIONS, "last epoch")
-    rows = [["recipe", *(f"by {name.replace('_', ' ')}" for name in names), "epochs", "seconds"]]
+    rows = [["recipe", *(f"by {name}" for name in names), "epochs", "seconds"]]
     for recipe, found in results.items():
         columns = ([run[name] for run in found] for name in names)
         cells = (format_mean(mean, std or 0.0, True) for mean, std in map(mean_and_std, columns))

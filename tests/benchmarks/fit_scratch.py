@@ -27,7 +27,7 @@ from minitext.data.batching import PackCollator
 from minitext.data.dataset import DataConfig, Splits, load_dataset
 from minitext.data.tokenizer import TokenizerConfig, encode, train_tokenizer
 from minitext.data.words import words
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 from minitext.training.loop import TrainConfig, fit
 
@@ -60,7 +60,7 @@ def fit_minitext(splits: Splits, few: bool) -> Callable[[list[str]], np.ndarray]
     train, valid = (collator(part.texts, part.labels) for part in splits[:2])
     with tempfile.TemporaryDirectory() as folder:
         fit(
-            model, train, lambda: validation_metrics(logits(valid), valid.labels), loop, seed=0, device=device,
+            model, train, lambda: classification_metrics(logits(valid), valid.labels), loop, seed=0, device=device,
             dtype=dtype, run_dir=Path(folder), class_weights=torch.ones(2), log=lambda line: None, quiet=True,
         )  # fmt: skip
     return lambda texts: logits(collator(texts, np.zeros(len(texts), dtype=np.int64))).argmax(dim=1).numpy()

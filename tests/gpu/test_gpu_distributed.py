@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from gpu_factories import assert_same_change, classifier, texts, weights_of
 
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.training.distributed import SINGLE, Distributed, destroy
 from minitext.training.loop import TrainConfig, fit
 
@@ -29,7 +29,7 @@ def train(folder: Path, device: torch.device, distributed: Distributed) -> dict:
 
     folder.mkdir(exist_ok=True)
     fit(
-        model, data, lambda: validation_metrics(logits(), data.labels), CONFIG,
+        model, data, lambda: classification_metrics(logits(), data.labels), CONFIG,
         seed=0, device=device, dtype=torch.float32, run_dir=folder, class_weights=torch.ones(3),
         distributed=distributed, log=str, quiet=True,
     )  # fmt: skip

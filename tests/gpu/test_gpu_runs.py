@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 
 from minitext.data.dataset import DataConfig, load_dataset
 from minitext.evaluation.attribution import explain
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.evaluation.predictor import Predictor
 from minitext.training import loop
 from minitext.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
@@ -103,7 +103,7 @@ def train(folder: Path, device: torch.device, stop_after: int | None = None) -> 
             os.kill(os.getpid(), signal.SIGINT)
 
     def evaluate() -> dict[str, float]:
-        return validation_metrics(predict_logits(model, data, 8, device, torch.bfloat16), data.labels)
+        return classification_metrics(predict_logits(model, data, 8, device, torch.bfloat16), data.labels)
 
     handle = model.register_forward_pre_hook(interrupt)
     folder.mkdir(exist_ok=True)

@@ -192,8 +192,8 @@ def test_the_state_of_a_run_on_another_device_is_restored(tmp_path):
 @pytest.mark.parametrize(("best_epoch", "advice"), [(4.0, "; still improving: try --epochs 8"), (3.5, ""), (1.0, "")])
 def test_a_run_whose_last_evaluation_was_the_best_advises_more_epochs(best_epoch: float, advice: str):
     state = TrainState(updates=1200, best_epoch=best_epoch, seconds=2.0)
-    line = f"epoch {best_epoch:g} (by validation calibrated loss); 1,200 updates in 2.0 s"
-    assert state.describe_best("calibrated_loss", epochs=4) == line + advice
+    line = f"epoch {best_epoch:g} (by validation loss); 1,200 updates in 2.0 s"
+    assert state.describe_best("loss", epochs=4) == line + advice
 
 
 def test_without_a_checkpoint_the_run_is_new(tmp_path):

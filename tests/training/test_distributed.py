@@ -19,7 +19,7 @@ from torch import Tensor
 from training_factories import CPU, VOCAB_SIZE, random_texts, same_bits
 
 from minitext.data.batching import PackCollator
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.bert import BertClassifier, BertConfig
 from minitext.training import loop
 from minitext.training.distributed import SINGLE, Distributed, destroy, init_distributed, refuse_torchrun, world_size
@@ -78,7 +78,7 @@ def train(case: str, folder: Path, distributed: Distributed, model: BertClassifi
 
     def evaluate() -> dict[str, float]:
         logits = predict_logits(model, valid, config.batch_size, CPU, torch.float32, distributed=distributed)
-        return validation_metrics(logits, valid.labels)
+        return classification_metrics(logits, valid.labels)
 
     fit(
         model, data, evaluate, config, seed=0, device=CPU, dtype=torch.float32,

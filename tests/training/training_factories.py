@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from minitext.data.batching import Batch, PackCollator
 from minitext.data.tokenizer import TokenizedTexts
-from minitext.evaluation.predict import predict_logits, validation_metrics
+from minitext.evaluation.predict import classification_metrics, predict_logits
 from minitext.models.embedding_bag import EmbeddingBagClassifier, NetworkConfig
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def batch_of(data: PackCollator, indices: Sequence[int] | None = None) -> Batch:
 
 def validate(model: nn.Module, data: PackCollator, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """The scores of `model` on `data`."""
-    return validation_metrics(predict_logits(model, data, 4, CPU, dtype), data.labels)
+    return classification_metrics(predict_logits(model, data, 4, CPU, dtype), data.labels)
 
 
 def evaluator(model: nn.Module, data: PackCollator) -> Callable[[], dict[str, float]]:
