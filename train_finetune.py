@@ -54,6 +54,7 @@ from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import read_json
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
+SAMPLE_SUBJECT = "the bundled BERT, trained on English film reviews"
 MAX_LENGTH = 256  # tokens per text, if the model has that many positions
 CPU_MICRO_BATCH_TOKENS = 2048  # whose activations fit the caches of a CPU; a GPU is faster with the whole batch
 UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 250, 80, 4, 20  # how long a training is, see docs/results.md
@@ -67,7 +68,7 @@ class ModelConfig:
 
     model: str = option(
         "sample",
-        "sample (the bundled BERT, trained on English film reviews), a Hub id, id@revision, or a checkpoint's folder",
+        f"sample ({SAMPLE_SUBJECT}), a Hub id, id@revision, or a checkpoint's folder",
     )
     max_length: int | None = option(
         None, f"maximum tokens per text, special tokens included (default: {MAX_LENGTH}, or the model's if it has less)"
@@ -200,7 +201,8 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     num_tokens = batch_size * mean_length
     dtype = distributed.broadcast(pick_dtype(settings.precision, device, model.config.hidden_size, num_tokens))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    notes.add("model", f"{config.model.model}, {parameters:,} parameters on {device}, {dtype}")
+    name = f"sample ({SAMPLE_SUBJECT})" if config.model.model == "sample" else config.model.model
+    notes.add("model", f"{name}, {parameters:,} parameters on {device}, {dtype}")
     compile_if_long(model, config.model.compile, device, plan)
     if is_main:
         run.start(run_settings(config, splits.summary(), class_names, tokenizer=tokenizer_sha256(tokenizer),
