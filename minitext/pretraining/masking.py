@@ -1,6 +1,6 @@
 """Masked-language-model batches (BERT, Devlin et al. 2019, section 3.1).
 
-Inputs: tokenized texts. Outputs: blocks of one length, and packed batches of blocks in which tokens are masked.
+Inputs: tokenized texts. Outputs: blocks of tokens, and packed batches of blocks in which tokens are masked.
 Shapes: B blocks, N tokens of a batch, M masked tokens, V vocabulary.
 """
 
@@ -21,6 +21,7 @@ from minitext.utils.errors import UserError
 MASK_PROB = 0.15  # fraction of all tokens that are masked, that is, predicted; evaluations always use it
 MASK_TOKEN_SHARE = 0.8  # fraction of the masked tokens that are replaced by [MASK]
 RANDOM_TOKEN_SHARE = 0.1  # fraction that are replaced by a random token; the rest keep their token
+MIN_BLOCK = 8  # tokens, special ones included
 NO_TRUNCATION = 1 << 30  # tokens; blocks are cut, not texts
 
 
@@ -76,15 +77,29 @@ class MLMCollator:
         return batch._replace(ids=corrupted, labels=true_ids[masked].long(), masked=masked)
 
 
-def pack_blocks(texts: TokenizedTexts, length: int, before: Sequence[int], after: Sequence[int]) -> TokenizedTexts:
-    """Concatenate texts, each followed by `after`, and cut them into blocks of `length` tokens.
+def pack_blocks(
+    texts: TokenizedTexts, length: int, before: Sequence[int], after: Sequence[int], short: float = 0.0, seed: int = 0
+) -> TokenizedTexts:
+    """Concatenate texts, each followed by `after`, and cut them into blocks of `length` tokens, a fraction `short` of
+    them shorter: of 8 to `length` tokens, each number as likely.
 
-    Each block begins with `before` and ends with `after`. Only the last block is shorter; no token is lost.
+    Each block begins with `before` and ends with `after`. The last block is the rest; no token is lost.
     """
     start, end = (torch.tensor(ids, dtype=torch.int32) for ids in (before, after))
     stream = torch.cat([torch.cat((text, end)) for text in texts.ids.split(texts.lengths().tolist())])
-    blocks = [torch.cat((start, part, end)) for part in stream.split(length - len(start) - len(end))]
+    sizes = block_sizes(len(stream), length - len(start) - len(end), MIN_BLOCK - len(start) - len(end), short, seed)
+    blocks = [torch.cat((start, part, end)) for part in stream.split(sizes)]
     return TokenizedTexts(torch.cat(blocks), torch.tensor([0, *map(len, blocks)]).cumsum(0))
+
+
+def block_sizes(total: int, full: int, least: int, short: float, seed: int) -> list[int]:
+    """Sizes that add up to `total`: `full`, or for a fraction `short` of them from `least` to `full`; the last less."""
+    generator, sizes, rest = np.random.default_rng(seed), [], total
+    while rest > 0:
+        size = full if generator.random() >= short else int(generator.integers(min(least, full), full + 1))
+        sizes.append(min(size, rest))
+        rest -= size
+    return sizes
 
 
 def make_collator(
@@ -94,9 +109,10 @@ def make_collator(
     seed: int,
     mask_prob: float = MASK_PROB,
     cls_objective: bool = False,
+    short_blocks: float = 0.0,
     quiet: bool = True,
 ) -> MLMCollator:
-    """A collator of the blocks of `length` tokens of texts. Raises UserError if the tokenizer does not fit."""
+    """A collator of blocks of at most `length` tokens of texts. Raises UserError if the tokenizer does not fit."""
     mask, (before, after) = mask_id(tokenizer), special_ids(tokenizer)
     if mask is None:
         raise UserError("the tokenizer has no [MASK] or <mask> token; use that of a masked language model")
@@ -107,6 +123,6 @@ def make_collator(
     tokens = encode(bare, texts, NO_TRUNCATION, "head", quiet)
     if not len(tokens.ids):
         raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; give other texts")
-    blocks = pack_blocks(tokens, length, before, after)
+    blocks = pack_blocks(tokens, length, before, after, short_blocks, seed)
     special = sorted(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
     return MLMCollator(blocks, seed, mask, tuple(special), tokenizer.get_vocab_size(), mask_prob, cls_objective)

@@ -49,6 +49,9 @@ class PretrainConfig:
     vectors: str | None = option(None, "word vectors that initialize the tokens of a new encoder: a name or a file")
     max_length: int = option(128, "tokens per block; texts are packed end to end")
     mask_prob: float = option(MASK_PROB, "fraction of the training tokens that are masked (Wettig et al. 2023)")
+    short_blocks: float = option(
+        0.0, "fraction of the blocks that are shorter, so that the encoder also learns short texts (Devlin et al. 2019)"
+    )
     dropout: float = option(0.0, "dropout during pretraining (the saved config keeps BERT's 0.1)")
     cls_objective: bool = option(False, "also train [CLS] to predict one of its block's masked tokens")
     save_fp16: bool = option(False, "save the weights in float16")
@@ -60,6 +63,7 @@ class PretrainConfig:
         sizes = ("hidden_size", "num_layers", "num_heads", "max_positions")
         require(self, lambda value: value >= 1, "at least 1", *sizes)
         require(self, lambda value: 0 <= value < 1, "in [0, 1)", "dropout")
+        require(self, lambda value: 0 <= value <= 1, "in [0, 1]", "short_blocks")
         require(self, lambda value: 0 < value < 1, "strictly between 0 and 1", "held_out", "mask_prob")
         if self.vectors and self.model:
             raise UserError(f"--vectors {self.vectors} initializes a new encoder; drop it or --model {self.model}")
@@ -119,7 +123,8 @@ def pretrain(config: Config, draw: Callable[[Path], None] | None = None) -> Path
     num_tokens, parameters = batch_size * length, sum(parameter.numel() for parameter in model.parameters())
     dtype = distributed.broadcast(pick_dtype(config.loop.precision, device, model.config.hidden_size, num_tokens))
     masking = {"mask_prob": config.pretrain.mask_prob, "cls_objective": config.pretrain.cls_objective}
-    train = make_collator(tokenizer, train_texts, length, seed, **masking, quiet=quiet)
+    short = config.pretrain.short_blocks
+    train = make_collator(tokenizer, train_texts, length, seed, **masking, short_blocks=short, quiet=quiet)
     valid = make_collator(tokenizer, valid_texts, length, seed, quiet=quiet)
     if not config.pretrain.model:
         init_output_bias(model, train.data.ids)

@@ -60,6 +60,21 @@ def test_texts_are_packed_end_to_end_in_order_and_only_the_last_block_is_shorter
     assert packed([11, 12, 13], [14, 15]) == [[CLS, 11, 12, 13, SEP], [CLS, SEP, 14, 15, SEP], [CLS, SEP, SEP]]
 
 
+@pytest.mark.parametrize("short", [0.0, 0.3, 1.0])
+def test_a_fraction_of_the_blocks_is_shorter_and_no_token_is_lost(short: float):
+    texts = tokenized(*(list(range(10, 200)) for _ in range(100)))
+    blocks = pack_blocks(texts, 30, (CLS,), (SEP,), short, seed=1)
+    lengths = blocks.lengths()[:-1]  # the last block is the rest
+    assert lengths.min() >= 8 and lengths.max() == 30
+    # 0.06: three standard errors of a fraction of about 800 blocks; one of 23 short blocks has 30 tokens
+    assert (lengths < 30).double().mean().item() == pytest.approx(short * 22 / 23, abs=0.06)
+    parts = blocks.ids.tensor_split(blocks.offsets[1:-1])
+    whole = pack_blocks(texts, 10**6, (CLS,), (SEP,)).ids[1:-1]
+    assert torch.equal(torch.cat([part[1:-1] for part in parts]), whole)
+    again = pack_blocks(texts, 30, (CLS,), (SEP,), short, seed=2)
+    assert torch.equal(blocks.offsets, again.offsets) == (short == 0)
+
+
 def test_an_empty_text_is_packed_as_one_separator():
     assert packed([11], [], [12]) == [[CLS, 11, SEP, SEP, SEP], [CLS, 12, SEP, SEP]]
 
