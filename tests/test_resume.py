@@ -102,7 +102,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, reviews: Path)
     other = start(reviews, tmp_path / "run", "--resume", "--lr", "0.5")
     _, message = other.communicate()
     assert other.returncode == 2
-    assert "loop.lr: 0.003 → 0.5" in message
+    assert "loop.lr: 0.005 → 0.5" in message
     reviews.write_text(reviews.read_text().replace("lovely", "splendid"))
     other = start(reviews, tmp_path / "run", "--resume")
     _, message = other.communicate()
