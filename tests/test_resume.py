@@ -110,6 +110,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path, reviews: Path)
     assert "data_found.train.fingerprint" in message
 
 
+@pytest.mark.slow
 def test_impossible_settings_are_refused_before_a_folder_exists(tmp_path: Path, reviews: Path):
     process = start(reviews, tmp_path / "run", "--warmup", "100000")
     _, message = process.communicate()

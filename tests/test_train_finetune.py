@@ -324,12 +324,14 @@ def test_a_reinitialized_layer_does_not_have_the_weights_of_the_checkpoint(train
 
 
 @pytest.mark.parametrize("option", [("--layer-lr-decay", "0.5"), ("--truncate", "head+tail"), ("--precision", "bf16")])
+@pytest.mark.slow
 def test_an_option_has_an_effect(train, option):
     _, plain = train()
     status, folder = train(*option, out="other")
     assert status == 0 and farthest(plain, folder) > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(train):
     _, one = train()
     _, other = train(out="other")
@@ -560,6 +562,7 @@ def test_the_defaults_are_the_bundled_sample_and_the_bundled_bert(tmp_path, monk
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["loop"]["lr"] is None  # by the encoder's width
 
 
+@pytest.mark.slow
 def test_each_seed_has_a_run_and_their_mean_is_written(train):
     status, folder = train("--num-seeds", "2", "--quiet")
     assert status == 0

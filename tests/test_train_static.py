@@ -165,6 +165,7 @@ def test_the_saved_models_give_the_calibrated_probabilities(tmp_path, call, topi
         assert read_temperature(tmp_path / "run" / kind) == 2.0
 
 
+@pytest.mark.slow
 def test_several_seeds_are_summarized(tmp_path, call, topics):
     done = call(*topics, "--num-seeds", "2", "--out", tmp_path / "run")
     assert (done.code, done.err) == (0, "")

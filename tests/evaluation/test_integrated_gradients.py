@@ -21,6 +21,7 @@ def random_layers() -> tuple[nn.Linear, nn.Linear, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.oracle
+@pytest.mark.slow
 def test_one_layer_gradients_equal_scipy_s_integral_of_the_slopes():
     integrate = pytest.importorskip("scipy.integrate")
     hidden, output, vectors, fixed = (part.double() for part in random_layers())

@@ -125,6 +125,7 @@ def test_compiled_layers_give_the_logits_and_gradients_of_eager_ones(graphs: lis
     assert graphs
 
 
+@pytest.mark.slow
 def test_batches_of_all_sizes_share_a_few_graphs(graphs: list, kernel: bool):
     """In training and in evaluation: one for the last layer and one for the others, and the same again for one text."""
     model = classifier(graphs)
