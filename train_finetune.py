@@ -46,7 +46,7 @@ from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import Distributed, destroy, init_distributed
-from minitext.training.loop import TrainPlan, class_weights_of, fill_epochs, fit, plan_steps
+from minitext.training.loop import TrainLength, TrainPlan, class_weights_of, fit, plan_steps
 from minitext.training.optim import layer_groups
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse, require
@@ -57,7 +57,7 @@ from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 SAMPLE_SUBJECT = "the bundled BERT, trained on English film reviews"
 MAX_LENGTH = 256  # tokens per text, if the model has that many positions
 CPU_MICRO_BATCH_TOKENS = 2048  # whose activations fit the caches of a CPU; a GPU is faster with the whole batch
-UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 250, 80, 4, 20  # how long a training is, see docs/results.md
+LENGTH = TrainLength(updates=250, updates_per_class=80, min_epochs=4, max_epochs=20)  # see docs/results.md
 # Compiling takes about half a minute, and saves 3 of the 10 to 30 ms of an update (an estimate: BERT-base on an H100).
 MIN_COMPILED_UPDATES = 10_000
 
@@ -101,10 +101,7 @@ class ModelConfig:
 class TrainConfig(loop.TrainConfig):
     """training"""
 
-    epochs: int | None = option(
-        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
-        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
-    )  # fmt: skip
+    epochs: int | None = option(None, f"passes over the training texts (default: {LENGTH.describe()})")
     batch_size: int = option(16, "texts per optimizer update (over all GPUs and micro-batches)")
     optimizer: str = option("adamw", "adam or adamw", choices=("adam", "adamw"))
     lr: float | None = option(None, "peak learning rate (default: 3e-5 for 768 hidden units, higher for fewer)")
@@ -193,8 +190,7 @@ def train_one_seed(config: Config, device: torch.device, distributed: Distribute
     # Training: every step is in minitext/training/step.py and loop.py. Bad settings fail before a folder exists.
     mean_length = train.data.lengths().double().mean().item()
     settings = fill_defaults(config.loop, model.config.hidden_size, mean_length, device)
-    num_updates = UPDATES + UPDATES_PER_CLASS * len(class_names)
-    settings = fill_epochs(settings, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
+    settings = LENGTH.fill(settings, len(train.labels), len(class_names))
     plan = plan_steps(train.data.lengths().numpy(), settings, seed)
     notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates, learning rate {settings.lr:.2g}")
     batch_size = settings.micro_batch_size or settings.batch_size  # of a forward pass

@@ -38,14 +38,14 @@ from minitext.reporting.seeds import for_each_seed, summarize
 from minitext.training import loop
 from minitext.training.device import compute_settings, pick_device, pick_dtype
 from minitext.training.distributed import refuse_torchrun
-from minitext.training.loop import class_weights_of, fill_epochs, fit, plan_steps
+from minitext.training.loop import TrainLength, class_weights_of, fit, plan_steps
 from minitext.utils import run_dir
 from minitext.utils.config import option, parse
 from minitext.utils.errors import UserError, after_training, exit_status
 from minitext.utils.io import write_text
 from minitext.utils.run_dir import Cost, Notes, RunDir, log, run_settings
 
-UPDATES, UPDATES_PER_CLASS, MIN_EPOCHS, MAX_EPOCHS = 200, 20, 3, 100  # how long a training is, see docs/results.md
+LENGTH = TrainLength(updates=200, updates_per_class=20, min_epochs=3, max_epochs=100)  # see docs/results.md
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ class InitConfig:
 class TrainConfig(loop.TrainConfig):
     """training"""
 
-    epochs: int | None = option(
-        None, f"passes over the training texts (default: enough for {UPDATES} updates and {UPDATES_PER_CLASS} more "
-        f"for each class, between {MIN_EPOCHS} and {MAX_EPOCHS})"
-    )  # fmt: skip
+    epochs: int | None = option(None, f"passes over the training texts (default: {LENGTH.describe()})")
     lr: float = option(5e-3, "peak learning rate")
     label_smoothing: float = option(0.1, "probability that label smoothing spreads over all classes")
     select_by: str = option(
@@ -151,8 +148,7 @@ def train_one_seed(config: Config) -> None:
     encoding_seconds = time.perf_counter() - start
 
     # Training: every step is in minitext/training/step.py and loop.py.
-    num_updates = UPDATES + UPDATES_PER_CLASS * num_classes
-    settings = fill_epochs(config.loop, len(train.labels), num_updates, MIN_EPOCHS, MAX_EPOCHS)
+    settings = LENGTH.fill(config.loop, len(train.labels), num_classes)
     plan = plan_steps(train.data.lengths().numpy(), settings, seed)  # bad settings fail before a folder exists
     notes.add("plan", f"{settings.epochs} epochs, {len(plan.steps):,} updates")
     run.start(run_settings(config, splits.summary(), splits.train.class_names, tokenizer=tokenizer_sha256(tokenizer),

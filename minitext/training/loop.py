@@ -74,6 +74,28 @@ class TrainConfig(LoopConfig):
     class_weights: str = option("equal", "balanced: rare classes count more in the loss", choices=("equal", "balanced"))
 
 
+class TrainLength(NamedTuple):
+    """How long a training is where no number of epochs is given."""
+
+    updates: int  # of a training, and as many more for each class as `updates_per_class`
+    updates_per_class: int
+    min_epochs: int
+    max_epochs: int
+
+    def describe(self) -> str:
+        """For the help of `--epochs`."""
+        updates = f"{self.updates} updates and {self.updates_per_class} more for each class"
+        return f"enough for {updates}, between {self.min_epochs} and {self.max_epochs}"
+
+    def fill(self, config: LoopConfig, num_texts: int, num_classes: int) -> LoopConfig:
+        """`config` with a number of epochs: its own, or as many as make the updates, within the bounds."""
+        if config.epochs is not None:
+            return config
+        updates = self.updates + self.updates_per_class * num_classes
+        epochs = math.ceil(updates * config.batch_size / num_texts)
+        return replace(config, epochs=min(max(self.min_epochs, epochs), self.max_epochs))
+
+
 class TrainPlan(NamedTuple):
     """All steps of a run: a function of lengths, settings and seed."""
 
@@ -93,13 +115,6 @@ class TrainPlan(NamedTuple):
     def evaluates_after(self, step: int, eval_every: int | None) -> bool:
         """Whether an evaluation follows the first `step` steps: at the end of an epoch, and every `eval_every`."""
         return self.ends_epoch(step) or (eval_every is not None and step % eval_every == 0)
-
-
-def fill_epochs(config: LoopConfig, num_texts: int, updates: int, least: int, most: int) -> LoopConfig:
-    """Where no number of epochs is given: as many as make `updates` updates, but between `least` and `most`."""
-    if config.epochs is not None:
-        return config
-    return replace(config, epochs=min(max(least, math.ceil(updates * config.batch_size / num_texts)), most))
 
 
 def plan_steps(lengths: np.ndarray, config: LoopConfig, seed: int) -> TrainPlan:

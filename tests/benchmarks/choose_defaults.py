@@ -32,7 +32,7 @@ from minitext.models.embedding_bag import EmbeddingBagClassifier, fill_buckets
 from minitext.models.hub import fetch_checkpoint
 from minitext.reporting.formats import format_mean, markdown_table
 from minitext.training.device import pick_dtype
-from minitext.training.loop import TrainConfig, class_weights_of, fill_epochs, fit, selection_score
+from minitext.training.loop import TrainConfig, class_weights_of, fit, selection_score
 from minitext.training.optim import layer_groups
 from minitext.utils.config import parse
 from minitext.utils.run_dir import Notes
@@ -61,9 +61,7 @@ def prepare_scratch(options: list[str], parts: list[Dataset], seed: int) -> Prep
     model = EmbeddingBagClassifier(tokenizer.get_vocab_size(), num_classes, network)
     features = (model.features(ids) for ids in tokens)
     data = [PackCollator(ids, torch.from_numpy(part.labels)) for ids, part in zip(features, parts, strict=True)]
-    updates = train_scratch.UPDATES + train_scratch.UPDATES_PER_CLASS * num_classes
-    limits = train_scratch.MIN_EPOCHS, train_scratch.MAX_EPOCHS
-    return model, data, fill_epochs(config.loop, len(parts[0]), updates, *limits), torch.float32
+    return model, data, train_scratch.LENGTH.fill(config.loop, len(parts[0]), num_classes), torch.float32
 
 
 def prepare_finetune(options: list[str], parts: list[Dataset], seed: int) -> Prepared:
@@ -77,8 +75,7 @@ def prepare_finetune(options: list[str], parts: list[Dataset], seed: int) -> Pre
     data = [PackCollator(ids, torch.from_numpy(part.labels)) for ids, part in zip(tokens, parts, strict=True)]
     mean_length = data[0].data.lengths().double().mean().item()
     loop = train_finetune.fill_defaults(config.loop, model.config.hidden_size, mean_length, CPU)
-    updates = train_finetune.UPDATES + train_finetune.UPDATES_PER_CLASS * len(names)
-    loop = fill_epochs(loop, len(parts[0]), updates, train_finetune.MIN_EPOCHS, train_finetune.MAX_EPOCHS)
+    loop = train_finetune.LENGTH.fill(loop, len(parts[0]), len(names))
     dtype = pick_dtype(loop.precision, CPU, model.config.hidden_size, loop.micro_batch_size * mean_length)
     return model, data, loop, dtype
 

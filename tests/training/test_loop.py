@@ -15,7 +15,7 @@ from training_factories import CPU, batch_of, evaluator, network, random_texts, 
 from minitext.data.batching import PackCollator, epoch_batches
 from minitext.training import loop
 from minitext.training.checkpoint import TrainState
-from minitext.training.loop import TrainConfig, class_weights_of, fill_epochs, fit, plan_steps
+from minitext.training.loop import TrainConfig, TrainLength, class_weights_of, fit, plan_steps
 from minitext.training.optim import lr_factor
 from minitext.training.step import StepResult
 from minitext.utils.errors import UserError
@@ -229,8 +229,9 @@ def test_the_weights_of_the_best_evaluation_are_returned(tmp_path, select_by: st
 )
 def test_without_a_number_of_epochs_there_are_enough_for_the_updates(num_texts: int, updates: int, epochs: int):
     config = TrainConfig(batch_size=64)
-    assert fill_epochs(config, num_texts, updates, least=3, most=20).epochs == epochs
-    assert fill_epochs(dataclasses.replace(config, epochs=99), num_texts, updates, least=3, most=20).epochs == 99
+    assert TrainLength(updates - 2, 1, 3, 20).fill(config, num_texts, num_classes=2).epochs == epochs
+    given = dataclasses.replace(config, epochs=99)
+    assert TrainLength(updates - 2, 1, 3, 20).fill(given, num_texts, num_classes=2).epochs == 99
 
 
 def test_of_equal_evaluations_the_first_is_the_best(tmp_path):
